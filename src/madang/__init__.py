@@ -1,0 +1,3 @@
+"""Madang: from the accelerators an organisation has to verified AI services that people use."""
+
+__version__ = "0.1.0"

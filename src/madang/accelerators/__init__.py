@@ -1,0 +1,1 @@
+"""What accelerators a node has: one probe per vendor, without side effects."""

@@ -1,0 +1,89 @@
+"""The ASGI application of the control API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from madang import __version__
+from madang.api.body import Guard, error_body
+from madang.api.desk import Desk, caller, operator
+from madang.api.routes import router
+from madang.errors import MadangError, NotFound, Rejected, Unavailable
+
+OPEN = frozenset({"/healthz", "/readyz"})
+"""The only routes that answer without a key, beside the documentation and its schema."""
+
+
+def build(desk: Desk) -> FastAPI:
+    """Return the application; a route that nobody guards ends the start."""
+    app: FastAPI = FastAPIOffline(
+        title="Madang",
+        version=__version__,
+        docs_url="/docs",
+        redoc_url=None,
+        description="The control API. Applications call the gateway, under /v1 of its own port.",
+    )
+    app.state.desk = desk
+    app.add_middleware(Guard)
+    app.add_exception_handler(MadangError, _known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _plain)
+    app.include_router(router)
+    app.get("/healthz", summary="Is the process there?")(healthz)
+    app.get("/readyz", summary="Is the world read and a node in sight?")(readyz)
+    _check_guarded(app)
+    return app
+
+
+async def healthz() -> dict[str, str]:
+    """Answer."""
+    return {"status": "ok"}
+
+
+async def readyz(request: Request) -> dict[str, Any]:
+    """Answer once the world is read and the node is in sight."""
+    desk: Desk = request.app.state.desk
+    if not desk.observer.seen().nodes:
+        raise Unavailable("control.not-ready")
+    return {"ready": True, "term": desk.world.term, "revision": desk.world.revision}
+
+
+def _check_guarded(app: FastAPI) -> None:
+    """Refuse to start with a route that asks nobody for a key."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema and route.path not in OPEN:
+            guards = {dependency.call for dependency in route.dependant.dependencies}
+            assert guards & {caller, operator}, f"{route.path} asks nobody for a key"
+
+
+async def _known(request: Request, error: Exception) -> Response:
+    assert isinstance(error, MadangError)
+    headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else None
+    body = error_body(error, request.scope)
+    return JSONResponse(body, error.http_status, headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """Name the first thing that is wrong with a request."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    rejected = Rejected("api.value", key=where, cause=first["msg"])
+    return JSONResponse(error_body(rejected, request.scope), 400)
+
+
+async def _plain(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        wrong: MadangError = NotFound("api.no-such-path", path=request.url.path)
+    else:
+        wrong = Rejected("api.http", status=error.status_code, cause=str(error.detail))
+    headers = dict(error.headers or {})
+    return JSONResponse(error_body(wrong, request.scope), error.status_code, headers)

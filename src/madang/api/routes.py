@@ -1,0 +1,271 @@
+"""Every route under /api/v1, in the order of the documentation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from madang.api.desk import (
+    WAIT_S_MAX,
+    AtDesk,
+    Caller,
+    Desk,
+    Kind,
+    Operator,
+    Project,
+    ref_of,
+    shown,
+)
+from madang.control.doctor import examine
+from madang.control.first import PROJECT
+from madang.control.report import report
+from madang.errors import MadangError, NotFound
+from madang.planning.explain import Explanation, explain
+from madang.resources.event import Event
+from madang.resources.replica import Replica
+from madang.resources.resource import AnyResource, Frozen, Name, Ref
+from madang.resources.tenancy import Role
+
+router = APIRouter(prefix="/api/v1")
+
+Wait = Annotated[float, Query(ge=0, le=WAIT_S_MAX, description="seconds to wait for something")]
+Revision = Annotated[int, Query(ge=0, le=2**53)]
+LINES_MAX = 10_000
+
+
+class Apply(Frozen):
+    """What `madang apply` sends."""
+
+    documents: list[Any]
+    project: str = ""
+    dry_run: bool = False
+
+
+class NewModel(Frozen):
+    """What `madang model add` sends."""
+
+    name: Name
+    source: str = Field(min_length=1, max_length=4096)
+    project: str = ""
+
+
+class NewKey(Frozen):
+    """What `madang key create` sends."""
+
+    name: Name
+    role: Role = Role.MEMBER
+    project: str = ""
+    expires_s: float | None = Field(default=None, gt=0, le=10**9)
+
+
+@router.get("/whoami")
+async def whoami(who: Caller) -> dict[str, str]:
+    """Tell who is calling."""
+    return {"actor": who.actor, "role": who.role, "project": who.project}
+
+
+@router.get("/status")
+async def status(who: Caller, desk: AtDesk) -> dict[str, Any]:
+    """Return everything at a glance, as far as the caller may see it."""
+    seen = desk.observer.seen()
+    return {**desk.where(), **report(who, desk.world, desk.intake, seen)}
+
+
+@router.get("/doctor")
+async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
+    """Examine this Madang, and say for each finding whether it is well."""
+    findings = examine(desk.home, desk.world, desk.observer.seen(), desk.gateways)
+    return {"items": [finding.model_dump(mode="json") for finding in findings]}
+
+
+@router.post("/apply")
+async def apply(who: Caller, desk: AtDesk, asked: Apply) -> dict[str, Any]:
+    """Make the world as the documents say: all of them, or none."""
+    applied = await desk.intake.apply(
+        who, asked.documents, asked.project or who.project or PROJECT, dry_run=asked.dry_run
+    )
+    return {
+        "changes": [
+            {
+                "what": change.what,
+                "kind": change.resource.kind,
+                "project": change.resource.project,
+                "name": change.resource.name,
+                "fields": list(change.fields),
+            }
+            for change in applied.changes
+        ],
+        "follows": [
+            {
+                "verb": action.verb,
+                "subject": f"{action.subject.kind}/{action.subject.name}",
+                "reason": action.reason.model_dump(mode="json"),
+            }
+            for action in applied.follows
+        ],
+    }
+
+
+@router.get("/changes")
+async def changes(
+    who: Caller, desk: AtDesk, after: Revision, wait_s: Wait = 0.0,
+    kind: Kind | None = None, project: Project = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what changed after a revision, as soon as there is something (long poll)."""
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while True:
+        revision = desk.world.revision
+        changed = await desk.world.store.changes(after) if revision > after else ()
+        newest = max((r.resource_version for r, _ in changed), default=after)
+        items = [
+            {"gone": gone, "resource": shown(resource)}
+            for resource, gone in changed
+            if who.sees(resource.project)
+            and kind in {None, resource.kind}
+            and project in {None, resource.project}
+        ]
+        left_s = deadline - asyncio.get_running_loop().time()
+        if items or left_s <= 0:
+            return {"revision": newest, "items": items}
+        after = newest
+        if desk.world.revision == revision:
+            await desk.world.moved(left_s)
+
+
+@router.get("/event")
+async def events(
+    who: Caller, desk: AtDesk, after: Revision = 0, wait_s: Wait = 0.0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200, project: Project = None,
+) -> dict[str, list[Event]]:  # fmt: skip
+    """Return events after a sequence number, as soon as there are some (long poll)."""
+    everything = who.sees("")
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while True:
+        revision = desk.world.revision
+        scope = project if everything or project else who.project
+        found = await desk.world.store.events(after, limit, scope)
+        visible = [event for event in found if who.sees(event.project)]
+        left_s = deadline - asyncio.get_running_loop().time()
+        if visible or left_s <= 0:
+            return {"items": visible}
+        if desk.world.revision == revision:
+            await desk.world.moved(left_s)
+
+
+@router.post("/model")
+async def add_model(who: Caller, desk: AtDesk, asked: NewModel) -> StreamingResponse:
+    """Read a model's files on the server; lines of progress, then the model or an error."""
+    ref = Ref(asked.project or who.project or PROJECT, asked.name)
+    return StreamingResponse(
+        _import(who, desk, ref, asked.source), media_type="application/x-ndjson"
+    )
+
+
+async def _import(who: Caller, desk: Desk, ref: Ref, source: str) -> AsyncIterator[str]:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
+
+    def progress(so_far: int, total: int) -> None:
+        loop.call_soon_threadsafe(done.put_nowait, (so_far, total))
+
+    task = asyncio.create_task(desk.intake.add_model(who, ref, source, progress))
+    task.add_done_callback(lambda _task: done.put_nowait(None))
+    try:
+        while (step := await done.get()) is not None:
+            yield json.dumps({"bytes": step[0], "of": step[1]}) + "\n"
+        yield json.dumps({"resource": shown(await task)}) + "\n"
+    except MadangError as error:
+        told = {"code": error.code, "subject": error.subject, "values": error.values}
+        yield json.dumps({"error": told}) + "\n"
+    finally:
+        task.cancel()
+
+
+@router.post("/key")
+async def create_key(who: Caller, desk: AtDesk, asked: NewKey) -> dict[str, Any]:
+    """Make an api key. Its secret is in this answer and nowhere else."""
+    ref = Ref(asked.project or who.project or PROJECT, asked.name)
+    secret, key = await desk.intake.create_key(who, ref, asked.role, asked.expires_s)
+    return {"key": secret, "resource": shown(key)}
+
+
+@router.get("/process/{name}/logs")
+async def process_logs(
+    _who: Operator, desk: AtDesk, name: str, lines: Annotated[int, Query(ge=1, le=LINES_MAX)] = 100
+) -> dict[str, Any]:
+    """Return the last lines that a part of Madang printed."""
+    if name not in desk.observer.seen().processes:
+        raise NotFound("resource.missing", f"process/{name}", project="")
+    node = next(iter(desk.launchers))
+    return {"items": [{"replica": name, "lines": await desk.launchers[node].tail(name, lines)}]}
+
+
+@router.get("/{kind}")
+async def list_resources(
+    who: Caller, desk: AtDesk, kind: Kind, project: Project = None
+) -> dict[str, Any]:
+    """Return every resource of a kind that the caller may see."""
+    found = desk.intake.list(who, kind, project)
+    return {"revision": desk.world.revision, "items": [shown(resource) for resource in found]}
+
+
+@router.get("/{kind}/{name:path}/explanation")
+async def explanation(
+    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
+) -> Explanation:
+    """Say why a resource is as it is, and the smallest change that would help."""
+    found = desk.intake.find(who, kind, ref_of(who, kind, name, project))
+    return explain(found, desk.world.snapshot(desk.observer.seen()))
+
+
+@router.get("/{kind}/{name:path}/logs")
+async def logs(
+    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None,
+    lines: Annotated[int, Query(ge=1, le=LINES_MAX)] = 100,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the last lines of a replica, or of every replica of a service."""
+    found = desk.intake.find(who, kind, ref_of(who, kind, name, project))
+    return {
+        "items": [
+            {"replica": replica.name, "lines": await _tail(desk, replica, lines)}
+            for replica in _replicas(desk, found)
+        ]
+    }
+
+
+def _replicas(desk: Desk, found: AnyResource) -> list[Replica]:
+    return [
+        replica
+        for ref, replica in sorted(desk.world.list("replica").items())
+        if isinstance(replica, Replica)
+        and ref.project == found.project
+        and found.name in {ref.name, replica.spec.service, replica.spec.revision}
+    ]
+
+
+async def _tail(desk: Desk, replica: Replica, lines: int) -> list[str]:
+    launcher = desk.launchers.get(replica.status.node)
+    told = await launcher.tail(replica.uid, lines) if launcher else ()
+    return list(told or replica.status.last_lines)
+
+
+@router.get("/{kind}/{name:path}")
+async def get_resource(
+    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
+) -> dict[str, Any]:
+    """Return one resource."""
+    return shown(desk.intake.find(who, kind, ref_of(who, kind, name, project)))
+
+
+@router.delete("/{kind}/{name:path}")
+async def delete_resource(
+    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
+) -> dict[str, Any]:
+    """Take a resource down: a service politely, anything else at once if nothing needs it."""
+    return shown(await desk.intake.delete(who, kind, ref_of(who, kind, name, project)))

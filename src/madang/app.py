@@ -1,0 +1,288 @@
+"""The one place that knows every adapter, and plugs them in: each process starts here.
+
+`python -m madang.app HOME --host H --port N` is control; the gateway is `python -m madang.gateway`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from madang.errors import MadangError, Rejected, Unavailable
+from madang.settings import PORT_DEFAULT, Home
+from madang.supervisor.protocol import READY_FD, LaunchPlan
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp
+
+    from madang.api.desk import Desk
+    from madang.control.world import World
+
+log = logging.getLogger("madang.control")
+
+GATEWAY = "gateway"
+CONTROL = "control"
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "MADANG_LANG", "SSL_CERT_FILE", "TMPDIR")
+"""What control and gateway see of the environment of `madang up`."""
+
+
+def boot_plans(home: Home, host: str, port: int) -> list[dict[str, Any]]:
+    """Return what the supervisor starts by itself: control, and the gateway on the next port."""
+    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    python = (sys.executable, "-I", "-m")
+    where = (str(home.path), "--host", host, "--port")
+    parts = {
+        CONTROL: (*python, "madang.app", *where, str(port)),
+        GATEWAY: (*python, "madang.gateway", *where, str(port + 1), "--uid", GATEWAY),
+    }
+    return [
+        asdict(LaunchPlan(uid=uid, epoch=1, argv=argv, env=env, restart="always", grace_s=15.0))
+        for uid, argv in parts.items()
+    ]
+
+
+def free_port(host: str) -> int:
+    """Return a port that is free together with the next one."""
+    for _ in range(100):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind((host, 0))
+            port: int = first.getsockname()[1]
+            with contextlib.suppress(OSError):
+                second.bind((host, port + 1))
+                return port
+    raise Unavailable("up.no-free-port", host=host)
+
+
+def engines() -> dict[str, Any]:
+    """Return every engine by recipe."""
+    from madang.engines.fake import Fake
+    from madang.engines.llamacpp import LlamaCpp
+
+    return {engine.facts.name: engine for engine in (LlamaCpp(), Fake())}
+
+
+def node_name() -> str:
+    """Return what this machine is called, as a name of ours."""
+    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in platform.node().lower())
+    return kept.strip("-")[:40].strip("-") or "node"
+
+
+def engine_token(secret: bytes, uid: str, epoch: int) -> str:
+    """Return the key of one engine: derived, so that nobody has to keep it."""
+    return hmac.new(secret, f"engine/{uid}/{epoch}".encode(), hashlib.sha256).hexdigest()
+
+
+def _secret(home: Home) -> bytes:
+    """Return what engine tokens are derived from, made at the first start."""
+    from madang.clocks import SystemRandom
+    from madang.control.first import write_private
+
+    if not home.secret.exists():
+        write_private(home.secret, SystemRandom().token(32) + "\n")
+    return home.secret.read_bytes().strip()
+
+
+async def run_control(home: Home, host: str, port: int) -> None:
+    """Be control until SIGTERM: one world, one loop, two doors."""
+    from madang.clocks import SystemClock
+    from madang.control.world import World
+    from madang.stores.sqlite import SqliteStore
+
+    store = SqliteStore(home)
+    plugged = engines()
+    world = World(store, {name: e.facts for name, e in plugged.items()}, SystemClock())
+    await world.open()
+    try:
+        await _serve(home, host, port, world, plugged)
+    finally:
+        await store.close()
+
+
+async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[str, Any]) -> None:
+    from madang.api.app import build as build_api
+    from madang.api.internal import build as build_internal
+    from madang.control.loop import Loop
+
+    desk, hands = await _wire(home, world, plugged, f"http://{host}:{port}")
+    loop = Loop(world, desk.observer, hands)
+    servers = [
+        _server(build_api(desk), _tcp(host, port)),
+        _server(build_internal(world, desk.gateways), _unix(home.sockets, "control.sock")),
+    ]
+    running = [asyncio.create_task(serve) for serve in servers]
+    running += [asyncio.create_task(desk.observer.watch(node)) for node in desk.launchers]
+    running += [asyncio.create_task(loop.run()), asyncio.create_task(_tell(home, desk))]
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    running.append(asyncio.create_task(_until(stopping)))
+    _announce(f"http://{host}:{port}")
+    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    for launcher in desk.launchers.values():
+        await launcher.close()  # type: ignore[attr-defined]
+    for task in done:
+        task.result()
+
+
+async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> tuple[Desk, Any]:
+    """Put control together: what it stands on, sees, does and shows."""
+    from madang.accelerators.cpu import Cpu
+    from madang.accelerators.nvidia import Nvidia
+    from madang.api.desk import Desk
+    from madang.clocks import SystemRandom
+    from madang.control.act import Hands, Tools
+    from madang.control.first import Hardware, prepare
+    from madang.control.gateways import Gateways
+    from madang.control.intake import Intake, Keys
+    from madang.control.observe import Observer
+    from madang.launchers.local import Local
+    from madang.registry.blobs import FileBlobs
+    from madang.registry.importing import import_model
+    from madang.verify.gate import judge
+    from madang.verify.identity import who_answers
+    from madang.verify.subject import Subject
+
+    secret = _secret(home)
+
+    def token(uid: str, epoch: int) -> str:
+        return engine_token(secret, uid, epoch)
+
+    def ask(url: str, uid: str, epoch: int) -> Any:
+        return who_answers(Subject(url, uid, token(uid, epoch), lambda _text: {}))
+
+    found = [*Cpu().find(), *Nvidia().find()]
+    await prepare(world, Hardware(node_name(), found), home.admin_key, SystemRandom())
+    launchers = {node_name(): Local(home.sockets / "supervisor.sock", world.term)}
+    blobs = FileBlobs(home.blobs)
+    gateways = Gateways(world, token)
+    observer = Observer(world, launchers, gateways, ask)
+    hands = Hands(world, observer, Tools(launchers, plugged, blobs, judge, token))
+    intake = Intake(
+        world, observer.seen, lambda source, p: import_model(source, blobs, p), SystemRandom()
+    )
+
+    def where() -> dict[str, str]:
+        return {"api": api, "gateway": _gateway_url(observer.seen().processes.get(GATEWAY))}
+
+    desk = Desk(home, world, intake, observer, gateways, Keys(world), launchers, where)
+    return desk, hands
+
+
+def _gateway_url(process: Any) -> str:
+    url = str((process.announced or {}).get("url", "")) if process else ""
+    return f"{url}/v1" if url else ""
+
+
+async def _until(stopping: asyncio.Event) -> None:
+    await stopping.wait()
+
+
+async def _tell(home: Home, desk: Desk) -> None:
+    """Keep HOME/listen.json true: where api and gateway can be reached."""
+    told: dict[str, str] = {}
+    while True:
+        now = dict(desk.where())
+        if now["gateway"] and now != told:
+            temporary = home.listen.with_suffix(".new")
+            temporary.write_text(json.dumps(now) + "\n")
+            temporary.rename(home.listen)
+            told = now
+        await desk.world.moved(5.0)
+
+
+def _tcp(host: str, port: int) -> socket.socket:
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise Rejected("up.port-taken", port=port, cause=error.strerror or "") from error
+    listening.listen(256)
+    return listening
+
+
+def _unix(folder: Path, name: str) -> socket.socket:
+    """Listen on a socket of any path length: bound through the folder's descriptor."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        before = os.umask(0o177)
+        listening.bind(f"/proc/self/fd/{descriptor}/{name}")
+        os.umask(before)
+    finally:
+        os.close(descriptor)
+    listening.listen(64)
+    return listening
+
+
+async def _server(app: FastAPI | ASGIApp, listening: socket.socket) -> None:
+    """Serve until cancelled; signals are the caller's."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+    )
+    server = Server(config)
+    serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+    try:
+        await asyncio.shield(serving)
+    finally:
+        server.should_exit = True
+        await serving
+        listening.close()
+
+
+def _announce(url: str) -> None:
+    """Tell the supervisor that control listens."""
+    descriptor = os.environ.pop(READY_FD, "")
+    if descriptor:
+        with os.fdopen(int(descriptor), "w") as ready:
+            ready.write(json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run control; an error that has a code ends it with one line."""
+    parser = ArgumentParser(prog="python -m madang.app", description=__doc__)
+    parser.add_argument("home", type=Path, help="the directory that holds all state")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=PORT_DEFAULT)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    try:
+        asyncio.run(run_control(Home(given.home), given.host, given.port))
+    except MadangError as error:
+        log.critical("%s", error)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Real time and real randomness: the only two places that take them from the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        """Wall-clock time, Unix seconds; may jump."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Give way for that long."""
+        await asyncio.sleep(seconds)
+
+
+class SystemRandom:
+    """The machine's randomness."""
+
+    def token(self, byte_count: int) -> str:
+        """As many random bytes, in lowercase hex."""
+        return secrets.token_hex(byte_count)

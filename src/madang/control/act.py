@@ -1,0 +1,168 @@
+"""The hands of the loop: start, stop, judge. Every act may be done twice without harm."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from madang.control.observe import Observer
+from madang.control.world import World
+from madang.errors import Rejected, Unavailable
+from madang.planning.action import Action, RunGate, Start, Stop
+from madang.planning.replicas import STOP_GRACE_S
+from madang.ports import Assignment, Blobs, Engine, Launcher
+from madang.resources.event import Event
+from madang.resources.place import Accelerator, Node
+from madang.resources.replica import Replica
+from madang.resources.resource import Reason, Ref
+from madang.resources.revision import Build, Check, Revision, Verdict
+from madang.supervisor.protocol import LaunchPlan
+from madang.verify.subject import Subject
+
+log = logging.getLogger("madang.control")
+
+Judge = Callable[[Subject, Sequence[str]], Sequence[Check] | None]
+"""(engine, gate) -> how each check went; None: no judgement was possible. Blocks, in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the hands work with."""
+
+    launchers: Mapping[str, Launcher]
+    """By node."""
+    engines: Mapping[str, Engine]
+    """By recipe."""
+    blobs: Blobs
+    judge: Judge
+    token: Callable[[str, int], str]
+    """(uid, epoch) -> the key which that engine asks for."""
+
+
+class Hands:
+    """Carries out effects through the ports."""
+
+    def __init__(self, world: World, observer: Observer, tools: Tools) -> None:
+        self.world = world
+        self.observer = observer
+        self.tools = tools
+        self._gates: dict[Ref, asyncio.Task[None]] = {}
+
+    async def carry_out(self, actions: Sequence[Action]) -> None:
+        """Do what the actions ask for; a node that can't be reached is left for the next turn."""
+        unreachable: set[str] = set()
+        for action in actions:
+            try:
+                await self._do(action, unreachable)
+            except Unavailable as error:
+                log.warning("%s %s: %s", action.verb, action.subject.name, error)
+            except Exception:
+                # One resource's turn must not end the others'.
+                log.exception("%s %s", action.verb, action.subject.name)
+
+    async def _do(self, action: Action, unreachable: set[str]) -> None:
+        match action.effect:
+            case Start(ref):
+                await self._start(ref, unreachable)
+            case Stop(node, uid, epoch) if node in self.tools.launchers and node not in unreachable:
+                try:
+                    await self.tools.launchers[node].stop(uid, epoch, STOP_GRACE_S)
+                except Unavailable:
+                    unreachable.add(node)
+                    raise
+            case RunGate(build, replica):
+                self._run_gate(build, replica)
+            case _:
+                pass
+
+    async def _start(self, ref: Ref, unreachable: set[str]) -> None:
+        """Start a replica's process; a refusal is told to planning as an end."""
+        replica = self.world.get(Replica, ref)
+        if replica is None or replica.status.node in unreachable:
+            return
+        try:
+            plan = self._launch_plan(replica)
+            await self.tools.launchers[replica.status.node].start(plan)
+        except Rejected as error:
+            reason = Reason(code=error.code, values=error.values)
+            self.observer.refuse(replica.uid, replica.status.epoch, reason)
+        except Unavailable as error:
+            if error.code.startswith("blob."):
+                reason = Reason(code=error.code, values=error.values)
+                self.observer.refuse(replica.uid, replica.status.epoch, reason)
+                return
+            unreachable.add(replica.status.node)
+            raise
+
+    def _launch_plan(self, replica: Replica) -> LaunchPlan:
+        status = replica.status
+        revision = self.world.get(Revision, Ref(replica.project, replica.spec.revision))
+        node = self.world.get(Node, Ref("", status.node))
+        assert revision is not None, replica.name
+        engine = self.tools.engines[revision.spec.recipe]
+        devices = [self.world.get(Accelerator, Ref("", name)) for name in status.accelerators]
+        return engine.launch(
+            Assignment(
+                uid=replica.uid,
+                epoch=status.epoch,
+                model_name=revision.spec.model,
+                model_path=self.tools.blobs.path(revision.spec.digest),
+                context_tokens=revision.spec.context_tokens,
+                slots=revision.spec.slots,
+                memory_bytes=status.memory_bytes,
+                cores=node.status.cores if node else 1.0,
+                accelerators=status.accelerators,
+                devices=tuple(device.spec.device for device in devices if device),
+                token=self.tools.token(replica.uid, status.epoch),
+            )
+        )
+
+    def _run_gate(self, build: Ref, replica: Ref) -> None:
+        """Judge in the background; an older gate of the same build is let go."""
+        running = self._gates.pop(build, None)
+        if running:
+            running.cancel()
+        task = asyncio.create_task(self._gate(build, replica))
+        self._gates[build] = task
+
+    async def _gate(self, build_ref: Ref, replica_ref: Ref) -> None:
+        replica = self.world.get(Replica, replica_ref)
+        build = self.world.get(Build, build_ref)
+        if replica is None or build is None:
+            return
+        subject = Subject(
+            url=replica.status.url,
+            uid=replica.uid,
+            token=self.tools.token(replica.uid, replica.status.epoch),
+            metrics=self.tools.engines[build.spec.engine].metrics,
+        )
+        checks = await asyncio.to_thread(self.tools.judge, subject, build.spec.gate)
+        if checks is not None:
+            await self._record(build, checks)
+
+    async def _record(self, asked: Build, checks: Sequence[Check]) -> None:
+        """Write the verdict, unless the build was asked of somebody else meanwhile."""
+        build = self.world.get(Build, asked.ref)
+        if build is None or build.status != asked.status:
+            return
+        passed = all(check.passed for check in checks)
+        now = self.world.clock.now()
+        judged = build.with_status(
+            verdict=Verdict.PASSED if passed else Verdict.FAILED,
+            judged_at=now,
+            checks=tuple(checks),
+        )
+        failed = next((check for check in checks if not check.passed), None)
+        event = Event(
+            at=now,
+            actor="gate",
+            code="build.passed" if passed else "build.failed",
+            kind="build",
+            project=build.project,
+            name=build.name,
+            uid=build.uid,
+            values={"check": failed.name, "detail": failed.detail} if failed else {},
+        )
+        await self.world.commit([judged], events=[event])

@@ -1,0 +1,92 @@
+"""What could be wrong with this Madang, looked at one by one; findings, not guesses."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+from madang.control.gateways import Gateways
+from madang.control.world import World
+from madang.errors import Value
+from madang.planning.snapshot import Seen
+from madang.resources.quantity import written_size
+from madang.resources.resource import Frozen
+from madang.resources.service import Service, ServicePhase
+from madang.settings import Home
+
+FREE_BYTES_MIN = 1_000_000_000
+"""Less than this on the home's disk is called short."""
+
+
+class Finding(Frozen):
+    """One thing that was looked at."""
+
+    code: str
+    ok: bool
+    subject: str = ""
+    values: dict[str, Value] = {}
+
+
+def examine(home: Home, world: World, seen: Seen, gateways: Gateways) -> list[Finding]:
+    """Look at everything; what is well is reported too."""
+    return [
+        *_nodes(world, seen),
+        *_gateway(gateways),
+        *_engines(world),
+        *_disk(home),
+        *_modes(home),
+        *_services(world),
+    ]
+
+
+def _nodes(world: World, seen: Seen) -> Iterator[Finding]:
+    for node in world.list("node").values():
+        in_sight = node.name in seen.nodes
+        code = "doctor.node-seen" if in_sight else "doctor.node-lost"
+        yield Finding(code=code, ok=in_sight, subject=f"node/{node.name}")
+
+
+def _gateway(gateways: Gateways) -> Iterator[Finding]:
+    serving = gateways.serving()
+    behind = [name for name, is_newest in serving.items() if not is_newest]
+    if not serving:
+        yield Finding(code="doctor.no-gateway", ok=False)
+    elif behind:
+        yield Finding(code="doctor.gateway-behind", ok=False, subject=", ".join(behind))
+    else:
+        yield Finding(code="doctor.gateway-serving", ok=True, values={"count": len(serving)})
+
+
+def _engines(world: World) -> Iterator[Finding]:
+    for name, facts in sorted(world.engines.items()):
+        there = facts.version != ""
+        code = "doctor.engine-there" if there else "doctor.engine-missing"
+        values: dict[str, Value] = {"version": facts.version}
+        yield Finding(code=code, ok=there, subject=name, values=values)
+
+
+def _disk(home: Home) -> Iterator[Finding]:
+    free = shutil.disk_usage(home.path).free
+    is_enough = free >= FREE_BYTES_MIN
+    code = "doctor.disk-free" if is_enough else "doctor.disk-short"
+    yield Finding(code=code, ok=is_enough, values={"free": written_size(free)})
+
+
+def _modes(home: Home) -> Iterator[Finding]:
+    for path in (home.admin_key, home.secret):
+        if path.exists() and path.stat().st_mode & 0o077:
+            yield Finding(code="doctor.key-readable", ok=False, values={"path": str(path)})
+
+
+def _services(world: World) -> Iterator[Finding]:
+    for service in world.list("service").values():
+        assert isinstance(service, Service)
+        subject = f"service/{service.name}"
+        if service.status.phase is ServicePhase.READY:
+            yield Finding(code="doctor.service-ready", ok=True, subject=subject)
+        else:
+            reason = service.status.reason
+            values: dict[str, Value] = {
+                "phase": service.status.phase, "reason": reason.code if reason else ""
+            }  # fmt: skip
+            yield Finding(code="doctor.service-unready", ok=False, subject=subject, values=values)

@@ -1,0 +1,157 @@
+"""The first objects of a new home: one of each place, one project, one operator's key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from madang.control.intake import make_key, new_secret
+from madang.control.world import World
+from madang.ports import Found, Random
+from madang.resources.event import Event
+from madang.resources.place import (
+    Accelerator,
+    AcceleratorSpec,
+    Node,
+    NodePhase,
+    NodeSpec,
+    NodeStatus,
+    Pool,
+    PoolSpec,
+    Site,
+    SiteSpec,
+)
+from madang.resources.resource import AnyResource, Ref
+from madang.resources.tenancy import Empty, Key, Organization, Project, Role, TitleSpec
+
+ORGANIZATION = "local"
+PROJECT = "local/main"
+SITE = "local"
+POOL = "default"
+ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What the probes found on this node."""
+
+    node: str
+    found: Sequence[Found]
+
+    @property
+    def cores(self) -> float:
+        """Cores that replicas may use."""
+        return max((float(f.attributes.get("cores", 0)) for f in self.found), default=1.0)
+
+
+async def prepare(world: World, hardware: Hardware, admin_key: Path, random: Random) -> None:
+    """Make what is missing, and bring the node's accelerators up to date. Safe to repeat."""
+    now = world.clock.now()
+    wanted = {(r.kind, r.ref): r for r in (*_places(now), *_node(hardware, now))}
+    made = [r for key, r in wanted.items() if key[1] not in world.list(key[0])]
+    changed = list(_refreshed(world, wanted))
+    gone = [
+        accelerator
+        for ref, accelerator in world.list("accelerator").items()
+        if accelerator.spec.node == hardware.node and ("accelerator", ref) not in wanted
+    ]
+    if world.get(Key, Ref(PROJECT, ADMIN)) is None:
+        made.append(_admin(admin_key, random, now))
+    if made or changed or gone:
+        events = [
+            Event(
+                at=now, actor="control", code=f"{r.kind}.created", kind=r.kind,
+                project=r.project, name=r.name, uid=r.uid,
+            )
+            for r in made
+        ]  # fmt: skip
+        await world.commit([*made, *changed], gone, events)
+
+
+def _places(now: float) -> Iterable[AnyResource]:
+    title = TitleSpec(title="")
+    yield Organization(
+        name=ORGANIZATION, uid="organization-local", created_at=now, spec=title, status=Empty()
+    )
+    yield Project(
+        project=PROJECT,
+        name=PROJECT.partition("/")[2],
+        uid="project-local-main",
+        created_at=now,
+        spec=title,
+        status=Empty(),
+    )
+    yield Site(name=SITE, uid="site-local", created_at=now, spec=SiteSpec(), status=Empty())
+    yield Pool(
+        name=POOL, uid="pool-default", created_at=now, spec=PoolSpec(site=SITE), status=Empty()
+    )
+
+
+def _node(hardware: Hardware, now: float) -> Iterable[AnyResource]:
+    memory = max((f.memory_bytes for f in hardware.found if f.kind == "cpu"), default=0)
+    status = NodeStatus(phase=NodePhase.LOST, cores=hardware.cores, memory_bytes=memory, since=now)
+    yield Node(
+        name=hardware.node,
+        uid=f"node-{hardware.node}",
+        created_at=now,
+        spec=NodeSpec(pool=POOL),
+        status=status,
+    )
+    for found in hardware.found:
+        name = f"{hardware.node}-{found.name}"
+        yield Accelerator(
+            name=name,
+            uid=f"accelerator-{name}",
+            created_at=now,
+            spec=AcceleratorSpec(
+                node=hardware.node,
+                accelerator=found.kind,
+                memory_bytes=found.memory_bytes,
+                shared=found.shared,
+                device=found.device,
+                attributes=dict(found.attributes),
+            ),
+            status=Empty(),
+        )
+
+
+def _refreshed(
+    world: World, wanted: Mapping[tuple[str, Ref], AnyResource]
+) -> Iterable[AnyResource]:
+    """Return known nodes and accelerators whose hardware has changed."""
+    for (kind, ref), fresh in wanted.items():
+        known = world.list(kind).get(ref)
+        if known is None or kind not in {"node", "accelerator"}:
+            continue
+        if isinstance(known, Node):
+            seen = {"cores": fresh.status.cores, "memory_bytes": fresh.status.memory_bytes}
+            if any(getattr(known.status, key) != value for key, value in seen.items()):
+                yield known.with_status(**seen)
+        elif known.spec != fresh.spec:
+            yield known.model_copy(update={"spec": fresh.spec, "generation": known.generation + 1})
+
+
+def _admin(path: Path, random: Random, now: float) -> Key:
+    """Return the operator's key; its secret goes into a file that only its owner can read.
+
+    The file comes first: should we end here, the next start finds it and takes the same key.
+    """
+    if path.exists():
+        secret = path.read_text().strip()
+    else:
+        secret = new_secret(random)
+        write_private(path, secret + "\n")
+    return make_key(Ref(PROJECT, ADMIN), "key-admin", secret, Role.OPERATOR, now)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file with mode 600, whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)

@@ -1,0 +1,201 @@
+"""What gateways serve: the route table made from the world, and what each has acknowledged."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from madang.control.world import World
+from madang.planning.snapshot import EngineFacts
+from madang.resources.endpoint import Endpoint
+from madang.resources.replica import Replica, ReplicaPhase
+from madang.resources.resource import AnyResource, Ref
+from madang.resources.revision import Revision
+from madang.resources.tenancy import Key
+from madang.settings import GATEWAY_LEASE_S
+from madang.traffic import table as traffic
+
+TABLES_KEPT = 256
+"""How many past tables are remembered by which replicas they name."""
+
+Token = Callable[[str, int], str]
+"""(uid, epoch) -> the key that engine asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What one gateway said last."""
+
+    at_s: float
+    """Monotonic."""
+    serving: int
+    inflight: Mapping[str, int]
+
+
+class Gateways:
+    """Makes route tables, and knows when a replica can get no more requests."""
+
+    def __init__(self, world: World, token: Token) -> None:
+        self.world = world
+        self.token = token
+        self._table = traffic.RouteTable(version=world.term << 32)
+        self._sources: tuple[object, ...] = ()
+        self._named: OrderedDict[int, frozenset[str]] = OrderedDict()
+        self._pulled: dict[str, Pulled] = {}
+        self._since_s = world.clock.monotonic()
+
+    def table(self) -> traffic.RouteTable:
+        """Return the newest table. Its version grows only when something in it changed."""
+        kinds = ("endpoint", "replica", "revision", "service", "key")
+        sources = tuple(self.world.list(kind) for kind in kinds)
+        if len(sources) == len(self._sources) and all(
+            new is old for new, old in zip(sources, self._sources, strict=True)
+        ):
+            return self._table
+        self._sources = sources
+        endpoints, keys = routes(self.world, self.token)
+        fresh = self._table.version <= self.world.term << 32
+        if fresh or (endpoints, keys) != (self._table.endpoints, self._table.keys):
+            version = max(self._table.version, self.world.term << 32) + 1
+            self._table = traffic.RouteTable(version, endpoints, keys)
+            named = frozenset(target.uid for e in endpoints for target in e.targets)
+            self._named[version] = named
+            while len(self._named) > TABLES_KEPT:
+                self._named.popitem(last=False)
+        return self._table
+
+    async def pull(self, asked: traffic.Pull) -> traffic.RouteTable | None:
+        """Answer a gateway: the newest table as soon as it is another one, None when time is up."""
+        self._note(asked)
+        deadline = self.world.clock.monotonic() + min(asked.wait_s, GATEWAY_LEASE_S / 2)
+        while True:
+            newest = self.table()
+            left_s = deadline - self.world.clock.monotonic()
+            if newest.version != asked.serving:
+                return newest
+            if left_s <= 0:
+                return None
+            await self.world.moved(left_s)
+
+    def _note(self, asked: traffic.Pull) -> None:
+        before = self._pulled.get(asked.gateway)
+        now_s = self.world.clock.monotonic()
+        self._pulled[asked.gateway] = Pulled(now_s, asked.serving, dict(asked.inflight))
+        if before is None or (before.serving, before.inflight) != (asked.serving, asked.inflight):
+            self.world.wake()
+
+    def _live(self) -> list[Pulled]:
+        now_s = self.world.clock.monotonic()
+        for name in [n for n, p in self._pulled.items() if now_s - p.at_s > GATEWAY_LEASE_S]:
+            del self._pulled[name]
+        return list(self._pulled.values())
+
+    def routed(self) -> frozenset[str] | None:
+        """Return the replicas that a live gateway may still send to; None while that is unknown.
+
+        Unknown: control has just started and gateways have had no time to say what they serve,
+        or one serves a table of an earlier control.
+        """
+        live = self._live()
+        if not live and self.world.clock.monotonic() - self._since_s < GATEWAY_LEASE_S:
+            return None
+        if any(pulled.serving not in self._named for pulled in live):
+            return None
+        return frozenset().union(*(self._named[pulled.serving] for pulled in live))
+
+    def serving(self) -> dict[str, bool]:
+        """Return the live gateways, and whether each serves the newest table."""
+        newest = self.table().version
+        self._live()
+        return {name: pulled.serving == newest for name, pulled in self._pulled.items()}
+
+    def inflight(self) -> dict[str, int]:
+        """Return requests under way by replica, over all live gateways."""
+        total: dict[str, int] = {}
+        for pulled in self._live():
+            for uid, count in pulled.inflight.items():
+                total[uid] = total.get(uid, 0) + count
+        return total
+
+
+def routes(
+    world: World, token: Token
+) -> tuple[tuple[traffic.Endpoint, ...], dict[str, traffic.Key]]:
+    """Return the endpoints with their ready replicas, and the keys by digest."""
+    ready: dict[Ref, list[Replica]] = {}
+    for replica in world.list("replica").values():
+        assert isinstance(replica, Replica)
+        if replica.status.phase is ReplicaPhase.READY:
+            ready.setdefault(Ref(replica.project, replica.spec.service), []).append(replica)
+    endpoints = tuple(
+        _endpoint(world, endpoint, ready, token)
+        for _, endpoint in sorted(world.list("endpoint").items())
+    )
+    keys = {
+        key.spec.digest: traffic.Key(
+            name=key.name,
+            project=key.spec.home,
+            role=key.spec.role,
+            expires_at=key.spec.expires_at,
+        )
+        for key in world.list("key").values()
+        if isinstance(key, Key)
+    }
+    return endpoints, keys
+
+
+def _endpoint(
+    world: World, endpoint: AnyResource, ready: dict[Ref, list[Replica]], token: Token
+) -> traffic.Endpoint:
+    assert isinstance(endpoint, Endpoint)
+    service_ref = Ref(endpoint.project, endpoint.spec.service)
+    replicas = sorted(ready.get(service_ref, ()), key=lambda r: r.uid)
+    revisions = [_revision(world, replica) for replica in replicas]
+    contexts = [r.spec.context_tokens // r.spec.slots for r in revisions if r]
+    facts = [
+        world.engines[r.spec.recipe] for r in revisions if r and r.spec.recipe in world.engines
+    ]
+    return traffic.Endpoint(
+        project=endpoint.project,
+        name=endpoint.name,
+        model=revisions[0].spec.model if revisions and revisions[0] else "",
+        targets=tuple(
+            _target(replica, revision, token)
+            for replica, revision in zip(replicas, revisions, strict=True)
+        ),
+        context_tokens=min(contexts, default=0),
+        features=_shared_features(facts),
+        waiting="" if replicas else _waiting(world, service_ref),
+    )
+
+
+def _shared_features(facts: list[EngineFacts]) -> frozenset[str]:
+    if not facts:
+        return frozenset({"chat", "completions", "embeddings"})
+    return frozenset.intersection(*(f.features for f in facts))
+
+
+def _revision(world: World, replica: Replica) -> Revision | None:
+    return world.get(Revision, Ref(replica.project, replica.spec.revision))
+
+
+def _target(replica: Replica, revision: Revision | None, token: Token) -> traffic.Target:
+    return traffic.Target(
+        uid=replica.uid,
+        epoch=replica.status.epoch,
+        url=replica.status.url,
+        token=token(replica.uid, replica.status.epoch),
+        slots=revision.spec.slots if revision else 1,
+    )
+
+
+def _waiting(world: World, ref: Ref) -> str:
+    """Return the code of what keeps the service from answering."""
+    service = world.list("service").get(ref)
+    if service is None:
+        return "service.missing"
+    if service.spec.scale == 0:
+        return "service.scaled-to-zero"
+    reason = service.status.reason
+    return reason.code if reason else "service.starting"

@@ -1,0 +1,80 @@
+"""The slow loop, on one screen.
+
+It keeps its own pace: a change only wakes it earlier. A plan is a proposal: every write of it is
+guarded by the version it was planned from, and a plan that lost a race is dropped and made anew.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from madang.control.act import Hands
+from madang.control.observe import Observer
+from madang.control.world import World
+from madang.errors import Conflict, Unavailable
+from madang.planning.action import Action, Plan
+from madang.planning.fleet import Memo
+from madang.planning.plan import plan
+from madang.planning.snapshot import Snapshot
+from madang.resources.event import Event
+from madang.settings import TURN_SECONDS_MAX
+
+log = logging.getLogger("madang.control")
+
+
+class Loop:
+    """Observe, plan, act, record; again when something changes or when time is up."""
+
+    def __init__(self, world: World, observer: Observer, hands: Hands) -> None:
+        self.world = world
+        self.observer = observer
+        self.hands = hands
+        self.memo = Memo()
+
+    async def run(self) -> None:
+        """Turn until cancelled."""
+        await self.observer.first_look()
+        while True:
+            revision = self.world.revision
+            planned = await self.turn()
+            if self.world.revision == revision:
+                await self.world.moved(self._pause_s(planned))
+
+    async def turn(self) -> Plan:
+        """Go round once, and return what was done."""
+        # 1. Observe: one immutable moment of what is stored and what is seen.
+        snapshot = self.world.snapshot(self.observer.seen())
+        # 2. Plan: pure; the same snapshot always gives the same plan.
+        planned = plan(snapshot, self.memo)
+        if not planned.actions:
+            return planned
+        try:
+            # 3. Intend: all reservations and reasons on disk, in one transaction, before any act.
+            changed, gone = planned.intent()
+            await self.world.commit(changed, gone, [told(a, snapshot) for a in planned.actions])
+        except (Conflict, Unavailable) as error:
+            log.warning("plan dropped: %s", error)
+            return Plan(wake_at=snapshot.now + 1.0)
+        # 4. Act. What comes of it is seen in a later turn, and recorded by its plan.
+        await self.hands.carry_out(planned.actions)
+        return planned
+
+    def _pause_s(self, planned: Plan) -> float:
+        if planned.wake_at is None:
+            return TURN_SECONDS_MAX
+        return min(TURN_SECONDS_MAX, max(0.05, planned.wake_at - self.world.clock.now()))
+
+
+def told(action: Action, snapshot: Snapshot) -> Event:
+    """Tell of an action, as an event."""
+    subject = action.subject
+    return Event(
+        at=snapshot.now,
+        actor="control",
+        code=action.verb,
+        kind=subject.kind,
+        project=subject.project,
+        name=subject.name,
+        uid=subject.uid,
+        values={**action.reason.values, "reason": action.reason.code},
+    )

@@ -1,0 +1,160 @@
+"""What can be seen of the nodes: processes through their launchers, and who answers behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from madang.control.gateways import Gateways
+from madang.control.world import World
+from madang.errors import MadangError, Unavailable
+from madang.planning.snapshot import Probed, Seen
+from madang.ports import Launcher
+from madang.resources.resource import Reason
+from madang.supervisor.protocol import Observation, Process
+
+log = logging.getLogger("madang.control")
+
+LOOK_S = 5.0
+"""How long a launcher may take to say that nothing has changed."""
+LOOK_AGAIN_S = 0.2
+"""Pause after a node could not be seen."""
+FIRST_LOOK_S = 10.0
+"""How long the first turn waits for the nodes to be seen once."""
+LAST_LINES = 20
+PROBES_MAX = 16
+"""Probes under way at once."""
+
+Ask = Callable[[str, str, int], Probed | None]
+"""(url, uid, epoch) -> who answers there; None: nobody yet. Blocks, in a thread."""
+
+
+class Observer:
+    """Keeps one view per node, and wakes the loop when it changes."""
+
+    def __init__(
+        self, world: World, launchers: Mapping[str, Launcher], gateways: Gateways, ask: Ask
+    ) -> None:
+        self.world = world
+        self.launchers = launchers
+        self.gateways = gateways
+        self.ask = ask
+        self._views: dict[str, Observation] = {}
+        self._lines: dict[str, tuple[str, ...]] = {}
+        self._probed: dict[tuple[str, int], Probed] = {}
+        self._asking: set[tuple[str, int]] = set()
+        self._refused: dict[tuple[str, int], Reason] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(PROBES_MAX)
+        self._looked = {node: asyncio.Event() for node in launchers}
+
+    def seen(self) -> Seen:
+        """Return what is seen now."""
+        processes = {p.uid: p for view in self._views.values() for p in view.processes}
+        return Seen(
+            nodes=frozenset(self._views),
+            processes=processes,
+            lines=dict(self._lines),
+            probed=dict(self._probed),
+            refused=dict(self._refused),
+            routed=self.gateways.routed(),
+            inflight=self.gateways.inflight(),
+        )
+
+    def refuse(self, uid: str, epoch: int, reason: Reason) -> None:
+        """Note that a node would not start something; planning treats it as an end."""
+        self._refused[uid, epoch] = reason
+        self.world.wake()
+
+    async def first_look(self) -> None:
+        """Wait until every node was looked at once, so that nothing is taken for dead unseen."""
+        try:
+            async with asyncio.timeout(FIRST_LOOK_S):
+                for looked in self._looked.values():
+                    await looked.wait()
+        except TimeoutError:
+            log.warning("not every node could be seen")
+
+    async def watch(self, node: str) -> None:
+        """Follow one node until cancelled."""
+        launcher, seq = self.launchers[node], -1
+        while True:
+            try:
+                view = await launcher.observe(seq, LOOK_S)
+            except MadangError as error:
+                self._lose(node, error)
+                seq = -1
+                await self.world.clock.sleep(LOOK_AGAIN_S)
+                continue
+            if seq != view.seq or node not in self._views:
+                await self._take(node, view)
+            seq = view.seq
+            self._looked[node].set()
+
+    def _lose(self, node: str, error: MadangError) -> None:
+        if self._views.pop(node, None) is not None:
+            log.warning("node %s can't be seen: %s", node, error)
+            self.world.wake()
+
+    async def _take(self, node: str, view: Observation) -> None:
+        """Fold a new view in: last words of what ended, a probe for what announced itself."""
+        for process in view.processes:
+            if process.state == "exited" and process.uid not in self._lines:
+                self._lines[process.uid] = await self._last_lines(node, process.uid)
+            elif process.state == "running":
+                self._lines.pop(process.uid, None)
+                self._probe(process)
+        self._views[node] = view
+        self._forget()
+        self.world.wake()
+
+    async def _last_lines(self, node: str, uid: str) -> tuple[str, ...]:
+        try:
+            return tuple(await self.launchers[node].tail(uid, LAST_LINES))
+        except Unavailable:
+            return ()
+
+    def _forget(self) -> None:
+        """Drop what was known of processes that are no longer there."""
+        there = {p.uid: p.epoch for view in self._views.values() for p in view.processes}
+        for known in (self._probed, self._refused):
+            for uid, epoch in [k for k in known if there.get(k[0], k[1]) > k[1]]:
+                del known[uid, epoch]
+        replicas = {replica.uid for replica in self.world.list("replica").values()}
+        for uid, epoch in [k for k in self._probed if k[0] not in replicas]:
+            del self._probed[uid, epoch]
+        for uid, epoch in [k for k in self._refused if k[0] not in replicas]:
+            del self._refused[uid, epoch]
+        for uid in [uid for uid in self._lines if uid not in there]:
+            del self._lines[uid]
+
+    def _probe(self, process: Process) -> None:
+        """Ask an engine who it is, once per epoch, in the background."""
+        key = process.uid, process.epoch
+        url = str((process.announced or {}).get("url", ""))
+        if not url or not process.uid.startswith("replica-"):
+            return
+        if key in self._probed or key in self._asking:
+            return
+        self._asking.add(key)
+        task = asyncio.create_task(self._until_answered(url, key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _until_answered(self, url: str, key: tuple[str, int]) -> None:
+        try:
+            while self._is_running(key):
+                async with self._slots:
+                    answer = await asyncio.to_thread(self.ask, url, *key)
+                if answer is not None:
+                    self._probed[key] = answer
+                    self.world.wake()
+                    return
+                await self.world.clock.sleep(LOOK_AGAIN_S)
+        finally:
+            self._asking.discard(key)
+
+    def _is_running(self, key: tuple[str, int]) -> bool:
+        processes = (p for view in self._views.values() for p in view.processes)
+        return any((p.uid, p.epoch) == key and p.state == "running" for p in processes)

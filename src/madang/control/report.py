@@ -1,0 +1,69 @@
+"""Everything at a glance: what `madang status` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from madang import __version__
+from madang.control.intake import Intake
+from madang.control.world import World
+from madang.planning.snapshot import Seen
+from madang.resources.resource import AnyResource
+from madang.resources.tenancy import Principal, Role
+
+
+def report(who: Principal, world: World, intake: Intake, seen: Seen) -> dict[str, Any]:
+    """Return nodes, services, Madang's own processes and usage, as far as the caller sees them."""
+    is_operator = who.role is Role.OPERATOR
+    own = [
+        {
+            "uid": process.uid,
+            "pid": process.pid,
+            "rss_bytes": process.rss_bytes,
+            "restarts": process.restarts,
+            "state": process.state,
+        }
+        for process in seen.processes.values()
+        if is_operator and not process.uid.startswith("replica-")
+    ]
+    return {
+        "version": __version__,
+        "term": world.term,
+        "revision": world.revision,
+        "nodes": [_node(node, world) for node in intake.list(who, "node", None)],
+        "services": [_service(service) for service in intake.list(who, "service", None)],
+        "processes": own,
+        "usage": _usage(who, world),
+    }
+
+
+def _usage(who: Principal, world: World) -> dict[str, int]:
+    """Add up what the caller's projects have used."""
+    own = [total for total in world.usage if who.sees(total.project)]
+    names = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
+    return {name: sum(getattr(total, name) for total in own) for name in names}
+
+
+def _node(node: AnyResource, world: World) -> dict[str, Any]:
+    accelerators = [a for a in world.list("accelerator").values() if a.spec.node == node.name]
+    return {
+        "name": node.name,
+        "phase": node.status.phase,
+        "cores": node.status.cores,
+        "memory_bytes": node.status.memory_bytes,
+        "accelerators": len(accelerators),
+    }
+
+
+def _service(service: AnyResource) -> dict[str, Any]:
+    status = service.status.model_dump(mode="json")
+    return {
+        "project": service.project,
+        "name": service.name,
+        "wanted": service.spec.scale,
+        "model": service.spec.model,
+        **{
+            key: status[key]
+            for key in ("phase", "ready", "revision", "reason", "next_try", "smallest_fix")
+        },
+    }

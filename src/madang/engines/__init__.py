@@ -1,0 +1,1 @@
+"""What a replica is: how it is launched, and how its metrics are read. Pure; one file each."""

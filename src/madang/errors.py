@@ -1,0 +1,87 @@
+"""Every error raised on purpose, as one tree.
+
+    MadangError
+    ├── Rejected            the caller must change something          HTTP 400   exit 2
+    │   ├── Unauthorized    no key, or a key that is not known        HTTP 401   exit 77
+    │   ├── Forbidden       known, but role or scope is too low       HTTP 403   exit 77
+    │   ├── NotFound        absent, or another project's: the same    HTTP 404   exit 4
+    │   └── Conflict        somebody else wrote first                 HTTP 409   exit 5
+    ├── Unavailable         the world outside failed; retry allowed   HTTP 503   exit 75
+    └── Corrupt             our own state is wrong; stop and look     HTTP 500   exit 70
+
+A "no" of the domain is a value with a reason, never one of these. Each error carries a stable
+dotted code; the sentence and the next step come from `messages`, in Korean and English.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+Value = str | int | float
+"""What a sentence may be filled with."""
+
+
+class MadangError(Exception):
+    """An error with a stable code, the thing it is about, and the values of its sentence."""
+
+    http_status: ClassVar[int] = 500
+    exit_status: ClassVar[int] = 70
+
+    def __init__(self, code: str, subject: str = "", **values: Value) -> None:
+        super().__init__(code, subject, values)
+        self.code = code
+        self.subject = subject
+        self.values: dict[str, Value] = {"subject": subject, **values}
+
+    def __str__(self) -> str:
+        filled = ", ".join(f"{key}={value}" for key, value in self.values.items() if value != "")
+        return f"{self.code} ({filled})" if filled else self.code
+
+
+class Rejected(MadangError):
+    """The caller must change something."""
+
+    http_status = 400
+    exit_status = 2
+
+
+class Unauthorized(Rejected):
+    """No key, or one that is not known."""
+
+    http_status = 401
+    exit_status = 77
+
+
+class Forbidden(Rejected):
+    """The caller is known, but its role or scope is too low."""
+
+    http_status = 403
+    exit_status = 77
+
+
+class NotFound(Rejected):
+    """The thing is absent, or belongs to somebody else; which of the two is not told."""
+
+    http_status = 404
+    exit_status = 4
+
+
+class Conflict(Rejected):
+    """The write was planned from a version that is no longer the newest."""
+
+    http_status = 409
+    exit_status = 5
+
+
+class Unavailable(MadangError):
+    """The world outside failed; the same call may be tried again."""
+
+    http_status = 503
+    exit_status = 75
+
+
+class Corrupt(MadangError):
+    """Our own state is not what we wrote; that part is stopped until somebody looks."""
+
+    http_status = 500
+    exit_status = 70

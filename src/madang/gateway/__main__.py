@@ -1,0 +1,30 @@
+"""`python -m madang.gateway HOME`: one gateway process."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+
+from madang import settings
+from madang.errors import MadangError
+from madang.gateway.process import run
+
+
+def main() -> int:
+    """Read the arguments and serve."""
+    parser = ArgumentParser(prog="python -m madang.gateway", description=__doc__)
+    parser.add_argument("home", help="the directory that holds all state")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", default=settings.PORT_DEFAULT + 1, help="0: any free one")
+    parser.add_argument("--uid", default="gateway", help="what control calls this process")
+    given = parser.parse_args()
+    try:
+        run(settings.home(given.home), given.host, settings.port(given.port), given.uid)
+    except MadangError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

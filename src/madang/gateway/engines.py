@@ -1,0 +1,61 @@
+"""The way to the engines: one pool of connections, no second opinion on anything."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    ConnectionTimeoutError,
+    DummyCookieJar,
+    TCPConnector,
+)
+
+from madang.traffic.exchange import Fault
+
+KEEP_ALIVE_S = 2.0
+"""Idle connections are closed before common engines close them (5 s)."""
+WHOLE_BODY_BYTES_MAX = 1 << 20
+"""A larger body is written piece by piece."""
+_OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding")
+
+DROPPED = (ClientError, OSError)
+"""What reading an answer raises when its engine is gone."""
+
+
+class Engines:
+    """Connections to every engine; open it inside the loop that uses it."""
+
+    def __init__(self, connect_s: float) -> None:
+        self._session = ClientSession(
+            connector=TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            timeout=ClientTimeout(total=None, sock_connect=connect_s),
+            cookie_jar=DummyCookieJar(),
+            skip_auto_headers=_OWN_HEADERS,
+            auto_decompress=False,
+        )
+
+    async def post(
+        self, url: str, token: str, request_id: str, body: bytes
+    ) -> ClientResponse | Fault:
+        """Send a request and wait for the head of the answer."""
+        headers = {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/json",
+            "X-Request-Id": request_id,
+        }
+        data = body if len(body) <= WHOLE_BODY_BYTES_MAX else BytesIO(body)
+        try:
+            return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
+        except (ClientConnectorError, ConnectionTimeoutError):
+            return "refused"
+        except DROPPED:
+            return "lost"
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()

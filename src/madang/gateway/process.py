@@ -1,0 +1,151 @@
+"""The gateway as a process: its socket, its files, its loops, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import uvicorn
+import uvloop
+
+from madang.clocks import SystemClock, SystemRandom
+from madang.errors import Unavailable
+from madang.gateway.app import Gateway
+from madang.gateway.engines import Engines
+from madang.gateway.journal import Journal
+from madang.gateway.line import ControlLine
+from madang.gateway.pull import Puller, TableFile
+from madang.gateway.spool import Spool
+from madang.gateway.visit import Means
+from madang.settings import BODY_BYTES_MAX, STALE_TABLE_S, Home
+from madang.supervisor.protocol import READY_FD
+from madang.traffic.desk import Desk
+from madang.traffic.limits import Limits
+
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+KEEP_ALIVE_S = 75
+"""Longer than common clients keep an idle connection, so that they close it first."""
+FINISH_S = 10
+"""Time for streams to end once we are told to stop."""
+LAST_WORDS_S = 1.0
+"""And then for the rest to be told that they are cut off."""
+BOOT_BYTES = 6
+
+log = logging.getLogger("madang.gateway")
+
+
+def run(home: Home, host: str, port: int, uid: str) -> None:
+    """Serve until told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    home.gateway.mkdir(mode=0o700, parents=True, exist_ok=True)
+    loop = uvloop.new_event_loop
+    with _alone(home), _listen(host, port) as listener, asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_serve(home, listener, uid))
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """Hold the gateway's files: two processes would tear the usage journal."""
+    with (home.gateway / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable("gateway.running", subject=str(home.path)) from None
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise Unavailable("gateway.port", subject=f"{host}:{port}", reason=str(error)) from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with our own idea of signals: SIGTERM is a normal end."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        yield
+
+    def stop(self) -> None:
+        """Stop accepting, and end when the open requests have."""
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept, then say so."""
+        await super().startup(sockets)
+        self._ready()
+
+
+def _config(gateway: Gateway) -> uvicorn.Config:
+    return uvicorn.Config(
+        cast("Any", gateway),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=FINISH_S,
+    )
+
+
+async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
+    clock = SystemClock()
+    desk = Desk(Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S))
+    spool = Spool(Journal(home.gateway / "usage.jsonl"), ControlLine(home.sockets), clock)
+    table = TableFile(home.gateway / "table.json")
+    puller = Puller(uid, desk, table, ControlLine(home.sockets), clock)
+    engines = Engines(desk.limits.connect_s)
+    means = Means(desk, engines, clock, spool.record)
+    gateway = Gateway(means, SystemRandom().token(BOOT_BYTES))
+    puller.load()
+    server = _Server(_config(gateway), lambda: _announce(listener))
+    async with asyncio.TaskGroup() as group:
+        loops = (gateway.sweep(), puller.run(), spool.write(), spool.deliver())
+        tasks = [group.create_task(each) for each in loops]
+        await server.serve([listener])
+        await gateway.settle(LAST_WORDS_S)
+        for task in tasks:
+            task.cancel()
+    await engines.close()
+    await puller.close()
+    await spool.close()
+    log.info("stopped")
+
+
+def _announce(listener: socket.socket) -> None:
+    """Tell whoever started us, and the log, where we listen."""
+    gc.collect()
+    gc.freeze()
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    log.info("listening on %s", url)
+    ready = os.environ.pop(READY_FD, None)
+    if ready:
+        with os.fdopen(int(ready), "w") as out:
+            out.write(json.dumps({"url": url, "pid": os.getpid()}) + "\n")

@@ -1,0 +1,139 @@
+"""Keeping the route table fresh: from disk at the start, then by long polls to control.
+
+A table is on disk before it is served, so a restart never serves an older one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import DecodeError, json
+
+from madang.errors import Unavailable
+from madang.gateway.line import ControlLine
+from madang.traffic.desk import Desk
+from madang.traffic.table import RouteTable
+
+if TYPE_CHECKING:
+    from madang.ports import Clock
+
+WAIT_S = 2.0
+"""How long control may hold a poll: less than what makes a table stale."""
+ANSWER_S = 5.0
+"""Time for control to answer beyond that."""
+RETRY_S_MIN = 0.2
+RETRY_S_MAX = 2.0
+
+log = logging.getLogger("madang.gateway")
+
+
+class TableFile:
+    """The newest table on disk, mode 600: it holds the engines' keys."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> RouteTable | None:
+        """Read the table; one that can't be read is set aside and named."""
+        try:
+            return json.decode(self._path.read_bytes(), type=RouteTable)
+        except FileNotFoundError:
+            return None
+        except (DecodeError, UnicodeDecodeError):
+            aside = self._path.with_suffix(".corrupt")
+            self._path.replace(aside)
+            log.warning("the route table on disk is damaged; set aside as %s", aside)
+            return None
+
+    def save(self, data: bytes) -> None:
+        """Write the table so that either the old or the new one survives a crash."""
+        fresh = self._path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        fresh.replace(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class Puller:
+    """Asks control for the next table, for ever, and goes on serving while control is away."""
+
+    def __init__(
+        self, uid: str, desk: Desk, file: TableFile, line: ControlLine, clock: Clock
+    ) -> None:
+        self._uid = uid
+        self._desk = desk
+        self._file = file
+        self._line = line
+        self._clock = clock
+        self._connected: bool | None = None
+
+    def load(self) -> None:
+        """Serve the table on disk, if there is one."""
+        table = self._file.load()
+        if table:
+            self._desk.take(table)
+            log.info("serving table %d from disk", table.version)
+
+    async def run(self) -> None:
+        """Pull for ever."""
+        retry_s = RETRY_S_MIN
+        while True:
+            began = self._clock.monotonic()
+            try:
+                news = await self._pull()
+            except (Unavailable, OSError) as error:
+                self._note(connected=False, why=str(error))
+                await self._clock.sleep(retry_s)
+                retry_s = min(retry_s * 2, RETRY_S_MAX)
+                continue
+            self._note(connected=True)
+            retry_s = RETRY_S_MIN
+            if not news and self._clock.monotonic() - began < RETRY_S_MIN:
+                await self._clock.sleep(RETRY_S_MIN)
+
+    async def _pull(self) -> bool:
+        """Ask once; True when there was a newer table."""
+        asked = json.encode(self._desk.pull(self._uid, WAIT_S))
+        status, body = await self._line.post("/internal/routes", asked, WAIT_S + ANSWER_S)
+        table = self._read(status, body) if status != 204 else None
+        news = table is not None and self._desk.wants(table)
+        if table and news:
+            await asyncio.to_thread(self._file.save, body)
+            self._desk.take(table)
+            log.info("serving table %d", table.version)
+        self._desk.hear(self._clock.monotonic())
+        return news
+
+    def _read(self, status: int, body: bytes) -> RouteTable:
+        if status != 200:
+            raise Unavailable("gateway.control-refused", status=status)
+        try:
+            return json.decode(body, type=RouteTable)
+        except (DecodeError, UnicodeDecodeError) as error:
+            raise Unavailable("gateway.control-garbled", reason=str(error)) from error
+
+    def _note(self, connected: bool, why: str = "") -> None:
+        """Say once that control was lost, and once that it is back."""
+        if connected == self._connected:
+            return
+        self._connected = connected
+        if connected:
+            log.info("control answers")
+        else:
+            log.warning("control does not answer, serving table %d: %s", self._desk.version, why)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._line.close()

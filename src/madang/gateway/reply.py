@@ -1,0 +1,63 @@
+"""The answer to one request, written through ASGI; every answer says who it is and which table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from madang.traffic.refusal import Headers, Refusal
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+JSON = b"application/json"
+EVENTS = b"text/event-stream; charset=utf-8"
+
+
+class Reply:
+    """One answer, whole or in pieces."""
+
+    def __init__(self, send: Send, request_id: str, version: int) -> None:
+        self._send = send
+        self._marks: Headers = [
+            (b"x-request-id", request_id.encode()),
+            (b"x-madang-table", str(version).encode()),
+        ]
+        self._started = False
+
+    async def whole(self, body: bytes, status: int = 200, headers: Headers | None = None) -> None:
+        """Send a complete JSON answer."""
+        length = (b"content-length", str(len(body)).encode())
+        await self._start(status, JSON, [length, *(headers or ())])
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def piece(self, data: bytes) -> None:
+        """Send some events; returns when the client can take more."""
+        if not self._started:
+            await self._start(200, EVENTS, [(b"cache-control", b"no-cache")])
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        """Finish a stream."""
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def refuse(self, refusal: Refusal) -> int:
+        """Say no in whatever way is still possible, and return the status that counts."""
+        if self._started:
+            await self.piece(refusal.event)
+            await self.end()
+        else:
+            await self.whole(refusal.body, refusal.status, refusal.headers)
+        return refusal.status
+
+    async def refuse_and_close(self, refusal: Refusal) -> None:
+        """Say no and announce that the connection ends; `end` must follow."""
+        length = (b"content-length", str(len(refusal.body)).encode())
+        closing = (b"connection", b"close")
+        await self._start(refusal.status, JSON, [length, closing, *refusal.headers])
+        await self._send({"type": "http.response.body", "body": refusal.body, "more_body": True})
+
+    async def _start(self, status: int, content_type: bytes, headers: Headers) -> None:
+        self._started = True
+        marked = [(b"content-type", content_type), *headers, *self._marks]
+        await self._send({"type": "http.response.start", "status": status, "headers": marked})

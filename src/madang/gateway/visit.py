@@ -1,0 +1,233 @@
+"""One request from its head to its account: reads, asks `traffic`, moves the bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from aiohttp import ClientResponse
+
+from madang.gateway.engines import DROPPED, Engines
+from madang.gateway.reply import Message, Reply
+from madang.traffic.desk import Desk
+from madang.traffic.doors import Head, too_large
+from madang.traffic.exchange import CLIENT_LEFT, ENGINE_DIED, STOPPING, Exchange
+from madang.traffic.refusal import Refusal, slow_body
+from madang.traffic.table import Target, Usage
+
+if TYPE_CHECKING:
+    from madang.ports import Clock
+
+Receive = Callable[[], Awaitable[Message]]
+
+SWALLOW_BYTES_MAX = 1 << 20
+SWALLOW_S = 1.0
+"""After a refusal so much of the body is still read: an early close would lose our answer."""
+
+
+class ClientLeft(Exception):
+    """Nobody is waiting for the answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all visits share."""
+
+    desk: Desk
+    engines: Engines
+    clock: Clock
+    record: Callable[[Usage], None]
+
+
+class Visit:
+    """One request being served by its own task."""
+
+    def __init__(self, means: Means, receive: Receive, reply: Reply) -> None:
+        self._means = means
+        self._clock = means.clock
+        self._receive = receive
+        self._reply = reply
+        self._task = asyncio.current_task()
+        self._cut: Literal["", "left", "late"] = ""
+        self._unread = False
+        self._exchange: Exchange | None = None
+
+    async def run(self, scope: Message, request_id: str) -> None:
+        """Serve the request to its end, whichever that is."""
+        desk = self._means.desk
+        head = desk.enter(scope["method"], scope["path"], scope["headers"])
+        try:
+            answer = head if isinstance(head, Refusal) else await self._decide(head, request_id)
+            if isinstance(answer, Exchange):
+                await self._serve(answer)
+            elif isinstance(answer, Refusal):
+                await self._turn_away(answer)
+            else:
+                await self._reply.whole(answer)
+        except ClientLeft:
+            return
+        finally:
+            desk.leave()
+
+    async def _decide(self, head: Head, request_id: str) -> Refusal | bytes | Exchange:
+        """Go through the checks, the cheap ones first."""
+        desk, now = self._means.desk, self._clock.monotonic()
+        self._unread = head.length is None
+        if head.door == "health":
+            return desk.health(now)
+        key = desk.identify(head, self._clock.now(), now)
+        if isinstance(key, Refusal):
+            return key
+        if head.door == "models" or head.door == "model":  # noqa: PLR1714 (narrows the type)
+            return desk.look(head, key)
+        body = await self._read()
+        if isinstance(body, Refusal):
+            return body
+        self._unread = False
+        return desk.admit(request_id, key, head.door, body, now)
+
+    async def _read(self) -> bytes | Refusal:
+        """Read the body, as far as it may go."""
+        limits = self._means.desk.limits
+        body = bytearray()
+        try:
+            async with asyncio.timeout(limits.body_s):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientLeft
+                    body += message.get("body", b"")
+                    if len(body) > limits.body_bytes_max:
+                        return too_large(limits.body_bytes_max)
+                    if not message.get("more_body"):
+                        return bytes(body)
+        except TimeoutError:
+            return slow_body(limits.body_s)
+
+    async def _turn_away(self, refusal: Refusal) -> None:
+        """Refuse, and read what the client may still be sending, so that it sees the answer."""
+        if not (refusal.close or self._unread):
+            await self._reply.refuse(refusal)
+            return
+        await self._reply.refuse_and_close(refusal)
+        try:
+            async with asyncio.timeout(SWALLOW_S):
+                await self._swallow()
+        except TimeoutError:
+            pass
+        await self._reply.end()
+
+    async def _swallow(self) -> None:
+        left = SWALLOW_BYTES_MAX
+        while left > 0:
+            message = await self._receive()
+            if not message.get("more_body"):
+                return
+            left -= len(message["body"])
+
+    async def _serve(self, exchange: Exchange) -> None:
+        """Bring an admitted request to its end and account for it, whatever happens."""
+        self._exchange = exchange
+        watcher = asyncio.create_task(self._watch())
+        status = CLIENT_LEFT
+        try:
+            status = await self._relay(exchange)
+        except asyncio.CancelledError:
+            if self._task:
+                self._task.uncancel()
+            status = await self._break_off(exchange)
+        finally:
+            watcher.cancel()
+            usage = exchange.settle(status, self._clock.monotonic(), self._clock.now())
+            if usage:
+                self._means.record(usage)
+
+    async def _watch(self) -> None:
+        """Stop at once when the client leaves; the engine notices by its connection."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._stop("left")
+
+    def check(self, now: float) -> None:
+        """Stop if somebody has taken too long."""
+        if self._exchange and now >= self._exchange.deadline:
+            self._stop("late")
+
+    def _stop(self, why: Literal["left", "late"]) -> None:
+        if not self._cut and self._task:
+            self._cut = why
+            self._task.cancel()
+
+    async def _break_off(self, exchange: Exchange) -> int:
+        """End an exchange that was stopped: say so if anybody listens."""
+        if self._cut == "left" or (self._cut == "late" and exchange.client_turn):
+            return CLIENT_LEFT
+        refusal = exchange.silent(self._clock.monotonic()) if self._cut else STOPPING
+        if refusal:
+            return await self._reply.refuse(refusal)
+        await self._reply.end()
+        return 200
+
+    async def _relay(self, exchange: Exchange) -> int:
+        answer = await self._ask(exchange)
+        if isinstance(answer, Refusal):
+            return await self._reply.refuse(answer)
+        try:
+            if exchange.streaming:
+                return await self._stream(exchange, answer)
+            return await self._fetch(exchange, answer)
+        finally:
+            answer.close()
+
+    async def _ask(self, exchange: Exchange) -> ClientResponse | Refusal:
+        """Find a replica that answers."""
+        choice = exchange.choose(self._clock.monotonic())
+        while isinstance(choice, Target):
+            url, body = exchange.upstream(choice)
+            answer = await self._means.engines.post(url, choice.token, exchange.id, body)
+            now = self._clock.monotonic()
+            if isinstance(answer, str):
+                choice = exchange.failed(answer, now)
+            elif exchange.answers(answer.status, now):
+                return answer
+            else:
+                answer.close()
+                choice = exchange.failed("busy", now)
+        return choice
+
+    async def _stream(self, exchange: Exchange, answer: ClientResponse) -> int:
+        """Pass events on, as fast as the client takes them."""
+        trouble = None
+        try:
+            while data := await answer.content.readany():
+                passed = exchange.feed(data, self._clock.monotonic())
+                if isinstance(passed, Refusal):
+                    trouble = passed
+                    break
+                if passed:
+                    await self._reply.piece(passed)
+                    exchange.engine_turn(self._clock.monotonic())
+        except DROPPED:
+            trouble = None
+        trouble = trouble or exchange.ended()
+        if trouble:
+            return await self._reply.refuse(trouble)
+        await self._reply.end()
+        return 200
+
+    async def _fetch(self, exchange: Exchange, answer: ClientResponse) -> int:
+        """Collect an answer and pass it on whole."""
+        try:
+            while data := await answer.content.readany():
+                trouble = exchange.collect(data, self._clock.monotonic())
+                if trouble:
+                    return await self._reply.refuse(trouble)
+        except DROPPED:
+            return await self._reply.refuse(ENGINE_DIED)
+        body = exchange.answer(self._clock.monotonic())
+        if isinstance(body, Refusal):
+            return await self._reply.refuse(body)
+        await self._reply.whole(body)
+        return 200

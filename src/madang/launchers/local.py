@@ -1,0 +1,128 @@
+"""The launcher of this machine: orders to its supervisor, over a UNIX socket."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from madang.errors import Rejected, Unavailable
+from madang.supervisor.protocol import (
+    LINE_BYTES_MAX,
+    LaunchPlan,
+    Observation,
+    Verb,
+    encode,
+    order,
+    process_from,
+)
+
+ANSWER_SECONDS_MAX = 10.0
+"""An order without an answer for this long has failed; for observe this is added to its wait."""
+
+
+class Local:
+    """Two connections: one for orders, one on which `observe` may wait."""
+
+    def __init__(self, socket_path: Path, term: int, answer_s: float = ANSWER_SECONDS_MAX) -> None:
+        self._term = term
+        self._answer_s = answer_s
+        self._orders = _Line(socket_path)
+        self._sight = _Line(socket_path)
+        self._ids = itertools.count(1)
+
+    async def observe(self, after: int, wait_s: float) -> Observation:
+        """Return every process there, at once if something changed after `after`."""
+        body = await self._ask(self._sight, "observe", after=after, wait_s=wait_s)
+        try:
+            processes = tuple(process_from(process) for process in body["processes"])
+            return Observation(body["seq"], body["boot"], processes)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise Unavailable("launcher.unreachable", cause=f"observation: {error}") from None
+
+    async def start(self, plan: LaunchPlan) -> None:
+        """Start it, unless that uid already runs at this epoch."""
+        await self._ask(self._orders, "start", plan=plan)
+
+    async def stop(self, uid: str, epoch: int, grace_s: float) -> None:
+        """Ask it to end, and make it end after `grace_s`; returns before it has ended."""
+        await self._ask(self._orders, "stop", uid=uid, epoch=epoch, grace_s=grace_s)
+
+    async def tail(self, uid: str, lines: int) -> Sequence[str]:
+        """Return the last lines it printed; empty for something unknown."""
+        body = await self._ask(self._orders, "tail", uid=uid, lines=lines)
+        return tuple(body.get("lines", ()))
+
+    async def close(self) -> None:
+        """Let both connections go."""
+        await self._orders.close()
+        await self._sight.close()
+
+    async def _ask(self, line: _Line, verb: Verb, **arguments: Any) -> dict[str, Any]:
+        message = order(verb, next(self._ids), self._term, **arguments)
+        answer = await line.ask(message, self._answer_s + arguments.get("wait_s", 0.0))
+        if error := answer.get("error"):
+            raise Rejected(error["code"], error["subject"], **error["values"])
+        body: dict[str, Any] = answer["ok"]
+        return body
+
+
+class _Line:
+    """One connection: an order, its answer, the next order. Connects when it is needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._turn = asyncio.Lock()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, message: dict[str, Any], deadline_s: float) -> dict[str, Any]:
+        """Return the answer; raises Unavailable. A connection gone stale is replaced once."""
+        async with self._turn:
+            try:
+                async with asyncio.timeout(deadline_s):
+                    if self._streams:
+                        with suppress(OSError, EOFError):
+                            return await self._exchange(message)
+                    return await self._exchange(message)
+            except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+                cause = str(error) or type(error).__name__
+                raise Unavailable("launcher.unreachable", cause=cause) from None
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        if self._streams:
+            writer = self._streams[1]
+            self._streams = None
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _exchange(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send and receive; whatever goes wrong, also a cancel, ends the connection."""
+        answered = False
+        try:
+            reader, writer = self._streams = self._streams or await self._connect()
+            writer.write(encode(message))
+            await writer.drain()
+            answer = json.loads(await reader.readuntil())
+            if not isinstance(answer, dict) or answer.get("id") != message["id"]:
+                raise ValueError("an answer to another order")
+            answered = True
+            return answer
+        finally:
+            if not answered:
+                await self.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect by way of a descriptor, because socket paths end at 107 bytes."""
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            short = f"/proc/self/fd/{folder}/{self._path.name}"
+            return await asyncio.open_unix_connection(short, limit=LINE_BYTES_MAX)
+        finally:
+            os.close(folder)

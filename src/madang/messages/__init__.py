@@ -1,0 +1,73 @@
+"""Every sentence people read, by its code, in English and Korean. Knows nobody who says one.
+
+A code has a `text` and may have a `hint`, which names the next command. A value that a sentence
+wants and does not get shows as its name in braces: a test finds it, nobody's call fails of it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+from madang.errors import Value
+
+LANGUAGES = ("en", "ko")
+
+
+class Sentence(NamedTuple):
+    """What is said, and what to do next (may be empty)."""
+
+    text: str
+    hint: str = ""
+
+
+class _Gaps(dict[str, str]):
+    """Values of a sentence; a missing one stays visible."""
+
+    def __missing__(self, name: str) -> str:
+        return f"{{{name}}}"
+
+
+def language(environ: Mapping[str, str]) -> str:
+    """Choose the language: MADANG_LANG, else the locale; Korean or English.
+
+    >>> language({"LANG": "ko_KR.UTF-8"}), language({"LANG": "ko_KR.UTF-8", "MADANG_LANG": "en"})
+    ('ko', 'en')
+    """
+    names = ("MADANG_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
+    chosen = next((environ[name] for name in names if environ.get(name)), "")
+    return "ko" if chosen.lower().startswith("ko") else "en"
+
+
+def knows(code: str) -> bool:
+    """Tell whether there is a sentence for this code."""
+    return code in _sentences("en")
+
+
+def say(code: str, values: Mapping[str, Value | None], lang: str) -> Sentence:
+    """Fill the sentence of a code; a code without one is said as it is.
+
+    >>> say("control.unreachable", {"subject": "http://127.0.0.1:7070"}, "en").hint
+    'Start it with: madang up'
+    """
+    found = _sentences(lang if lang in LANGUAGES else "en").get(code)
+    if found is None:
+        return Sentence(code)
+    filled = _Gaps({name: _written(value) for name, value in values.items()})
+    return Sentence(*(part.format_map(filled) for part in found))
+
+
+def _written(value: Value | None) -> str:
+    """Write a number as people do, and everything else on one line."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return "" if value is None else " ".join(str(value).split())
+
+
+@cache
+def _sentences(lang: str) -> Mapping[str, Sentence]:
+    tables = tomllib.loads((files(__name__) / f"{lang}.toml").read_text(encoding="utf-8"))
+    return {code: Sentence(**table) for code, table in tables.items()}

@@ -1,0 +1,102 @@
+"""What leaves a decision: named actions, each with its reason, its intent and its effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from madang.planning.snapshot import Snapshot
+from madang.resources.resource import AnyResource, Reason, Ref
+
+
+class Verb(StrEnum):
+    """Every action there is; also the code of the event that tells of it."""
+
+    CREATE_ENDPOINT = "endpoint.created"
+    CREATE_REVISION = "revision.created"
+    CREATE_REPLICA = "replica.created"
+    HOLD_REPLICA = "replica.waiting"
+    START_REPLICA = "replica.started"
+    REPEAT_START = "replica.start-repeated"
+    ANSWERING_REPLICA = "replica.announced"
+    VERIFY_BUILD = "build.verifying"
+    READY_REPLICA = "replica.ready"
+    BACK_OFF_REPLICA = "replica.backed-off"
+    RELEASE_REPLICA = "replica.released"
+    FAIL_REPLICA = "replica.failed"
+    DRAIN_REPLICA = "replica.draining"
+    STOP_REPLICA = "replica.stopping"
+    REPEAT_STOP = "replica.stop-repeated"
+    FORGET_REPLICA = "replica.stopped"
+    STATUS_NODE = "node.status"
+    STATUS_REVISION = "revision.status"
+    STATUS_SERVICE = "service.status"
+    FORGET_SERVICE = "service.deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the process of this replica, at the epoch its status has."""
+
+    replica: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the process with this uid, up to this epoch, on this node."""
+
+    node: str
+    uid: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunGate:
+    """Judge this build on this replica, and record the verdict."""
+
+    build: Ref
+    replica: Ref
+
+
+Effect = Start | Stop | RunGate
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One decision. Its writes are the intent: they are committed before the effect begins."""
+
+    verb: Verb
+    subject: AnyResource
+    reason: Reason
+    writes: tuple[AnyResource, ...] = ()
+    gone: tuple[AnyResource, ...] = ()
+    effect: Effect | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that should happen now, and when to look again."""
+
+    actions: tuple[Action, ...] = ()
+    wake_at: float | None = None
+    """Unix seconds at which time alone changes something; None: nothing waits for time."""
+
+    def intent(self) -> tuple[tuple[AnyResource, ...], tuple[AnyResource, ...]]:
+        """Return the writes of all actions, (changed, gone), the last of each resource."""
+        last: dict[tuple[str, Ref], tuple[AnyResource, bool]] = {}
+        for action in self.actions:
+            last.update({(r.kind, r.ref): (r, False) for r in action.writes})
+            last.update({(r.kind, r.ref): (r, True) for r in action.gone})
+        changed = tuple(r for r, is_gone in last.values() if not is_gone)
+        gone = tuple(r for r, is_gone in last.values() if is_gone and r.resource_version > 0)
+        return changed, gone
+
+
+def assume(snapshot: Snapshot, plan: Plan) -> Snapshot:
+    """Return the snapshot with the plan's intents in flight.
+
+    At the same instant there is nothing more to plan: `plan(assume(s, plan(s)))` has no actions.
+    """
+    for action in plan.actions:
+        snapshot = snapshot.after(action.writes, action.gone)
+    return snapshot

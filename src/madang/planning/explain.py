@@ -1,0 +1,101 @@
+"""Why something is as it is, and the smallest change that would help; worked out afresh."""
+
+from __future__ import annotations
+
+from madang.planning.fleet import fleet_of
+from madang.planning.place import Refused, place, smallest_fix
+from madang.planning.replicas import build_of, loans
+from madang.planning.snapshot import Snapshot
+from madang.planning.template import demand_of
+from madang.resources.replica import Replica, ReplicaPhase
+from madang.resources.resource import AnyResource, Frozen, Reason, Ref
+from madang.resources.revision import Revision, Verdict
+from madang.resources.service import Service
+
+
+class Explanation(Frozen):
+    """One object, and in turn what it waits for."""
+
+    subject: str
+    """kind/name."""
+    phase: str
+    reason: Reason | None = None
+    since: float = 0.0
+    next_try: float | None = None
+    smallest_fix: Reason | None = None
+    """Tried on a copy of the world: it would make the thing start."""
+    last_lines: tuple[str, ...] = ()
+    because: tuple[Explanation, ...] = ()
+
+
+def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
+    """Explain one resource from this snapshot."""
+    if isinstance(resource, Service):
+        return _service(resource, snapshot)
+    if isinstance(resource, Replica):
+        return _replica(resource, snapshot)
+    if isinstance(resource, Revision):
+        own = [r for r in snapshot.replicas.values() if _belongs(r, resource)]
+        return _of(resource, tuple(_replica(r, snapshot) for r in sorted(own, key=_by_name)))
+    return _of(resource)
+
+
+def _service(service: Service, snapshot: Snapshot) -> Explanation:
+    replicas = [
+        r
+        for r in snapshot.replicas.values()
+        if r.project == service.project and r.spec.service == service.name
+    ]
+    unready = [r for r in replicas if r.status.phase is not ReplicaPhase.READY]
+    because = tuple(_replica(r, snapshot) for r in sorted(unready, key=_by_name)[:10])
+    fixes = (b.smallest_fix for b in because)
+    own = _of(service, because)
+    return own.model_copy(update={"smallest_fix": next((f for f in fixes if f), own.smallest_fix)})
+
+
+def _replica(replica: Replica, snapshot: Snapshot) -> Explanation:
+    own = _of(replica)
+    if replica.status.phase is ReplicaPhase.WAITING:
+        return own.model_copy(update=_waiting(replica, snapshot))
+    build = build_of(replica, snapshot)
+    if build and build.status.verdict is Verdict.FAILED:
+        fix = Reason(code="gate.fix-change", values={"build": build.name})
+        return own.model_copy(update={"smallest_fix": fix})
+    return own
+
+
+def _waiting(replica: Replica, snapshot: Snapshot) -> dict[str, Reason | None]:
+    """Place it once more, now, and say what is in the way."""
+    revision = snapshot.revisions.get(Ref(replica.project, replica.spec.revision))
+    demand = demand_of(revision, snapshot) if revision else None
+    if demand is None:
+        return {}
+    fleet = fleet_of(snapshot)
+    found = place(demand, fleet)
+    if not isinstance(found, Refused):
+        return {}
+    fix = smallest_fix(found, fleet, loans(replica, snapshot, fleet))
+    return {"reason": found.reason, "smallest_fix": fix}
+
+
+def _of(resource: AnyResource, because: tuple[Explanation, ...] = ()) -> Explanation:
+    """Read off what a resource's own status says."""
+    status = resource.status
+    return Explanation(
+        subject=f"{resource.kind}/{resource.name}",
+        phase=str(getattr(status, "phase", getattr(status, "verdict", ""))),
+        reason=getattr(status, "reason", None),
+        since=getattr(status, "since", 0.0),
+        next_try=getattr(status, "next_try", None),
+        smallest_fix=getattr(status, "smallest_fix", None),
+        last_lines=getattr(status, "last_lines", ()),
+        because=because,
+    )
+
+
+def _belongs(replica: Replica, revision: Revision) -> bool:
+    return replica.project == revision.project and replica.spec.revision == revision.name
+
+
+def _by_name(replica: Replica) -> tuple[str, str]:
+    return replica.ref

@@ -1,0 +1,211 @@
+"""What a service needs next: a revision of its newest spec, and the right number of replicas."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from madang.planning.action import Action, Verb
+from madang.planning.replicas import leave
+from madang.planning.snapshot import Snapshot
+from madang.planning.template import Unmet, pin, same_template
+from madang.resources.endpoint import Endpoint, EndpointSpec
+from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
+from madang.resources.resource import Reason, Ref
+from madang.resources.revision import Revision, RevisionPhase, RevisionStatus
+from madang.resources.service import Service
+from madang.resources.tenancy import Empty
+
+P = ReplicaPhase
+LEAVING = frozenset({P.DRAINING, P.STOPPING})
+
+
+@dataclass(frozen=True, slots=True)
+class Household:
+    """A service with all that belongs to it."""
+
+    service: Service
+    revisions: tuple[Revision, ...]
+    """Oldest first."""
+    replicas: tuple[Replica, ...]
+    """In the order of their names' serial numbers."""
+    endpoint: Endpoint | None
+
+    @property
+    def newest(self) -> Revision | None:
+        """The revision that the service is moving to, or has."""
+        return self.revisions[-1] if self.revisions else None
+
+
+def plan_service(house: Household, snapshot: Snapshot) -> Iterator[Action]:
+    """Return the next steps of one service, apart from the life of its replicas."""
+    if house.service.deleted_at is not None:
+        yield from _take_down(house, snapshot)
+        return
+    yield from _open(house, snapshot)
+    made = _revise(house, snapshot)
+    if made:
+        yield made
+        return
+    yield from _populate(house, snapshot)
+
+
+def _take_down(house: Household, snapshot: Snapshot) -> Iterator[Action]:
+    """Drain and stop everything; when nothing runs, forget the service and what it had."""
+    reason = Reason(code="service.being-deleted")
+    for replica in house.replicas:
+        action = leave(replica, snapshot, reason)
+        if action:
+            yield action
+    if not house.replicas:
+        rest = (house.endpoint,) if house.endpoint else ()
+        yield Action(
+            Verb.FORGET_SERVICE,
+            house.service,
+            reason,
+            gone=(*house.revisions, *rest, house.service),
+        )
+
+
+def _open(house: Household, snapshot: Snapshot) -> Iterator[Action]:
+    """Give it its endpoint, under its own name."""
+    service = house.service
+    if house.endpoint is None:
+        endpoint = Endpoint(
+            project=service.project,
+            name=service.name,
+            uid=_uid("endpoint", service.uid),
+            created_at=snapshot.now,
+            spec=EndpointSpec(service=service.name),
+            status=Empty(),
+        )
+        yield Action(
+            Verb.CREATE_ENDPOINT, endpoint, Reason(code="service.wanted"), writes=(endpoint,)
+        )
+
+
+def _revise(house: Household, snapshot: Snapshot) -> Action | None:
+    """Pin a changed spec, and make a revision of it if it serves something new."""
+    service = house.service
+    if service.status.observed_generation == service.generation:
+        return None
+    pinned = pin(service, snapshot)
+    if isinstance(pinned, Unmet):
+        return None  # `statuses` says why; the next turn looks again
+    seen = {"observed_generation": service.generation}
+    if house.newest and same_template(pinned, house.newest.spec):
+        same: Service = service.with_status(**seen)
+        return Action(Verb.STATUS_SERVICE, service, Reason(code="service.rescaled"), (same,))
+    name = f"{service.name}-{pinned.number}"
+    revision = Revision(
+        project=service.project,
+        name=name,
+        uid=_uid("revision", service.uid, name),
+        created_at=snapshot.now,
+        spec=pinned,
+        status=RevisionStatus(since=snapshot.now),
+    )
+    moved: Service = service.with_status(**seen, revision=name, revisions=pinned.number)
+    values: dict[str, str | int | float] = {"model": f"{pinned.model}@{pinned.model_version}"}
+    return Action(
+        Verb.CREATE_REVISION,
+        revision,
+        Reason(code="revision.new-spec", values=values),
+        writes=(revision, moved),
+    )
+
+
+def _populate(house: Household, snapshot: Snapshot) -> Iterator[Action]:
+    """Bring the newest revision up, one replica until its gate has passed; then let go of the old.
+
+    A revision whose gate said no gets no more replicas, and the one before it keeps serving.
+    """
+    newest, service = house.newest, house.service
+    if newest is None:
+        return
+    staying = [r for r in house.replicas if r.status.phase not in LEAVING]
+    own = [r for r in staying if r.spec.revision == newest.name]
+    old = [r for r in staying if r.spec.revision != newest.name]
+    wanted = service.spec.scale
+    limit = wanted if newest.status.phase is RevisionPhase.SERVING else min(wanted, 1)
+    if newest.status.phase is not RevisionPhase.FAILED and len(own) < limit:
+        yield _create(service, newest, limit - len(own), snapshot)
+    yield from _trim(own, len(own) - wanted, snapshot)
+    yield from _replace_old(own, old, wanted, snapshot)
+
+
+def _replace_old(
+    own: Sequence[Replica], old: Sequence[Replica], wanted: int, snapshot: Snapshot
+) -> Iterator[Action]:
+    """Let old replicas go as new ones become ready; those that don't serve go at once."""
+    reason = Reason(code="revision.replaced")
+    serving = [r for r in old if r.status.phase is P.READY]
+    for replica in old:
+        action = leave(replica, snapshot, reason) if replica not in serving else None
+        if action:
+            yield action
+    ready = sum(r.status.phase is P.READY for r in own)
+    yield from _trim(serving, ready + len(serving) - wanted if ready or not wanted else 0, snapshot)
+
+
+def _trim(replicas: Sequence[Replica], surplus: int, snapshot: Snapshot) -> Iterator[Action]:
+    """Let `surplus` of them go: first those that don't serve, then the youngest."""
+    if surplus <= 0:
+        return
+    numbered = enumerate(replicas)
+    leaving = sorted(numbered, key=lambda pair: (pair[1].status.phase is P.READY, -pair[0]))
+    for _, replica in leaving[:surplus]:
+        action = leave(replica, snapshot, Reason(code="service.rescaled"))
+        if action:
+            yield action
+
+
+def _create(service: Service, revision: Revision, count: int, snapshot: Snapshot) -> Action:
+    """Make `count` replicas, with serial numbers that are never used twice."""
+    first = service.status.replicas + 1
+    made = tuple(
+        Replica(
+            project=service.project,
+            name=f"{revision.name}-{serial}",
+            uid=_uid("replica", service.uid, str(serial)),
+            created_at=snapshot.now,
+            spec=ReplicaSpec(service=service.name, revision=revision.name),
+            status=ReplicaStatus(since=snapshot.now),
+        )
+        for serial in range(first, first + count)
+    )
+    counted: Service = service.with_status(replicas=service.status.replicas + count)
+    return Action(
+        Verb.CREATE_REPLICA,
+        made[0],
+        Reason(code="service.wanted", values={"count": count}),
+        writes=(*made, counted),
+    )
+
+
+def _uid(kind: str, *parts: str) -> str:
+    """Return a uid that follows from what it belongs to, so that the same plan makes the same."""
+    digest = hashlib.sha256("/".join(parts).encode()).hexdigest()[:16]
+    return f"{kind}-{digest}"
+
+
+def households(snapshot: Snapshot) -> Iterator[Household]:
+    """Gather what belongs to each service, in the order of their names."""
+    revisions: dict[Ref, list[Revision]] = {}
+    for revision in snapshot.revisions.values():
+        revisions.setdefault(Ref(revision.project, revision.spec.service), []).append(revision)
+    replicas: dict[Ref, list[Replica]] = {}
+    for replica in snapshot.replicas.values():
+        replicas.setdefault(Ref(replica.project, replica.spec.service), []).append(replica)
+    for ref in sorted(snapshot.services):
+        yield Household(
+            service=snapshot.services[ref],
+            revisions=tuple(sorted(revisions.get(ref, ()), key=lambda r: r.spec.number)),
+            replicas=tuple(sorted(replicas.get(ref, ()), key=_serial)),
+            endpoint=snapshot.endpoints.get(ref),
+        )
+
+
+def _serial(replica: Replica) -> int:
+    return int(replica.name.rpartition("-")[2])

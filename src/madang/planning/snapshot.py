@@ -1,0 +1,147 @@
+"""What planning sees: one immutable moment of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TypeVar, cast
+
+from madang.resources.endpoint import Endpoint
+from madang.resources.model import Model
+from madang.resources.place import Accelerator, Node
+from madang.resources.replica import Replica
+from madang.resources.resource import AnyResource, Reason, Ref
+from madang.resources.revision import Build, Revision
+from madang.resources.service import Service
+from madang.supervisor.protocol import Process
+
+T = TypeVar("T", bound=AnyResource)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What planning must know of an engine to place its replicas."""
+
+    name: str
+    """Also the name of the recipe that starts it."""
+    version: str
+    formats: frozenset[str]
+    """Formats of models it reads."""
+    accelerator_kinds: frozenset[str]
+    """Starts of accelerator kinds it runs on (`cpu`, `nvidia`)."""
+    overhead_bytes: int
+    """Memory beside weights and cache."""
+    weights_factor: float
+    """Memory of the weights per byte of file."""
+    slots: int
+    """Requests that one replica works on at once."""
+    context_tokens: int
+    """Context per replica unless the model has less."""
+    features: frozenset[str]
+    """`chat`, `completions`, `embeddings`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a running replica said when it was asked who it is."""
+
+    healthy: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was observed outside the store."""
+
+    nodes: frozenset[str] = frozenset()
+    """Names of the nodes whose supervisor answered."""
+    processes: Mapping[str, Process] = field(default_factory=dict)
+    """By uid, over all nodes."""
+    lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The last lines of processes that ended, by uid."""
+    probed: Mapping[tuple[str, int], Probed] = field(default_factory=dict)
+    """By (uid, epoch)."""
+    refused: Mapping[tuple[str, int], Reason] = field(default_factory=dict)
+    """Starts that the node refused, by (uid, epoch)."""
+    routed: frozenset[str] | None = frozenset()
+    """Uids that some live gateway still has in the table it serves; None: not known yet."""
+    inflight: Mapping[str, int] = field(default_factory=dict)
+    """Requests under way, by uid of the replica."""
+
+
+Kept = Mapping[str, Mapping[Ref, AnyResource]]
+"""Resources by kind, then by project and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The world at one moment. Nothing in it changes; `after` makes the next."""
+
+    now: float
+    """Unix seconds."""
+    term: int
+    kept: Kept
+    engines: Mapping[str, EngineFacts]
+    seen: Seen = Seen()
+
+    def all(self, kind: type[T]) -> Mapping[Ref, T]:
+        """Return every resource of one kind."""
+        return cast("Mapping[Ref, T]", self.kept.get(kind.kind, MappingProxyType({})))
+
+    def get(self, kind: type[T], ref: Ref) -> T | None:
+        """Return one resource, or None."""
+        return self.all(kind).get(ref)
+
+    @property
+    def services(self) -> Mapping[Ref, Service]:
+        """All services."""
+        return self.all(Service)
+
+    @property
+    def revisions(self) -> Mapping[Ref, Revision]:
+        """All revisions."""
+        return self.all(Revision)
+
+    @property
+    def replicas(self) -> Mapping[Ref, Replica]:
+        """All replicas."""
+        return self.all(Replica)
+
+    @property
+    def builds(self) -> Mapping[Ref, Build]:
+        """All builds."""
+        return self.all(Build)
+
+    @property
+    def models(self) -> Mapping[Ref, Model]:
+        """All models."""
+        return self.all(Model)
+
+    @property
+    def endpoints(self) -> Mapping[Ref, Endpoint]:
+        """All endpoints."""
+        return self.all(Endpoint)
+
+    @property
+    def nodes(self) -> Mapping[Ref, Node]:
+        """All nodes."""
+        return self.all(Node)
+
+    @property
+    def accelerators(self) -> Mapping[Ref, Accelerator]:
+        """All accelerators."""
+        return self.all(Accelerator)
+
+    def after(self, changed: Iterable[AnyResource], gone: Iterable[AnyResource] = ()) -> Snapshot:
+        """Return the snapshot in which these resources have changed or are gone."""
+        kept = dict(self.kept)
+        fresh: dict[str, dict[Ref, AnyResource]] = {}
+        for resource in changed:
+            own = fresh.setdefault(resource.kind, dict(kept.get(resource.kind, {})))
+            own[resource.ref] = resource
+        for resource in gone:
+            own = fresh.setdefault(resource.kind, dict(kept.get(resource.kind, {})))
+            own.pop(resource.ref, None)
+        kept.update(fresh)
+        return replace(self, kept=kept)

@@ -1,0 +1,150 @@
+"""What a revision and a service say of themselves, derived from their replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from madang.planning.action import Action, Verb
+from madang.planning.replicas import build_of
+from madang.planning.services import Household
+from madang.planning.snapshot import Snapshot
+from madang.planning.template import Unmet, pin
+from madang.resources.place import Node, NodePhase
+from madang.resources.replica import Replica, ReplicaPhase
+from madang.resources.resource import Reason
+from madang.resources.revision import Revision, RevisionPhase, Verdict
+from madang.resources.service import Service, ServicePhase
+
+P = ReplicaPhase
+S = ServicePhase
+
+
+def plan_nodes(snapshot: Snapshot) -> Iterator[Action]:
+    """Return a change for each node that came into sight or was lost from it."""
+    for _, node in sorted(snapshot.nodes.items()):
+        phase = NodePhase.READY if node.name in snapshot.seen.nodes else NodePhase.LOST
+        if phase is not node.status.phase:
+            said: Node = node.with_status(phase=phase, since=snapshot.now)
+            yield Action(Verb.STATUS_NODE, node, Reason(code=f"node.{phase}"), (said,))
+
+
+def plan_statuses(house: Household, snapshot: Snapshot) -> Iterator[Action]:
+    """Return the status changes of one service and its revisions; nothing if all is said."""
+    for revision in house.revisions:
+        yield from _revision(revision, house, snapshot)
+    yield from _service(house, snapshot)
+
+
+def _revision(revision: Revision, house: Household, snapshot: Snapshot) -> Iterator[Action]:
+    own = [r for r in house.replicas if r.spec.revision == revision.name]
+    phase, reason = _revision_phase(revision, house, own, snapshot)
+    if phase is revision.status.phase and reason == revision.status.reason:
+        return
+    said: Revision = revision.with_status(phase=phase, reason=reason, since=snapshot.now)
+    why = reason or Reason(code=f"revision.{phase}")
+    yield Action(Verb.STATUS_REVISION, revision, why, (said,))
+
+
+def _revision_phase(
+    revision: Revision, house: Household, own: list[Replica], snapshot: Snapshot
+) -> tuple[RevisionPhase, Reason | None]:
+    if revision is not house.newest:
+        retired = not own
+        return (RevisionPhase.RETIRED if retired else revision.status.phase), None
+    gate = next(
+        (r.status.reason for r in own if r.status.reason and r.status.reason.code == "gate.failed"),
+        None,
+    )
+    if gate and all(r.status.phase is P.FAILED for r in own):
+        return RevisionPhase.FAILED, gate
+    if any(r.status.phase is P.READY or _has_passed(r, snapshot) for r in own):
+        return RevisionPhase.SERVING, None
+    if revision.status.phase is RevisionPhase.SERVING:
+        return RevisionPhase.SERVING, None
+    return RevisionPhase.STARTING, None
+
+
+def _has_passed(replica: Replica, snapshot: Snapshot) -> bool:
+    build = build_of(replica, snapshot)
+    return build is not None and build.status.verdict is Verdict.PASSED
+
+
+def _service(house: Household, snapshot: Snapshot) -> Iterator[Action]:
+    service = house.service
+    said: dict[str, Any] = {"ready": sum(r.status.phase is P.READY for r in house.replicas)}
+    said |= _condition(house, snapshot)
+    status = service.status
+    if all(getattr(status, key) == value for key, value in said.items()):
+        return
+    before, after = status.reason, said["reason"]
+    moved = status.phase is not said["phase"] or (before is None) is not (after is None)
+    if moved or (before and after and before.code != after.code):
+        said["since"] = snapshot.now
+    changed: Service = service.with_status(**said)
+    why = said["reason"] or Reason(code=f"service.{changed.status.phase}")
+    yield Action(Verb.STATUS_SERVICE, service, why, (changed,))
+
+
+def _condition(house: Household, snapshot: Snapshot) -> dict[str, Any]:
+    """Return phase, reason and what goes with them."""
+    service = house.service
+    if service.deleted_at is not None:
+        return _say(S.STOPPING, Reason(code="service.being-deleted"))
+    if service.status.observed_generation != service.generation:
+        pinned = pin(service, snapshot)
+        if isinstance(pinned, Unmet):
+            serving = any(r.status.phase is P.READY for r in house.replicas)
+            phase = S.DEGRADED if serving else S.PENDING
+            return _say(phase, pinned.reason, pinned.blocked_by, fix=pinned.fix)
+    wanted, newest = service.spec.scale, house.newest
+    if wanted == 0 or newest is None:
+        return _say(S.READY if wanted == 0 else S.PENDING, None)
+    own = [r for r in house.replicas if r.spec.revision == newest.name]
+    if sum(r.status.phase is P.READY for r in own) >= wanted:
+        return _say(S.READY, None)
+    return _unready(house, own)
+
+
+_URGENCY = (P.FAILED, P.WAITING, P.BACKING_OFF, P.VERIFYING, P.STARTING)
+"""Which replica speaks for its service when not all are ready."""
+
+
+def _unready(house: Household, own: list[Replica]) -> dict[str, Any]:
+    """Let the replica with the most to say speak for the service."""
+    some_ready = any(r.status.phase is P.READY for r in house.replicas)
+    for phase in _URGENCY:
+        speaker = next((r for r in own if r.status.phase is phase), None)
+        if speaker is None:
+            continue
+        status = speaker.status
+        shown = S.DEGRADED if some_ready else _SHOWN[phase]
+        reason = status.reason or Reason(code=f"replica.{phase}")
+        blocked_by = status.blocked_by or f"replica/{speaker.name}"
+        return _say(shown, reason, blocked_by, status.next_try, status.smallest_fix)
+    return _say(S.DEGRADED if some_ready else S.STARTING, Reason(code="service.starting"))
+
+
+_SHOWN = {
+    P.FAILED: S.FAILED,
+    P.WAITING: S.PENDING,
+    P.BACKING_OFF: S.STARTING,
+    P.VERIFYING: S.VERIFYING,
+    P.STARTING: S.STARTING,
+}
+
+
+def _say(
+    phase: ServicePhase,
+    reason: Reason | None,
+    blocked_by: str = "",
+    next_try: float | None = None,
+    fix: Reason | None = None,
+) -> dict[str, Any]:
+    return {
+        "phase": phase,
+        "reason": reason,
+        "blocked_by": blocked_by,
+        "next_try": next_try,
+        "smallest_fix": fix,
+    }

@@ -1,0 +1,123 @@
+"""From what people wrote to what is served: a service's spec with everything pinned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from madang.planning.place import Demand
+from madang.planning.snapshot import EngineFacts, Snapshot
+from madang.resources.model import ModelVersion, split_model
+from madang.resources.resource import Reason, Ref
+from madang.resources.revision import Build, BuildSpec, BuildStatus, Revision, RevisionSpec
+from madang.resources.service import Service
+
+CONTEXT_TOKENS_MIN = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Unmet:
+    """Why no revision can be made of this service yet."""
+
+    reason: Reason
+    blocked_by: str = ""
+    fix: Reason | None = None
+
+
+def pin(service: Service, snapshot: Snapshot) -> RevisionSpec | Unmet:
+    """Resolve model, recipe, memory and gate; the number is the next one."""
+    name, number = split_model(service.spec.model)
+    model = snapshot.models.get(Ref(service.project, name))
+    version = model.version(number) if model else None
+    if version is None:
+        values: dict[str, str | int | float] = {"model": service.spec.model}
+        fix = Reason(code="model.fix-add", values={"model": name})
+        return Unmet(Reason(code="model.missing", values=values), f"model/{name}", fix)
+    engine = choose_engine(service.spec.recipe, version, snapshot.engines.values())
+    if engine is None:
+        return Unmet(
+            Reason(
+                code="recipe.missing",
+                values={
+                    "recipe": service.spec.recipe or "-",
+                    "format": version.format,
+                    "known": ", ".join(sorted(snapshot.engines)),
+                },
+            )
+        )
+    needs = service.spec.needs
+    context = context_of(version, engine)
+    return RevisionSpec(
+        service=service.name,
+        number=service.status.revisions + 1,
+        model=name,
+        model_version=version.number,
+        digest=version.digest,
+        recipe=engine.name,
+        needs=needs,
+        memory_bytes=needs.memory or -(-footprint_bytes(version, engine) // needs.count),
+        context_tokens=context,
+        slots=engine.slots,
+        gate=tuple(dict.fromkeys(("smoke", *service.spec.gate))),
+    )
+
+
+def choose_engine(
+    recipe: str, version: ModelVersion, engines: Iterable[EngineFacts]
+) -> EngineFacts | None:
+    """Return the engine that was asked for, or the first by name that reads the format."""
+    fitting = [e for e in engines if version.format in e.formats and recipe in {"", e.name}]
+    return min(fitting, key=lambda e: e.name, default=None)
+
+
+def context_of(version: ModelVersion, engine: EngineFacts) -> int:
+    """Return the context of one replica in tokens, over all its slots."""
+    trained = version.context_tokens or engine.context_tokens
+    return max(CONTEXT_TOKENS_MIN, min(engine.context_tokens, trained * engine.slots))
+
+
+def footprint_bytes(version: ModelVersion, engine: EngineFacts) -> int:
+    """Estimate the memory of one replica: weights, cache for the whole context, and the engine."""
+    weights = int(version.size_bytes * engine.weights_factor)
+    cache = version.kv_bytes_per_token * context_of(version, engine)
+    return weights + cache + engine.overhead_bytes
+
+
+def demand_of(revision: Revision, snapshot: Snapshot) -> Demand | None:
+    """Return what one replica of this revision asks for; None if its recipe has gone."""
+    spec = revision.spec
+    engine = snapshot.engines.get(spec.recipe)
+    if engine is None:
+        return None
+    model = snapshot.models.get(Ref(revision.project, spec.model))
+    version = model.version(spec.model_version) if model else None
+    least = footprint_bytes(version, engine) if version else spec.memory_bytes * spec.needs.count
+    return Demand(
+        kinds=engine.accelerator_kinds,
+        wanted_kind=spec.needs.accelerator,
+        count=spec.needs.count,
+        memory_bytes=spec.memory_bytes,
+        total_bytes_min=least,
+    )
+
+
+def same_template(one: RevisionSpec, other: RevisionSpec) -> bool:
+    """Tell whether two revisions would serve the same thing in the same way."""
+    return one.model_copy(update={"number": other.number}) == other
+
+
+def build_for(revision: Revision, accelerator: str, engine_version: str) -> Build:
+    """Return the (open) build that this revision is on this kind of accelerator."""
+    spec = revision.spec
+    build = BuildSpec(
+        digest=spec.digest,
+        engine=spec.recipe,
+        engine_version=engine_version,
+        accelerator=accelerator,
+        recipe=spec.recipe,
+        gate=spec.gate,
+    )
+    name = hashlib.sha256(build.model_dump_json().encode()).hexdigest()[:16]
+    uid = f"build-{name}-{hashlib.sha256(revision.project.encode()).hexdigest()[:8]}"
+    return Build(project=revision.project, name=name, uid=uid, spec=build, status=BuildStatus())

@@ -1,0 +1,199 @@
+"""The sockets in the wall: what the core needs from the world, and nothing of how it is done.
+
+Adapters live in `stores`, `launchers`, `accelerators`, `engines`, `registry` and `clocks`; `app`
+plugs them in. Each port has one contract suite in `tests/contracts`, run over every adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from madang.planning.snapshot import EngineFacts
+from madang.resources.event import Event
+from madang.resources.resource import AnyResource
+from madang.supervisor.protocol import LaunchPlan, Observation
+from madang.traffic.table import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One guarded write: it counts only if the stored version is still `resource.resource_version`.
+
+    A version of 0 means: must not exist. `gone` leaves a tombstone in the feed and frees the name.
+    """
+
+    resource: AnyResource
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotal:
+    """What one endpoint has been used for since its first request."""
+
+    project: str
+    endpoint: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+class Store(Protocol):
+    """Where state lives. Acknowledged means on disk."""
+
+    async def open(self) -> int:
+        """Make ready, migrate if needed (after a backup), and return this control's *term*.
+
+        MUST return a higher term each time, and raise `Unavailable` while another control holds
+        the same state, `Corrupt` for a state written by a newer version.
+        """
+
+    async def load(self) -> tuple[int, Sequence[AnyResource]]:
+        """Return the newest revision of the feed and every living resource."""
+
+    async def commit(
+        self, writes: Sequence[Write], events: Sequence[Event] = ()
+    ) -> Sequence[AnyResource]:
+        """Do all of it or none, durably, and return the resources as stored.
+
+        MUST stamp every resource of one commit with one new `resource_version`, higher than any
+        before, in commit order, and raise `Conflict` when any guard fails or a living resource
+        already has that kind, project and name.
+        """
+
+    async def changes(self, after: int, limit: int = 1000) -> Sequence[tuple[AnyResource, bool]]:
+        """Return what changed after that revision, in order, as (newest state, is gone)."""
+
+    async def events(
+        self, after: int = 0, limit: int = 1000, project: str | None = None
+    ) -> Sequence[Event]:
+        """Return events with a sequence number above `after`, oldest first."""
+
+    async def record_usage(self, records: Sequence[Usage]) -> Sequence[UsageTotal]:
+        """Keep usage records, skipping ids that are already kept.
+
+        Returns what has been used in all, these included, by project and endpoint.
+        """
+
+    async def backup(self, path: Path) -> None:
+        """Write a consistent copy of everything to a new file."""
+
+    async def close(self) -> None:
+        """Finish what was acknowledged and let go."""
+
+
+class Launcher(Protocol):
+    """Where LaunchPlans are carried out. Every order may be sent again: same uid, same epoch."""
+
+    async def observe(self, after: int, wait_s: float) -> Observation:
+        """Return every process there, at once if something changed after `after`.
+
+        MUST raise `Unavailable` when the place can't be seen; never an empty list instead.
+        """
+
+    async def start(self, plan: LaunchPlan) -> None:
+        """Start it, unless that uid already runs at this epoch."""
+
+    async def stop(self, uid: str, epoch: int, grace_s: float) -> None:
+        """Ask it to end, and make it end after `grace_s`; returns before it has ended."""
+
+    async def tail(self, uid: str, lines: int) -> Sequence[str]:
+        """Return the last lines it printed; empty for something unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One accelerator as a probe sees it."""
+
+    name: str
+    """Unique on its node: `cpu0`, `gpu3`."""
+    kind: str
+    """`cpu`, `nvidia/h100-80gb-hbm3`, …"""
+    memory_bytes: int
+    shared: bool
+    """True: several replicas may share it by memory; False: it is given whole."""
+    device: str = ""
+    """How a process is told to use it (an index or UUID for the visibility variable)."""
+    attributes: dict[str, str | int | float] = field(default_factory=dict)
+
+
+class Probe(Protocol):
+    """What a node has of one vendor's accelerators."""
+
+    def find(self) -> Sequence[Found]:
+        """Look, without side effects. Empty where there is none, or no driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What an engine is given when it starts one replica."""
+
+    uid: str
+    epoch: int
+    model_name: str
+    model_path: Path
+    context_tokens: int
+    slots: int
+    memory_bytes: int
+    cores: float
+    accelerators: tuple[str, ...]
+    devices: tuple[str, ...]
+    token: str
+    """The key the engine must ask of everybody; goes into the environment, never into argv."""
+
+
+class Engine(Protocol):
+    """What a replica is. Pure: the launcher does what `launch` returns."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What planning must know to place it."""
+
+    def launch(self, assignment: Assignment) -> LaunchPlan:
+        """Return how to start it.
+
+        The process MUST announce `{"url": …, "pid": …}` when ready, serve its model under `uid`
+        as the model's name, and answer only to `token`.
+        """
+
+    def metrics(self, text: str) -> dict[str, float]:
+        """Read the engine's own metrics into the common names, those it has.
+
+        running, waiting, prompt_tokens, cached_tokens, output_tokens.
+        """
+
+
+class Blobs(Protocol):
+    """Files by digest (`sha256:…`)."""
+
+    def add(self, source: Path) -> tuple[str, int]:
+        """Take a file in and return its digest and size in bytes; again is a no-op."""
+
+    def path(self, digest: str) -> Path:
+        """Return where it lies; raises `Unavailable` when it is gone or has changed size."""
+
+    def remove(self, digest: str) -> None:
+        """Let go of it; nothing happens when it is not there."""
+
+
+class Clock(Protocol):
+    """Time, passed in."""
+
+    def now(self) -> float:
+        """Wall-clock time, Unix seconds; may jump."""
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Give way for that long."""
+
+
+class Random(Protocol):
+    """Randomness, passed in."""
+
+    def token(self, byte_count: int) -> str:
+        """As many random bytes, in lowercase hex."""

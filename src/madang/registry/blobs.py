@@ -1,0 +1,152 @@
+"""Files by digest, left where they lie: a record says where, how big and as of when.
+
+Knows nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from madang.errors import Corrupt, Rejected, Unavailable
+
+CHUNK_BYTES = 4 << 20
+"""Read and hashed at a time; progress is told as often."""
+
+FILE_BYTES_MAX = 8 << 40
+"""No larger file is taken in."""
+
+RECORD_BYTES_MAX = 64 << 10
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+Progress = Callable[[int, int], None]
+"""(bytes done, bytes in all)."""
+
+
+def ignore_progress(_done: int, _total: int) -> None:
+    """For whom nobody waits."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file, and nothing that would wait or act; raises `Rejected`.
+
+    At the end raises `Unavailable` if the file has been written to meanwhile.
+    """
+    try:
+        entered = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - see `with`
+    except IsADirectoryError as error:
+        raise Rejected("model.source-not-a-file", str(path)) from error
+    except (OSError, ValueError) as error:
+        raise Rejected("model.source-unreadable", str(path), cause=str(error)) from error
+    with entered as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise Rejected("model.source-not-a-file", str(path))
+        if status.st_size > FILE_BYTES_MAX:
+            raise Rejected("model.source-too-large", str(path), limit=FILE_BYTES_MAX)
+        yield file
+        after = os.fstat(file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+            raise Unavailable("model.source-changing", str(path))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def digest_of(file: BinaryIO, progress: Progress = ignore_progress) -> str:
+    """Return `sha256:…` of an open file, as long as it is now."""
+    size = os.fstat(file.fileno()).st_size
+    seen = hashlib.sha256()
+    done = 0
+    file.seek(0)
+    while done < size and (chunk := file.read(min(CHUNK_BYTES, size - done))):
+        seen.update(chunk)
+        done += len(chunk)
+        progress(done, size)
+    return f"sha256:{seen.hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+    def fits(self, status: os.stat_result) -> bool:
+        return (self.size_bytes, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+
+class FileBlobs:
+    """`madang.ports.Blobs` over files that stay where they are."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, source: Path) -> tuple[str, int]:
+        """See `Blobs.add`. The file is not copied: keep it."""
+        with opened(source) as file:
+            status, digest = os.fstat(file.fileno()), digest_of(file)
+        self.refer(digest, source, status)
+        return digest, status.st_size
+
+    def refer(self, digest: str, source: Path, status: os.stat_result) -> None:
+        """Record that a file with that digest, as it was then, lies at `source`."""
+        record = _Record(str(source.resolve()), status.st_size, status.st_mtime_ns)
+        self._write(digest, record)
+
+    def path(self, digest: str) -> Path:
+        """See `Blobs.path`. Reads the whole file again when its time or size has changed."""
+        record = self._read(digest)
+        path = Path(record.path)
+        try:
+            if record.fits(path.stat()):
+                return path
+            with opened(path) as file:
+                status, found = os.fstat(file.fileno()), digest_of(file)
+        except (OSError, Rejected) as error:
+            raise Unavailable("blob.missing", digest, path=record.path) from error
+        if found != digest:
+            raise Unavailable("blob.changed", digest, path=record.path)
+        self.refer(digest, path, status)
+        return path
+
+    def remove(self, digest: str) -> None:
+        """See `Blobs.remove`. The file itself is not ours, and stays."""
+        if _DIGEST.fullmatch(digest):
+            self._place(digest).unlink(missing_ok=True)
+
+    def _place(self, digest: str) -> Path:
+        return self._folder / f"{digest.replace(':', '-')}.json"
+
+    def _read(self, digest: str) -> _Record:
+        if not _DIGEST.fullmatch(digest):
+            raise Unavailable("blob.missing", digest, path="")
+        try:
+            with self._place(digest).open("rb") as file:
+                return _Record(**json.loads(file.read(RECORD_BYTES_MAX)))
+        except FileNotFoundError as error:
+            raise Unavailable("blob.missing", digest, path="") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise Corrupt("blob.record-damaged", digest, cause=str(error)) from error
+
+    def _write(self, digest: str, record: _Record) -> None:
+        part = self._place(digest).with_suffix(f".{os.getpid()}.part")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with part.open("w") as file:
+                json.dump(asdict(record), file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(self._place(digest))
+        except OSError as error:
+            raise Unavailable("blob.write-failed", digest, cause=str(error)) from error

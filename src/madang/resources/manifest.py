@@ -1,0 +1,123 @@
+"""The brief YAML shape that people write, read into specs; every mistake is named with its fix."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from madang.errors import Rejected
+from madang.resources.kinds import KINDS, WRITABLE
+from madang.resources.resource import Frozen, Name, ProjectName, Ref
+from madang.resources.service import NOT_YET, NotYet
+
+_NAME = TypeAdapter(Name)
+_PROJECT = TypeAdapter(ProjectName)
+MANIFESTS_MAX = 1000
+"""How many objects one `apply` may bring."""
+
+
+class Manifest(NamedTuple):
+    """One object as somebody wants it."""
+
+    kind: str
+    ref: Ref
+    spec: Frozen
+
+    @property
+    def subject(self) -> str:
+        """kind/name, as messages say it."""
+        return f"{self.kind}/{self.ref.name}"
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """Return the known word most like this one, or the empty string.
+
+    >>> nearest("scal", ["model", "scale"])
+    'scale'
+    """
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), "")
+
+
+def read(document: object, project: str) -> Manifest:
+    """Read one document; `project` is where it lives unless it says so itself.
+
+    Raises `Rejected` with code `manifest.*`.
+    """
+    if not isinstance(document, dict):
+        raise Rejected("manifest.not-an-object", got=type(document).__name__)
+    body = {str(key): value for key, value in document.items()}
+    kind = str(body.pop("kind", ""))
+    if kind not in WRITABLE:
+        raise Rejected(
+            "manifest.unknown-kind", kind=kind, nearest=nearest(kind, WRITABLE) or WRITABLE[-1]
+        )
+    model = KINDS[kind]
+    written_name = body.pop("name", None)
+    subject = f"{kind}/{written_name}"
+    home = _valid(_PROJECT, body.pop("project", project), "project", subject)
+    if kind == "project":
+        home, written_name = _project_home(written_name, subject)
+    name = _valid(_NAME, written_name, "name", subject)
+    ref = Ref(home if model.scoped else "", name)
+    if model.scoped and not home:
+        raise Rejected("manifest.no-project", subject)
+    return Manifest(kind, ref, _spec(model.model_fields["spec"].annotation, body, subject))
+
+
+def _project_home(written: object, subject: str) -> tuple[str, object]:
+    """Split a project's written name: it is stored under its full name, inside itself."""
+    full: str = _valid(_PROJECT, written, "name", subject)
+    if not full:
+        raise Rejected("manifest.value", subject, key="name", cause="organization/project")
+    return full, full.partition("/")[2]
+
+
+def _spec(model: Any, body: dict[str, Any], subject: str) -> Frozen:
+    for key in body:
+        if key in NOT_YET and key not in model.model_fields:
+            raise Rejected("manifest.not-yet", subject, key=key, cause="")
+    try:
+        spec: Frozen = model.model_validate(body)
+    except ValidationError as error:
+        raise _named(error, model, subject) from error
+    return spec
+
+
+def _valid(adapter: TypeAdapter[str], value: object, key: str, subject: str) -> str:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise Rejected("manifest.value", subject, key=key, cause=_cause(error)) from error
+
+
+def _cause(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return first["msg"].removeprefix("Value error, ")
+
+
+def _named(error: ValidationError, model: Any, subject: str) -> Rejected:
+    """Turn the first complaint into a sentence about one key."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_beside(model, first["loc"][:-1])
+        return Rejected(
+            "manifest.unknown-key", subject, key=key,
+            nearest=nearest(str(first["loc"][-1]), known), known=", ".join(known),
+        )  # fmt: skip
+    if first["type"] == "missing":
+        return Rejected("manifest.missing-key", subject, key=key)
+    if isinstance(first.get("ctx", {}).get("error"), NotYet):
+        return Rejected("manifest.not-yet", subject, key=key, cause=_cause(error))
+    return Rejected("manifest.value", subject, key=key, cause=_cause(error))
+
+
+def _keys_beside(model: Any, path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not hasattr(field.annotation, "model_fields"):
+            return []
+        model = field.annotation
+    return sorted(model.model_fields)

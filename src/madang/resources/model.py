@@ -1,0 +1,69 @@
+"""model: weights that can be served, in numbered versions that never change."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from madang.resources.resource import Frozen, Resource
+
+
+class ModelSpec(Frozen):
+    """Where its newest version came from."""
+
+    source: str = Field(min_length=1, max_length=4096)
+    """`file:///…` or a local path; `hf://` and `s3://` are not served yet."""
+
+
+class ModelVersion(Frozen):
+    """One immutable set of files, known by digest; what `inspect` read from it."""
+
+    number: int
+    digest: str
+    """`sha256:…` of the file."""
+    source: str
+    size_bytes: int
+    format: str
+    """`gguf` or `fake`."""
+    architecture: str = ""
+    parameters: int = 0
+    context_tokens: int = 0
+    """Trained context; 0 where the file does not say."""
+    kv_bytes_per_token: int = 0
+    licence: str = ""
+    chat_template: bool = False
+    imported_at: float = 0.0
+
+
+class ModelStatus(Frozen):
+    """Its versions, oldest first."""
+
+    versions: tuple[ModelVersion, ...] = ()
+
+
+class Model(Resource[ModelSpec, ModelStatus]):
+    """Weights under a name; `name` means the newest version, `name@2` the second."""
+
+    kind: ClassVar[str] = "model"
+
+    def version(self, number: int | None = None) -> ModelVersion | None:
+        """Return that version, or the newest; None where there is none."""
+        versions = self.status.versions
+        if number is None:
+            return versions[-1] if versions else None
+        return next((v for v in versions if v.number == number), None)
+
+
+def split_model(written: str) -> tuple[str, int | None]:
+    """Split `name` or `name@version`; raises ValueError for a version that is no number.
+
+    >>> split_model("qwen@2"), split_model("qwen")
+    (('qwen', 2), ('qwen', None))
+    """
+    name, at, version = written.partition("@")
+    if not at:
+        return name, None
+    if not version.isascii() or not version.isdigit() or len(version) > 9:
+        raise ValueError(f"{written!r}: a version is a number, as in {name}@1")
+    return name, int(version)

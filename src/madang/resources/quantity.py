@@ -1,0 +1,63 @@
+"""Quantities as people write them: `80GB`, `10m`. Sizes are decimal, as on the card's box."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_SIZES = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+_TIMES = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+SIZE_BYTES_MAX = 10**18
+
+
+def size_bytes(written: str | int | float) -> int:
+    """Read a size in bytes.
+
+    >>> size_bytes("80GB"), size_bytes("1.5 GiB"), size_bytes(512)
+    (80000000000, 1610612736, 512)
+    """
+    match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,6})?)\s*([A-Za-z]{1,3})?", str(written).strip())
+    unit = (match.group(2) or "B").upper() if match else ""
+    if not match or isinstance(written, bool) or unit not in _SIZES:
+        raise ValueError(f"{written!r} is not a size; write it as 80GB or 512MB")
+    exact = isinstance(written, int)  # a float would change what was stored above 2^53
+    size = int(written) if exact else int(float(match.group(1)) * _SIZES[unit])
+    if size > SIZE_BYTES_MAX:
+        raise ValueError(f"{written!r} is more than {SIZE_BYTES_MAX} bytes")
+    return size
+
+
+def duration_s(written: str | float) -> float:
+    """Read a duration in seconds.
+
+    >>> duration_s("10m"), duration_s("800ms"), duration_s(5)
+    (600.0, 0.8, 5.0)
+    """
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)?", str(written).strip())
+    if not match or isinstance(written, bool):
+        raise ValueError(f"{written!r} is not a duration; write it as 10m or 800ms")
+    return float(match.group(1)) * _TIMES[match.group(2) or "s"]
+
+
+def written_size(size: int) -> str:
+    """Write a size as people do.
+
+    >>> written_size(98362432), written_size(80_000_000_000)
+    ('98.4MB', '80GB')
+    """
+    for unit in ("TB", "GB", "MB", "KB"):
+        if size >= _SIZES[unit]:
+            return f"{round(size / _SIZES[unit], 1):g}{unit}"
+    return f"{size}B"
+
+
+Size = Annotated[int, BeforeValidator(size_bytes)]
+"""A field in bytes that people may write as `80GB`."""
+
+Duration = Annotated[float, BeforeValidator(duration_s)]
+"""A field in seconds that people may write as `10m`."""

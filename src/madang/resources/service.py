@@ -1,0 +1,102 @@
+"""service: what people want served. Its revisions, builds and replicas follow from it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from madang.resources.model import split_model
+from madang.resources.quantity import Size
+from madang.resources.resource import Condition, Frozen, Name, Resource, canonical
+
+REPLICAS_MAX = 10_000
+
+
+class NotYet(ValueError):
+    """A key of the design whose capability has not been built yet."""
+
+
+def _check_model(written: str) -> str:
+    if "://" in written:
+        raise NotYet(f"{written!r}: import it first, with: madang model add NAME SOURCE")
+    split_model(written)
+    return written
+
+
+def _check_scale(written: object) -> object:
+    if isinstance(written, dict) or (isinstance(written, str) and ".." in written):
+        raise NotYet("a range (0..4) is not served yet; write a number, as in scale: 2")
+    return written
+
+
+def _check_gate(checks: tuple[str, ...]) -> tuple[str, ...]:
+    for check in checks:
+        if check != "smoke":
+            raise NotYet(f"the check {check!r} is not served yet; smoke is")
+    return checks
+
+
+class Needs(Frozen):
+    """What one replica asks of the accelerators it gets."""
+
+    memory: Size | None = None
+    """Bytes on each accelerator; None: worked out from the model."""
+    count: int = Field(default=1, ge=1, le=64)
+    accelerator: str = Field(default="", max_length=64)
+    """A kind or the start of one (`nvidia`, `cpu`); empty: any that the recipe can use."""
+
+
+class ServiceSpec(Frozen):
+    """What is served, with what, how often, and what it must pass first."""
+
+    model: Annotated[
+        str, BeforeValidator(canonical), Field(min_length=1, max_length=128),
+        AfterValidator(_check_model),
+    ]  # fmt: skip
+    needs: Needs = Needs()
+    scale: Annotated[int, BeforeValidator(_check_scale), Field(ge=0, le=REPLICAS_MAX)] = 1
+    gate: Annotated[tuple[str, ...], AfterValidator(_check_gate)] = ("smoke",)
+    recipe: str = Field(default="", max_length=64)
+    """How it is started; empty: the first that can read the model's format."""
+
+
+NOT_YET = frozenset({"rollout", "variants"})
+"""Keys of the design that are refused with "not yet" instead of "unknown"."""
+
+
+class ServicePhase(StrEnum):
+    """Where a service is, as its user sees it.
+
+    pending -> starting -> verifying -> ready <-> degraded; any -> failed; any -> stopping.
+    """
+
+    PENDING = "pending"
+    STARTING = "starting"
+    VERIFYING = "verifying"
+    READY = "ready"
+    DEGRADED = "degraded"
+    """Some replicas are ready, fewer than wanted, or a newer revision does not come up."""
+    FAILED = "failed"
+    STOPPING = "stopping"
+
+
+class ServiceStatus(Condition):
+    """What control has made of it."""
+
+    phase: ServicePhase = ServicePhase.PENDING
+    observed_generation: int = 0
+    revision: Name | None = None
+    """The newest revision."""
+    revisions: int = 0
+    """How many revisions were ever made; numbers the next."""
+    replicas: int = 0
+    """How many replicas were ever made; names the next."""
+    ready: int = 0
+
+
+class Service(Resource[ServiceSpec, ServiceStatus]):
+    """Something that answers on an endpoint."""
+
+    kind: ClassVar[str] = "service"

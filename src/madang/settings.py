@@ -1,0 +1,136 @@
+"""Every setting, with its unit, default and bound; and where in the home each thing lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from madang.errors import Rejected
+
+PORT_DEFAULT = 7070
+"""The control API's port; the gateway takes the next one."""
+
+BODY_BYTES_MAX = 4 << 20
+"""Largest request body that the control API and the gateway read."""
+
+TURN_SECONDS_MAX = 5.0
+"""The slow loop looks at the world at least this often."""
+
+STALE_TABLE_S = 5.0
+"""A gateway answers 401 to an unknown key only while its route table is fresher than this."""
+
+GATEWAY_LEASE_S = 10.0
+"""A gateway that has not asked for this long no longer holds back a replica's stop."""
+
+DRAIN_S = 30.0
+"""How long a replica may finish its requests once no gateway sends it new ones."""
+
+LOG_RING_BYTES = 4 << 20
+"""Size of each of the two files that keep a process's output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The one directory that holds all state; several homes may live on one machine."""
+
+    path: Path
+
+    @property
+    def state(self) -> Path:
+        """The store's database."""
+        return self.path / "state.db"
+
+    @property
+    def admin_key(self) -> Path:
+        """The first operator's key, mode 600."""
+        return self.path / "admin.key"
+
+    @property
+    def secret(self) -> Path:
+        """What engine tokens are derived from, mode 600."""
+        return self.path / "secret.key"
+
+    @property
+    def listen(self) -> Path:
+        """Host and port chosen by the last `up`."""
+        return self.path / "listen.json"
+
+    @property
+    def sockets(self) -> Path:
+        """UNIX sockets of supervisor and control."""
+        return self.path / "run"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        """Held by the supervisor for life: decides who starts."""
+        return self.path / "supervisor.lock"
+
+    @property
+    def control_lock(self) -> Path:
+        """Held by control for life: one control per home."""
+        return self.path / "control.lock"
+
+    @property
+    def up_lock(self) -> Path:
+        """Held by an `up` or `down` while it works: they take turns."""
+        return self.path / "up.lock"
+
+    @property
+    def boot(self) -> Path:
+        """The LaunchPlans that the supervisor starts with."""
+        return self.sockets / "boot.json"
+
+    @property
+    def first_run(self) -> Path:
+        """There once the first model and service were made; never made twice."""
+        return self.path / "first-run.json"
+
+    @property
+    def logs(self) -> Path:
+        """One ring of two files per process."""
+        return self.path / "logs"
+
+    @property
+    def blobs(self) -> Path:
+        """Imported files, by digest."""
+        return self.path / "blobs"
+
+    @property
+    def backups(self) -> Path:
+        """Copies of the store taken before each migration."""
+        return self.path / "backups"
+
+    @property
+    def gateway(self) -> Path:
+        """The gateway's route table and usage spool."""
+        return self.path / "gateway"
+
+
+def home(given: str | None = None, environ: Mapping[str, str] = os.environ) -> Home:
+    """Choose the home: the option, else MADANG_HOME, else the user's state directory.
+
+    >>> home(None, {"MADANG_HOME": "/srv/madang"}).state
+    PosixPath('/srv/madang/state.db')
+    """
+    chosen = given or environ.get("MADANG_HOME")
+    if chosen:
+        return Home(Path(chosen).expanduser().absolute())
+    base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Home(Path(base) / "madang")
+
+
+def port(text: str | int) -> int:
+    """Read a port that leaves room for the gateway's; 0 lets the machine choose both.
+
+    >>> port("7070")
+    7070
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number != 0 and not 1 <= number <= 65534:
+        raise Rejected("setting.port", port=str(text))
+    return number

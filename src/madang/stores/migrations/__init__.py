@@ -1,0 +1,27 @@
+"""From an older state to this one. Alembic is loaded only when there is something to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Connection, update
+
+from madang.stores.tables import alembic_version
+
+SCRIPTS = Path(__file__).parent
+VERSIONS: tuple[str, ...] = ("0001",)
+"""Every version of the tables there ever was, oldest first; the last is `tables.metadata`."""
+
+
+def upgrade(connection: Connection, found: str | None, scripts: Path = SCRIPTS) -> None:
+    """Carry out every migration after `found` (None: from nothing), in the open transaction."""
+    from alembic.operations import Operations  # noqa: PLC0415 - seldom needed, and heavy
+    from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    steps = list(ScriptDirectory(str(scripts)).iterate_revisions("head", found or "base"))
+    with Operations.context(MigrationContext.configure(connection)):
+        for step in reversed(steps):
+            step.module.upgrade()
+    if found and steps:
+        connection.execute(update(alembic_version), {"version_num": steps[0].revision})

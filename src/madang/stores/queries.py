@@ -1,0 +1,177 @@
+"""What is asked of the tables, over one open connection. Knows no particular database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, func, insert, select, true, update
+from sqlalchemy.exc import IntegrityError
+
+from madang.errors import Conflict, Rejected
+from madang.ports import UsageTotal
+from madang.resources.event import Event
+from madang.resources.resource import AnyResource
+from madang.stores.rows import event_from, resource_from
+from madang.stores.tables import events, meta, resources, usage, usage_totals
+
+PRUNE_STEP = 1_000
+"""At most this many rows of one table are pruned with one transaction."""
+
+USAGE_STEP = 500
+"""This many usage ids are looked up at once; below every database's limit of parameters."""
+
+_GUARD = ("kind", "project", "name", "uid")
+Row = dict[str, Any]
+
+
+def newest_revision(connection: Connection) -> int:
+    """Return the version of the last commit that wrote a resource; 0 before the first."""
+    return connection.scalar(select(func.max(resources.c.resource_version))) or 0
+
+
+def write(connection: Connection, row: Row, planned: int, version: int, *, gone: bool) -> None:
+    """Store one resource if it still has the `planned` version; raises `Conflict`."""
+    subject = f"{row['kind']}/{row['name']}"
+    fresh = {**row, "resource_version": version, "gone": gone}
+    if planned == 0 and not gone:
+        try:
+            connection.execute(insert(resources), fresh)
+        except IntegrityError as error:
+            raise Conflict("store.name-taken", subject, project=row["project"]) from error
+        return
+    guarded = [resources.c[column] == row[column] for column in _GUARD]
+    kept = resources.c.gone != true()
+    changed = connection.execute(
+        update(resources).where(*guarded, resources.c.resource_version == planned, kept),
+        fresh,
+    )
+    if changed.rowcount != 1:
+        raise Conflict("store.stale", subject, version=planned)
+
+
+def add_events(connection: Connection, rows: Sequence[Row]) -> None:
+    """Append events, in this order."""
+    for row in rows:
+        connection.execute(insert(events), row)
+
+
+def living(connection: Connection) -> list[AnyResource]:
+    """Return every resource that is not gone, oldest change first."""
+    query = select(resources).where(resources.c.gone != true())
+    ordered = query.order_by(resources.c.resource_version, resources.c.id)
+    return [resource_from(row) for row in connection.execute(ordered)]
+
+
+def changes(connection: Connection, after: int, limit: int) -> list[tuple[AnyResource, bool]]:
+    """Return what changed after that revision; whole commits only, so that none is torn.
+
+    Raises `Rejected` when tombstones after that revision have been pruned; 0 is always good.
+    """
+    pruned = read_meta(connection, "pruned")
+    if 0 < after < pruned:
+        raise Rejected("store.feed-pruned", after=after, pruned=pruned)
+    last = _last_version(connection, after, limit)
+    query = select(resources).where(
+        resources.c.resource_version > after, resources.c.resource_version <= last
+    )
+    ordered = query.order_by(resources.c.resource_version, resources.c.id)
+    return [(resource_from(row), row.gone) for row in connection.execute(ordered)]
+
+
+def _last_version(connection: Connection, after: int, limit: int) -> int:
+    """Return the version up to which whole commits fit in the limit, at least one commit."""
+    version = resources.c.resource_version
+    query = select(version).where(version > after).order_by(version).limit(limit + 1)
+    found: Sequence[int] = connection.scalars(query).all()
+    if len(found) <= limit:
+        return found[-1] if found else after
+    whole = [each for each in found if each < found[-1]]
+    return whole[-1] if whole else found[0]
+
+
+def events_after(
+    connection: Connection, after: int, limit: int, project: str | None
+) -> list[Event]:
+    """Return events numbered above `after`, oldest first."""
+    query: Select[Any] = select(events).where(events.c.seq > after)
+    if project is not None:
+        query = query.where(events.c.project == project)
+    return [
+        event_from(row) for row in connection.execute(query.order_by(events.c.seq).limit(limit))
+    ]
+
+
+def keep_usage(connection: Connection, rows: Sequence[Row]) -> None:
+    """Keep records whose id is not kept yet, the first of each, and add them to the totals."""
+    unique = {row["id"]: row for row in reversed(rows)}
+    ids = list(unique)
+    for start in range(0, len(ids), USAGE_STEP):
+        asked = ids[start : start + USAGE_STEP]
+        for known in connection.scalars(select(usage.c.id).where(usage.c.id.in_(asked))):
+            del unique[known]
+    if unique:
+        connection.execute(insert(usage), list(unique.values()))
+    for (project, endpoint), added in _summed(unique.values()).items():
+        _add_to_total(connection, {"project": project, "endpoint": endpoint}, added)
+
+
+_SUMS = ("prompt_tokens", "cached_tokens", "output_tokens")
+
+
+def _summed(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, int]]:
+    sums: dict[tuple[str, str], dict[str, int]] = {}
+    for row in rows:
+        zero = dict.fromkeys(("requests", *_SUMS), 0)
+        total = sums.setdefault((row["project"], row["endpoint"]), zero)
+        total["requests"] += 1
+        for name in _SUMS:
+            total[name] += row[name]
+    return sums
+
+
+def _add_to_total(connection: Connection, key: Row, added: dict[str, int]) -> None:
+    columns = usage_totals.c
+    own = [columns[name] == value for name, value in key.items()]
+    grown = {name: columns[name] + value for name, value in added.items()}
+    if connection.execute(update(usage_totals).where(*own).values(grown)).rowcount == 0:
+        connection.execute(insert(usage_totals), {**key, **added})
+
+
+def totals(connection: Connection) -> list[UsageTotal]:
+    """Return what each endpoint has been used for."""
+    query = select(usage_totals).order_by(usage_totals.c.project, usage_totals.c.endpoint)
+    return [UsageTotal(*row) for row in connection.execute(query)]
+
+
+def read_meta(connection: Connection, name: str) -> int:
+    """Return a number kept beside the tables; 0 where it was never written."""
+    return connection.scalar(select(meta.c.value).where(meta.c.name == name)) or 0
+
+
+def write_meta(connection: Connection, name: str, value: int) -> None:
+    """Keep a number beside the tables."""
+    changed = connection.execute(update(meta).where(meta.c.name == name), {"value": value})
+    if changed.rowcount == 0:
+        connection.execute(insert(meta), {"name": name, "value": value})
+
+
+def prune_tombstones(connection: Connection, kept: int) -> None:
+    """Let go of the oldest tombstones above that number, a step at a time."""
+    gone = resources.c.gone == true()
+    count = connection.scalar(select(func.count()).select_from(resources).where(gone)) or 0
+    if count <= kept:
+        return
+    columns = select(resources.c.id, resources.c.resource_version)
+    oldest = columns.where(gone).order_by(resources.c.resource_version, resources.c.id)
+    doomed = connection.execute(oldest.limit(min(count - kept, PRUNE_STEP))).all()
+    connection.execute(delete(resources).where(resources.c.id.in_([row.id for row in doomed])))
+    write_meta(connection, "pruned", doomed[-1].resource_version)
+
+
+def prune_events(connection: Connection, kept: int) -> None:
+    """Let go of the oldest events above that number, a step at a time."""
+    newest = connection.scalar(select(func.max(events.c.seq))) or 0
+    oldest = select(events.c.seq).where(events.c.seq <= newest - kept)
+    doomed = oldest.order_by(events.c.seq).limit(PRUNE_STEP)
+    connection.execute(delete(events).where(events.c.seq.in_(doomed)))

@@ -1,0 +1,67 @@
+"""Values to rows and back. A row that cannot be read is `Corrupt`, never left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from pydantic_core import from_json, to_json
+from sqlalchemy import Row
+
+from madang.errors import Corrupt
+from madang.resources.event import Event
+from madang.resources.kinds import KINDS
+from madang.resources.resource import AnyResource
+from madang.traffic.table import Usage
+
+_COLUMNS = ("project", "name", "uid", "generation", "created_at", "deleted_at")
+
+
+def json_text(value: object) -> str:
+    """Write JSON that keeps infinities; a model itself would write null, and not read it."""
+    return to_json(value, inf_nan_mode="constants").decode()
+
+
+def resource_row(resource: AnyResource) -> dict[str, Any]:
+    """Return the row of a resource, without its version."""
+    return {
+        "kind": resource.kind,
+        **{column: getattr(resource, column) for column in _COLUMNS},
+        "spec": json_text(resource.spec.model_dump()),
+        "status": json_text(resource.status.model_dump()),
+    }
+
+
+def resource_from(row: Row[Any]) -> AnyResource:
+    """Read a resource; raises `Corrupt` when the row does not hold one."""
+    body = row._asdict()
+    kind = body.pop("kind")
+    del body["id"], body["gone"]
+    subject = f"{kind}/{row.name}"
+    if kind not in KINDS:
+        raise Corrupt("store.unreadable", subject, cause="unknown kind")
+    try:
+        body["spec"], body["status"] = from_json(row.spec), from_json(row.status)
+        return KINDS[kind].model_validate(body)
+    except ValueError as error:
+        raise Corrupt("store.unreadable", subject, cause=str(error)) from error
+
+
+def event_row(event: Event) -> dict[str, Any]:
+    """Return the row of an event; the database numbers it."""
+    row = event.model_dump(exclude={"seq", "values"})
+    return {**row, "values": json_text(event.values)}
+
+
+def event_from(row: Row[Any]) -> Event:
+    """Read an event; raises `Corrupt` when the row does not hold one."""
+    body = row._asdict()
+    try:
+        return Event.model_validate({**body, "values": from_json(body["values"])})
+    except ValueError as error:
+        raise Corrupt("store.unreadable", f"event/{row.seq}", cause=str(error)) from error
+
+
+def usage_row(record: Usage) -> dict[str, Any]:
+    """Return the row of a usage record."""
+    return msgspec.structs.asdict(record)

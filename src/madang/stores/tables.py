@@ -1,0 +1,113 @@
+"""The tables, as every database has them. Whoever changes them adds a migration."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+    true,
+)
+
+metadata = MetaData()
+
+_Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+resources = Table(
+    "resources",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("uid", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("resource_version", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("deleted_at", Float),
+    Column("spec", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("gone", Boolean, nullable=False),
+)
+"""One row per resource that lives, and one tombstone (`gone`) per resource that did."""
+
+_living = resources.c.gone == false()
+_gone = resources.c.gone == true()
+Index(
+    "resources_living",
+    resources.c.kind,
+    resources.c.project,
+    resources.c.name,
+    unique=True,
+    sqlite_where=_living,
+    postgresql_where=_living,
+)
+Index("resources_feed", resources.c.resource_version)
+Index("resources_gone", resources.c.resource_version, sqlite_where=_gone, postgresql_where=_gone)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", _Serial, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("uid", Text, nullable=False),
+    Column("values", Text, nullable=False),
+)
+Index("events_of_project", events.c.project, events.c.seq)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("replica", Text, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("duration_s", Float, nullable=False),
+    Column("first_token_s", Float),
+    Column("estimated", Boolean, nullable=False),
+)
+"""What was used is money: kept until somebody settles it, never pruned here."""
+
+usage_totals = Table(
+    "usage_totals",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("endpoint", Text, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+)
+"""Sums over `usage`, kept in the same transaction."""
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+"""`term`: how often control has opened this state. `pruned`: the newest tombstone let go."""
+
+alembic_version = Table(
+    "alembic_version", metadata, Column("version_num", String(32), primary_key=True)
+)
+"""One row: the migration that these tables correspond to."""

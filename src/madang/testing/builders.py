@@ -1,0 +1,83 @@
+"""Small worlds for tests: nodes, models and services with the fields that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from madang.planning.snapshot import EngineFacts, Seen, Snapshot
+from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion
+from madang.resources.place import (
+    Accelerator,
+    AcceleratorSpec,
+    Node,
+    NodePhase,
+    NodeSpec,
+    NodeStatus,
+)
+from madang.resources.resource import AnyResource, Ref
+from madang.resources.service import Service, ServiceSpec, ServiceStatus
+from madang.resources.tenancy import Empty
+
+PROJECT = "acme/lab"
+GB = 10**9
+
+FAKE = EngineFacts(
+    name="fake",
+    version="1",
+    formats=frozenset({"fake"}),
+    accelerator_kinds=frozenset({"cpu", "nvidia"}),
+    overhead_bytes=0,
+    weights_factor=1.0,
+    slots=4,
+    context_tokens=4096,
+    features=frozenset({"chat", "completions", "embeddings"}),
+)
+
+
+def node(name: str, *, cards: int = 1, kind: str = "nvidia/h100", memory_gb: int = 80,
+         shared: bool = False) -> list[AnyResource]:  # fmt: skip
+    """Return a node that is in sight, with its accelerators."""
+    status = NodeStatus(phase=NodePhase.READY, cores=16, memory_bytes=256 * GB)
+    made: list[AnyResource] = [
+        Node(name=name, uid=f"node-{name}", spec=NodeSpec(pool="default"), status=status)
+    ]
+    for index in range(cards):
+        spec = AcceleratorSpec(
+            node=name, accelerator=kind, memory_bytes=memory_gb * GB, shared=shared,
+            device=str(index),
+        )  # fmt: skip
+        card = f"{name}-{index}"
+        made.append(Accelerator(name=card, uid=f"accelerator-{card}", spec=spec, status=Empty()))
+    return made
+
+
+def model(name: str = "tiny", *, size_gb: float = 1.0, project: str = PROJECT) -> Model:
+    """Return a model of the fake engine with one version."""
+    version = ModelVersion(
+        number=1, digest="sha256:" + name.encode().hex().ljust(64, "0")[:64], source="file:///x",
+        size_bytes=int(size_gb * GB), format="fake", context_tokens=4096,
+    )  # fmt: skip
+    return Model(
+        project=project, name=name, uid=f"model-{name}", spec=ModelSpec(source="file:///x"),
+        status=ModelStatus(versions=(version,)),
+    )  # fmt: skip
+
+
+def service(name: str = "bot", *, project: str = PROJECT, **spec: object) -> Service:
+    """Return a service as somebody has just applied it."""
+    written = ServiceSpec.model_validate({"model": "tiny", **spec})
+    return Service(
+        project=project, name=name, uid=f"service-{name}", spec=written, status=ServiceStatus()
+    )
+
+
+def snapshot(*resources: AnyResource | Iterable[AnyResource], now: float = 1000.0,
+             term: int = 1) -> Snapshot:  # fmt: skip
+    """Return a snapshot of these, in which every node is in sight and nothing runs."""
+    kept: dict[str, dict[Ref, AnyResource]] = {}
+    for given in resources:
+        for resource in (given,) if isinstance(given, Node | Model | Service) else given:
+            assert not isinstance(resource, tuple)
+            kept.setdefault(resource.kind, {})[resource.ref] = resource
+    nodes = frozenset(ref.name for ref in kept.get("node", {}))
+    return Snapshot(now=now, term=term, kept=kept, engines={"fake": FAKE}, seen=Seen(nodes=nodes))

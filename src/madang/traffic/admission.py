@@ -1,0 +1,102 @@
+"""Who may call what: one route table, indexed for the questions that every request asks."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from msgspec import json
+
+from madang.traffic.doors import Head
+from madang.traffic.refusal import Refusal, invalid, unavailable
+from madang.traffic.requests import Kind
+from madang.traffic.table import Endpoint, Key, RouteTable
+
+NAMES_SHOWN_MAX = 20
+"""A refusal lists at most this many models."""
+CALLERS = {"operator", "member"}
+"""The roles that may use models; the others only look."""
+
+_DOOR_NAMES = {"chat": "chat completions", "completions": "completions", "embeddings": "embeddings"}
+
+
+class Directory:
+    """A route table with its indexes. Built once per table, then only read."""
+
+    def __init__(self, table: RouteTable) -> None:
+        self.table = table
+        self._endpoints = {(each.project, each.name): each for each in table.endpoints}
+
+    def identify(self, head: Head, at: float, stale: bool) -> Key | Refusal:
+        """Find the key; `at` is Unix seconds, `stale` says that control was not heard lately."""
+        scheme, _, secret = (head.authorization or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not secret.strip():
+            return _unknown_key("Send your key as 'Authorization: Bearer KEY'.")
+        key = self.table.keys.get(sha256(secret.strip()).hexdigest())
+        if key is None and stale:
+            message = "The key is not known here yet, and control can't be asked."
+            return unavailable(message, "key_unverified")
+        if key is None:
+            return _unknown_key("The key is not known.")
+        if key.expires_at is not None and key.expires_at <= at:
+            return _unknown_key("The key has expired.")
+        return key
+
+    def resolve(self, key: Key, model: str, kind: Kind) -> Endpoint | Refusal:
+        """Find the endpoint that a key means by a model's name, ready to be called."""
+        if key.role not in CALLERS:
+            message = f"The role '{key.role}' may look at models, not use them."
+            return Refusal(403, "role_too_low", message)
+        endpoint = self.find(key, model)
+        if isinstance(endpoint, Refusal):
+            return endpoint
+        if kind not in endpoint.features:
+            message = f"The model '{model}' does not offer {_DOOR_NAMES[kind]}."
+            return invalid(message, "model", "unsupported_by_model")
+        if not endpoint.targets:
+            why = endpoint.waiting or "no replica is ready"
+            return unavailable(f"The model '{model}' can't answer now: {why}", "model_not_ready")
+        return endpoint
+
+    def find(self, key: Key, model: str) -> Endpoint | Refusal:
+        """Look up NAME in the key's project, or PROJECT/NAME; another project's is absent."""
+        project, _, name = model.rpartition("/")
+        allowed = not project or project == key.project or key.role == "operator"
+        found = self._endpoints.get((project or key.project, name)) if allowed else None
+        if found is not None:
+            return found
+        names = sorted(self._visible(key))
+        shown = ", ".join(names[:NAMES_SHOWN_MAX]) + (", …" if len(names) > NAMES_SHOWN_MAX else "")
+        there = f"There are: {shown}." if names else "It has none yet."
+        message = f"The model '{model[:256]}' does not exist in project '{key.project}'. {there}"
+        return Refusal(404, "model_not_found", message, "model")
+
+    def _visible(self, key: Key) -> dict[str, Endpoint]:
+        """Return every endpoint that this key may see, by the name it would call it."""
+        seen = {}
+        for (project, name), endpoint in self._endpoints.items():
+            if project == key.project:
+                seen[name] = endpoint
+            elif key.role == "operator":
+                seen[f"{project}/{name}"] = endpoint
+        return seen
+
+    def models(self, key: Key) -> bytes:
+        """Write the list of models in the OpenAI shape."""
+        cards = [_card(name, endpoint) for name, endpoint in self._visible(key).items()]
+        return json.encode({"object": "list", "data": cards})
+
+    def model(self, key: Key, name: str) -> bytes | Refusal:
+        """Write one model in the OpenAI shape."""
+        found = self.find(key, name)
+        return found if isinstance(found, Refusal) else json.encode(_card(name, found))
+
+
+def _card(name: str, endpoint: Endpoint) -> dict[str, str | int | bool]:
+    """Describe one model; the last two are ours, and clients pass over them."""
+    card: dict[str, str | int | bool] = {"id": name, "object": "model", "created": 0}
+    card |= {"owned_by": endpoint.project, "context_tokens": endpoint.context_tokens}
+    return card | {"ready": bool(endpoint.targets)}
+
+
+def _unknown_key(message: str) -> Refusal:
+    return Refusal(401, "invalid_api_key", message)

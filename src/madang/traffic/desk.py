@@ -1,0 +1,103 @@
+"""The one desk of a gateway process: the table it serves, how fresh that is, and who may pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+
+from msgspec import json
+
+from madang.traffic import doors
+from madang.traffic.admission import Directory
+from madang.traffic.doors import Head
+from madang.traffic.exchange import Admitted, Exchange
+from madang.traffic.limits import Limits
+from madang.traffic.refusal import Refusal, unavailable
+from madang.traffic.requests import Kind, read
+from madang.traffic.route import Router
+from madang.traffic.table import Key, Pull, RouteTable
+
+
+class Desk:
+    """All that requests share. Times are seconds that only go forward, unless named otherwise."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._directory = Directory(RouteTable(version=0))
+        self._loaded = False
+        self._heard_at = -inf
+        self._router = Router(limits)
+        self._open = 0
+
+    @property
+    def version(self) -> int:
+        """Version of the table that is served; 0 before the first."""
+        return self._directory.table.version
+
+    @property
+    def open(self) -> int:
+        """Requests in hand."""
+        return self._open
+
+    def wants(self, table: RouteTable) -> bool:
+        """Tell whether a table replaces the one that is served."""
+        return not self._loaded or table.version > self.version
+
+    def take(self, table: RouteTable) -> None:
+        """Serve this table from now on; requests under way end by the one they began with."""
+        self._directory = Directory(table)
+        self._loaded = True
+        self._router.keep(target for each in table.endpoints for target in each.targets)
+
+    def hear(self, now: float) -> None:
+        """Note that control has answered."""
+        self._heard_at = now
+
+    def pull(self, gateway: str, wait_s: float) -> Pull:
+        """Write the request for the next table, which acknowledges this one."""
+        return Pull(gateway, self.version, self._router.inflight, wait_s)
+
+    def enter(
+        self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]
+    ) -> Head | Refusal:
+        """Let a request in as far as its head allows; each entry needs a `leave`."""
+        self._open += 1
+        if self._open > self.limits.requests_max:
+            return unavailable("This gateway has its hands full.", "overloaded")
+        return doors.open_door(method, path, headers, self.limits.body_bytes_max)
+
+    def leave(self) -> None:
+        """Note that a request is finished, however it went."""
+        self._open -= 1
+
+    def identify(self, head: Head, at: float, now: float) -> Key | Refusal:
+        """Find out whose request it is; `at` is Unix seconds."""
+        stale = now - self._heard_at > self.limits.stale_table_s
+        return self._directory.identify(head, at, stale)
+
+    def look(self, head: Head, key: Key) -> bytes | Refusal:
+        """Answer a question about models."""
+        if head.door == "models":
+            return self._directory.models(key)
+        return self._directory.model(key, head.model)
+
+    def health(self, now: float) -> bytes | Refusal:
+        """Answer a health check: fit to serve with any table, however old."""
+        if not self._loaded:
+            return unavailable("No route table yet.", "no_table")
+        heard = None if self._heard_at == -inf else round(now - self._heard_at, 3)
+        return json.encode({"status": "ok", "table": self.version, "control_heard_s_ago": heard})
+
+    def admit(
+        self, request_id: str, key: Key, kind: Kind, body: bytes, now: float
+    ) -> Exchange | Refusal:
+        """Check a whole request and open its exchange."""
+        request = read(kind, body)
+        if isinstance(request, Refusal):
+            return request
+        endpoint = self._directory.resolve(key, request.model, kind)
+        if isinstance(endpoint, Refusal):
+            return endpoint
+        return Exchange(
+            Admitted(request_id, key, endpoint, request), self._router, self.limits, now
+        )

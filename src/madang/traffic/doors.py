@@ -1,0 +1,98 @@
+"""The gateway's front: which paths and methods exist, and what a head may say.
+
+Knows nothing of keys or models: a request passes here before anybody asks who sent it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from msgspec import Struct
+
+from madang.traffic.refusal import Refusal
+from madang.traffic.requests import Kind
+
+Door = Kind | Literal["models", "model", "health"]
+
+_DOORS: dict[str, tuple[str, Door]] = {
+    "/v1/chat/completions": ("POST", "chat"),
+    "/v1/completions": ("POST", "completions"),
+    "/v1/embeddings": ("POST", "embeddings"),
+    "/v1/models": ("GET", "models"),
+    "/healthz": ("GET", "health"),
+}
+_MODEL = "/v1/models/"
+_A_MODEL: Door = "model"
+_ONCE = {b"authorization", b"content-length", b"content-encoding", b"transfer-encoding", b"host"}
+
+
+class Head(Struct, frozen=True):
+    """What counts of a request's head."""
+
+    door: Door
+    model: str = ""
+    """Only for the door `model`."""
+    authorization: bytes | None = None
+    length: int | None = None
+    """Bytes of the body; None when it comes in chunks."""
+
+
+def open_door(
+    method: str, path: str, headers: Iterable[tuple[bytes, bytes]], body_bytes_max: int
+) -> Head | Refusal:
+    """Find what is asked for, and refuse what could be read in two ways."""
+    found = ("GET", _A_MODEL) if path.startswith(_MODEL) else _DOORS.get(path)
+    if found is None:
+        return Refusal(404, "unknown_url", f"There is no {path[:256]} here.")
+    allow, door = found
+    if method != allow:
+        message = f"{path[:256]} takes {allow}, not {method}."
+        return Refusal(405, "method_not_allowed", message, allow=allow)
+    kept = _keep(headers)
+    if isinstance(kept, Refusal):
+        return kept
+    length = _length(kept, body_bytes_max)
+    if isinstance(length, Refusal):
+        return length
+    return Head(door, path[len(_MODEL) :], kept.get(b"authorization"), length)
+
+
+def _keep(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | Refusal:
+    """Keep the few headers that mean something here; each may come once."""
+    kept: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name == b"upgrade":
+            return _ambiguous("Upgrades are not available here.")
+        if name in _ONCE:
+            if name in kept:
+                return _ambiguous(f"The header {name.decode()} came twice.")
+            kept[name] = value
+    return kept
+
+
+def _length(kept: dict[bytes, bytes], body_bytes_max: int) -> int | Refusal | None:
+    """Return the body's length, None for chunks; what has neither has no body."""
+    if kept.get(b"content-encoding", b"identity") != b"identity":
+        return Refusal(
+            415, "unsupported_encoding", "Send the body uncompressed.", "Content-Encoding"
+        )
+    chunked = kept.get(b"transfer-encoding")
+    if chunked is not None:
+        if chunked.lower() != b"chunked" or b"content-length" in kept:
+            return _ambiguous("The only transfer-encoding here is 'chunked', and without a length.")
+        return None
+    digits = kept.get(b"content-length", b"0")
+    if not digits.isdigit() or len(digits) > 18:
+        return _ambiguous("The content-length is not a number.")
+    return too_large(body_bytes_max) if int(digits) > body_bytes_max else int(digits)
+
+
+def _ambiguous(message: str) -> Refusal:
+    return Refusal(400, "ambiguous_request", message, close=True)
+
+
+def too_large(body_bytes_max: int) -> Refusal:
+    """The body is over its bound."""
+    message = f"The body is larger than {body_bytes_max} bytes."
+    return Refusal(413, "body_too_large", message, close=True)

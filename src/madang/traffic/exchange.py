@@ -1,0 +1,224 @@
+"""One request on its way: which replica, whose turn, what to pass on, what it used.
+
+The gateway asks and tells; every decision between "admitted" and "accounted for" is here. Times
+are seconds that only go forward, except where Unix seconds are named.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from madang.traffic.limits import Limits
+from madang.traffic.refusal import Refusal, from_engine, unavailable
+from madang.traffic.requests import Request
+from madang.traffic.route import Router
+from madang.traffic.stream import EventStream
+from madang.traffic.table import Endpoint, Key, Target, Usage
+from madang.traffic.usage import Tokens, is_object, tokens_in
+
+Fault = Literal["refused", "lost", "busy"]
+"""No connection; a connection that ended without an answer; an engine that said 503."""
+
+ATTEMPTS_MAX = 2
+CLIENT_LEFT = 499
+"""The status recorded, never sent, when the client did not wait."""
+
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+}
+ENGINE_DIED = Refusal(502, "engine_lost", "The model's engine stopped in mid-answer.")
+ENGINE_SILENT = Refusal(504, "engine_silent", "The model's engine did not answer in time.")
+ANSWER_TOO_LARGE = Refusal(502, "answer_too_large", "The model's answer is over the bound.")
+STOPPING = unavailable("This gateway is stopping.", "gateway_stopping")
+
+
+class Admitted(Struct, frozen=True):
+    """A request that may be served."""
+
+    id: str
+    key: Key
+    endpoint: Endpoint
+    request: Request
+
+
+class Exchange:
+    """The state of one admitted request."""
+
+    def __init__(self, admitted: Admitted, router: Router, limits: Limits, now: float) -> None:
+        self._admitted = admitted
+        self._request = admitted.request
+        self._router = router
+        self._limits = limits
+        self._began = now
+        self._attempts = 0
+        self._blamed = False
+        self._target: Target | None = None
+        self._replica = ""
+        self._engine_status = 0
+        self._first_byte_s: float | None = None
+        self._events = EventStream(self._request.wants_usage, limits.event_bytes_max)
+        self._body = bytearray()
+        self._tokens: Tokens | None = None
+        self.deadline = now + limits.first_byte_s
+        """When whoever has to act next has taken too long."""
+        self.client_turn = False
+        """True while that is the client, who has to take what it was sent."""
+
+    @property
+    def id(self) -> str:
+        """What the answer, the engine's log and the usage record have in common."""
+        return self._admitted.id
+
+    def choose(self, now: float) -> Target | Refusal:
+        """Pick the replica to ask; the refusal when there is none."""
+        return self._choose(now, without="")
+
+    def _choose(self, now: float, without: str) -> Target | Refusal:
+        targets = self._admitted.endpoint.targets
+        target = self._router.take(targets, now, without)
+        if target is None:
+            wait_s = max(1, round(self._router.wait_s(targets, now)))
+            message = f"No replica of '{self._request.model}' can be reached now."
+            return unavailable(message, "no_replica", wait_s)
+        self._attempts += 1
+        self._target, self._replica = target, target.uid
+        self.deadline = now + self._limits.first_byte_s
+        return target
+
+    def upstream(self, target: Target) -> tuple[str, bytes]:
+        """Return the address and body to send to a replica."""
+        return target.url + PATHS[self._request.kind], self._request.encode(target.uid)
+
+    def failed(self, fault: Fault, now: float) -> Target | Refusal:
+        """Note that the chosen replica gave no answer; pick another, once.
+
+        A connection that just ended may be an idle one closed as we wrote, so that replica is not
+        blamed at once and may be asked again. One request blames at most one replica, unless no
+        connection came about: a request that kills engines must not close the door for all.
+        """
+        target = self._let_go()
+        if fault == "refused":
+            self._router.blame(target, now)
+        elif fault == "busy" or self._attempts == ATTEMPTS_MAX:
+            self._blame(target, now)
+        if self._attempts == ATTEMPTS_MAX:
+            message = f"The replicas of '{self._request.model}' gave no answer."
+            return unavailable(message, "no_answer")
+        other = self._choose(now, without=target.uid)
+        return self._choose(now, "") if fault == "lost" and isinstance(other, Refusal) else other
+
+    def _blame(self, target: Target, now: float) -> None:
+        if not self._blamed:
+            self._router.blame(target, now)
+        self._blamed = True
+
+    def _let_go(self) -> Target:
+        target, self._target = self._target, None
+        assert target is not None, "no replica was chosen"
+        self._router.give_back(target)
+        return target
+
+    def answers(self, status: int, now: float) -> bool:
+        """Take the head of an answer; False when it is none, and another replica may be asked."""
+        if status == 503:
+            return False
+        if status < 500 and self._target:
+            self._router.praise(self._target)
+        self._engine_status = status
+        self.deadline = now + self._limits.first_byte_s
+        return True
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the answer is a stream; only after `answers`."""
+        return self._request.stream and self._engine_status == 200
+
+    def engine_turn(self, now: float) -> None:
+        """Note that the client took all, and the engine is to go on."""
+        self.client_turn = False
+        done = self._events.done
+        self.deadline = now + (self._limits.linger_s if done else self._limits.gap_s)
+
+    def feed(self, data: bytes, now: float) -> bytes | Refusal:
+        """Take a piece of a stream; return what the client is to get of it."""
+        self._note_first_byte(now)
+        try:
+            passed = self._events.feed(data)
+        except OverflowError:
+            return ANSWER_TOO_LARGE
+        self.client_turn = bool(passed)
+        self.deadline = now + (self._limits.client_s if passed else self._limits.gap_s)
+        return self._rename(passed)
+
+    def ended(self) -> Refusal | None:
+        """Tell whether a stream that has ended was whole."""
+        return None if self._events.done else ENGINE_DIED
+
+    def collect(self, data: bytes, now: float) -> Refusal | None:
+        """Take a piece of an answer that is no stream."""
+        self._note_first_byte(now)
+        self._body += data
+        self.deadline = now + self._limits.gap_s
+        return ANSWER_TOO_LARGE if len(self._body) > self._limits.answer_bytes_max else None
+
+    def answer(self, now: float) -> bytes | Refusal:
+        """Return the collected answer, ready for the client, whose turn it is now."""
+        self.client_turn = True
+        self.deadline = now + self._limits.client_s
+        body = bytes(self._body)
+        if self._engine_status != 200:
+            return from_engine(self._engine_status, body)
+        self._tokens, _ = tokens_in(body)
+        if self._tokens is None and not is_object(body):
+            return Refusal(502, "engine_failed", "The model's engine sent no valid answer.")
+        return self._rename(body)
+
+    def _note_first_byte(self, now: float) -> None:
+        if self._first_byte_s is None:
+            self._first_byte_s = now - self._began
+
+    def _rename(self, data: bytes) -> bytes:
+        """Say the model's name as the application knows it; a replica's uid is ours alone.
+
+        A quote inside a JSON string is escaped, so this never touches what a model wrote.
+        """
+        for space in ("", " "):
+            said = f'"model":{space}"{self._replica}"'.encode()
+            data = data.replace(said, f'"model":{space}"{self._request.model}"'.encode())
+        return data
+
+    def silent(self, now: float) -> Refusal | None:
+        """Note that the engine let its deadline pass; None if all had been said by then."""
+        if self._target and self._first_byte_s is None:
+            self._blame(self._target, now)
+        return None if self._events.done else ENGINE_SILENT
+
+    def settle(self, status: int, now: float, at: float) -> Usage | None:
+        """Close the account; None when no replica was ever asked. `at` is Unix seconds."""
+        if self._target:
+            self._let_go()
+        if not self._replica:
+            return None
+        tokens = self._events.tokens or self._tokens
+        served = self._first_byte_s is not None and self._engine_status == 200
+        guess = Tokens(self._request.prompt_tokens if served else 0, 0, self._events.pieces)
+        counted = tokens or guess
+        return Usage(
+            id=self._admitted.id,
+            at=at,
+            key=self._admitted.key.name,
+            project=self._admitted.endpoint.project,
+            endpoint=self._admitted.endpoint.name,
+            replica=self._replica,
+            prompt_tokens=counted.prompt,
+            cached_tokens=counted.cached,
+            output_tokens=counted.output,
+            status=status,
+            duration_s=now - self._began,
+            first_token_s=self._first_byte_s,
+            estimated=tokens is None and served,
+        )

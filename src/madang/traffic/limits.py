@@ -1,0 +1,36 @@
+"""Every bound that a request meets in the gateway, with its unit; tests and settings may differ."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """The bounds of one gateway process."""
+
+    requests_max: int = 1000
+    """Requests in hand at once; one more is refused with 503."""
+    body_bytes_max: int = 4 << 20
+    """Largest request body."""
+    body_s: float = 60.0
+    """Time for a request body to arrive in full."""
+    answer_bytes_max: int = 64 << 20
+    """Largest answer that is not a stream: 2,048 embeddings fit."""
+    event_bytes_max: int = 1 << 20
+    """Largest single event of a stream."""
+    connect_s: float = 2.0
+    """Time for an engine to take a connection."""
+    first_byte_s: float = 300.0
+    """Time for an engine to begin its answer: a long prompt on a slow device."""
+    gap_s: float = 120.0
+    """Longest silence of an engine in the middle of its answer."""
+    linger_s: float = 1.0
+    """Time for an engine to end its answer once it has said that this was all."""
+    client_s: float = 120.0
+    """Longest time for a client to take what it was sent."""
+    stale_table_s: float = 5.0
+    """An unknown key is called unknown only while control has been heard within this time."""
+    out_s: float = 1.0
+    """How long a failing target is left alone at first; doubled at each further failure."""
+    out_s_max: float = 30.0
+    """And at most."""

@@ -1,0 +1,72 @@
+"""A stream on its way through: whole events only, with the usage read as it passes.
+
+Bytes in, bytes out. An event ends with a blank line; half an event is held back, because an
+error glued to half an event can't be read by any client.
+"""
+
+from __future__ import annotations
+
+import re
+
+from madang.traffic.usage import Tokens, tokens_in
+
+_HAS_USAGE = re.compile(rb'"usage":\s*\{')
+_DONE = re.compile(rb"^data: ?\[DONE\]\r?\n\r?\n", re.MULTILINE)
+_DATA = re.compile(rb"^data:", re.MULTILINE)
+_BLANKS = (b"\n\n", b"\r\n\r\n")
+_BLANK = re.compile(rb"\r?\n\r?\n")
+
+
+class EventStream:
+    """The events of one answer."""
+
+    def __init__(self, wants_usage: bool, event_bytes_max: int) -> None:
+        self._wants_usage = wants_usage
+        self._event_bytes_max = event_bytes_max
+        self._held = b""
+        self.tokens: Tokens | None = None
+        self.pieces = 0
+        """`data:` lines passed on, without the last: about one token each."""
+        self.done = False
+        """The engine has said that this was all; what comes after it is dropped."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what the engine sent; return what may go on to the client.
+
+        Raises OverflowError for an event over the bound.
+        """
+        if self.done:
+            return b""
+        whole = self._split(data)
+        if _HAS_USAGE.search(whole):
+            whole = self._read_usage(whole)
+        if b"[DONE]" in whole and (done := _DONE.search(whole)):
+            self.done = True
+            self.pieces -= 1
+            whole = whole[: done.end()]
+        self.pieces += len(_DATA.findall(whole))
+        return whole
+
+    def _split(self, data: bytes) -> bytes:
+        """Return the whole events so far and hold back the rest."""
+        if self._held:
+            data = self._held + data
+        if data.endswith(b"\n\n"):
+            self._held = b""
+            return data
+        end = max(data.rfind(blank) + len(blank) if blank in data else 0 for blank in _BLANKS)
+        self._held = data[end:]
+        if len(self._held) > self._event_bytes_max:
+            raise OverflowError
+        return data[:end]
+
+    def _read_usage(self, whole: bytes) -> bytes:
+        """Note the usage; cut the event that holds nothing else, unless it was asked for."""
+        kept, start = [], 0
+        for blank in _BLANK.finditer(whole):
+            event, start = whole[start : blank.end()], blank.end()
+            tokens, alone = tokens_in(event.partition(b"data:")[2])
+            self.tokens = tokens or self.tokens
+            if self._wants_usage or not (tokens and alone):
+                kept.append(event)
+        return b"".join(kept)

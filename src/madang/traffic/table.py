@@ -1,0 +1,85 @@
+"""The route table: all that a gateway needs to serve, in one immutable, versioned value.
+
+Control makes it, gateways pull it, write it to disk and serve from it with control down.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Target(Struct, frozen=True):
+    """One ready replica."""
+
+    uid: str
+    epoch: int
+    url: str
+    """Root of the engine, without a path."""
+    token: str
+    """The engine's own key: engines answer nobody but their gateway and their gate."""
+    slots: int = 1
+    """How many requests it works on at once."""
+
+
+class Endpoint(Struct, frozen=True):
+    """A name that applications call, and where its requests may go."""
+
+    project: str
+    name: str
+    model: str
+    """The name under which the engine knows what it serves."""
+    targets: tuple[Target, ...]
+    context_tokens: int
+    features: frozenset[str] = frozenset({"chat", "completions", "embeddings"})
+    waiting: str = ""
+    """Why it has no target, in English; empty while it has one."""
+
+
+class Key(Struct, frozen=True):
+    """One api key, known by its digest only."""
+
+    name: str
+    project: str
+    role: str
+    expires_at: float | None = None
+    """Unix seconds."""
+
+
+class RouteTable(Struct, frozen=True):
+    """What gateways serve. A table with a higher version replaces one with a lower."""
+
+    version: int
+    endpoints: tuple[Endpoint, ...] = ()
+    keys: dict[str, Key] = {}
+    """By SHA-256 of the key, in hex."""
+
+
+class Pull(Struct, frozen=True):
+    """What a gateway says when it asks for the next table."""
+
+    gateway: str
+    """The uid of its process."""
+    serving: int
+    """Version of the table it serves now: the acknowledgement."""
+    inflight: dict[str, int] = {}
+    """Requests under way, by the uid of the replica."""
+    wait_s: float = 2.0
+
+
+class Usage(Struct, frozen=True):
+    """What one request used; `id` makes a second delivery harmless."""
+
+    id: str
+    at: float
+    key: str
+    project: str
+    endpoint: str
+    replica: str
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    status: int
+    duration_s: float
+    first_token_s: float | None = None
+    estimated: bool = False
+    """True when the engine gave no usage and the tokens were counted as they passed."""

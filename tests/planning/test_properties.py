@@ -1,0 +1,136 @@
+"""What holds in every world, however it came about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from madang.planning.action import assume
+from madang.planning.fleet import Memo
+from madang.planning.plan import plan
+from madang.resources.replica import HOLDING
+from madang.resources.resource import Ref
+from madang.testing.builders import PROJECT, model, node, service, snapshot
+from madang.testing.paper import Paper
+
+NAMES = st.sampled_from(["a", "b", "c"])
+
+
+class World(RuleBasedStateMachine):
+    """People, hardware and time do what they like; control turns now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paper = Paper(
+            snapshot(
+                node("gpu", cards=2, memory_gb=80),
+                node("mix", cards=2, kind="nvidia/l40s", memory_gb=48),
+                node("box", cards=1, kind="cpu", memory_gb=64, shared=True),
+                model(size_gb=4), model("big", size_gb=70),
+            )
+        )  # fmt: skip
+        self.epochs: dict[str, int] = {}
+
+    @rule(name=NAMES, scale=st.integers(0, 4), kind=st.sampled_from(["", "cpu", "nvidia"]),
+          weights=st.sampled_from(["tiny", "big", "none"]))  # fmt: skip
+    def apply(self, name: str, scale: int, kind: str, weights: str) -> None:
+        wanted = service(name, scale=scale, model=weights, needs={"accelerator": kind})
+        known = self.paper.snapshot.services.get(wanted.ref)
+        if known is None:
+            self.paper.put(wanted)
+        elif known.deleted_at is None and known.spec != wanted.spec:
+            again = {"spec": wanted.spec, "generation": known.generation + 1}
+            self.paper.put(known.model_copy(update=again))
+
+    @rule(name=NAMES)
+    def delete(self, name: str) -> None:
+        known = self.paper.snapshot.services.get(Ref(PROJECT, name))
+        if known and known.deleted_at is None:
+            self.paper.put(known.model_copy(update={"deleted_at": self.paper.now}))
+
+    @precondition(lambda self: self.paper.snapshot.seen.processes)
+    @rule(data=st.data(), code=st.sampled_from([-9, 1, 0]))
+    def kill(self, data: st.DataObject, code: int) -> None:
+        uids = sorted(self.paper.snapshot.seen.processes)
+        self.paper.kill(data.draw(st.sampled_from(uids)), code)
+
+    @rule(name=st.sampled_from(["gpu", "mix", "box"]), lost=st.booleans())
+    def sight(self, name: str, lost: bool) -> None:
+        (self.paper.lose if lost else self.paper.find)(name)
+
+    @precondition(lambda self: self.paper.snapshot.replicas)
+    @rule(data=st.data())
+    def deafen(self, data: st.DataObject) -> None:
+        uids = sorted(r.uid for r in self.paper.snapshot.replicas.values())
+        self.paper.deaf ^= {data.draw(st.sampled_from(uids))}
+
+    @rule(passes=st.booleans())
+    def judge(self, passes: bool) -> None:
+        self.paper.passes = passes
+
+    @rule(known=st.booleans(), data=st.data())
+    def route(self, known: bool, data: st.DataObject) -> None:
+        uids = sorted(r.uid for r in self.paper.snapshot.replicas.values())
+        routed = frozenset(data.draw(st.lists(st.sampled_from(uids), max_size=3)) if uids else ())
+        seen = replace(self.paper.snapshot.seen, routed=routed if known else None)
+        self.paper.snapshot = replace(self.paper.snapshot, seen=seen)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 7.0, 120.0, 900.0]))
+    def wait(self, seconds: float) -> None:
+        self.paper.wait(seconds)
+
+    @rule()
+    def turn(self) -> None:
+        self.paper.turn()
+
+    @invariant()
+    def nothing_is_left_to_plan_once_a_plan_is_assumed(self) -> None:
+        now = self.paper.snapshot
+        assert plan(assume(now, plan(now))).actions == ()
+
+    @invariant()
+    def the_same_snapshot_gives_the_same_plan_with_any_memo_in_any_order(self) -> None:
+        now = self.paper.snapshot
+        turned = {k: dict(reversed(list(v.items()))) for k, v in reversed(list(now.kept.items()))}
+        one, other = plan(now, self.paper.memo), plan(replace(now, kept=turned), Memo())
+        assert one == other
+
+    @invariant()
+    def no_accelerator_is_given_twice(self) -> None:
+        held: dict[str, list[int]] = {}
+        for replica in self.paper.snapshot.replicas.values():
+            for name in replica.status.accelerators:
+                held.setdefault(name, []).append(replica.status.memory_bytes)
+            if replica.status.phase in HOLDING:
+                assert replica.status.accelerators or replica.status.epoch == 0
+        for name, sizes in held.items():
+            card = self.paper.snapshot.accelerators[Ref("", name)].spec
+            assert sum(sizes) <= card.memory_bytes
+            assert card.shared or len(sizes) == 1
+
+    @invariant()
+    def epochs_only_grow(self) -> None:
+        for replica in self.paper.snapshot.replicas.values():
+            assert replica.status.epoch >= self.epochs.get(replica.uid, 0)
+            self.epochs[replica.uid] = replica.status.epoch
+
+    def teardown(self) -> None:
+        """Left alone in an ideal world, it becomes quiet."""
+        paper = self.paper
+        paper.deaf.clear()
+        paper.passes = True
+        for name in ("gpu", "mix", "box"):
+            paper.find(name)
+        seen = replace(paper.snapshot.seen, routed=frozenset())
+        paper.snapshot = replace(paper.snapshot, seen=seen)
+        assert paper.settle() < 400
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip

@@ -65,7 +65,11 @@ class Store(Protocol):
         """
 
     async def changes(self, after: int, limit: int = 1000) -> Sequence[tuple[AnyResource, bool]]:
-        """Return what changed after that revision, in order, as (newest state, is gone)."""
+        """Return what changed after that revision, in order, as (newest state, is gone).
+
+        MUST end between two commits, if need be above `limit`, and raise `Rejected` with code
+        `store.feed-pruned` when what went after that revision is no longer known; 0 always works.
+        """
 
     async def events(
         self, after: int = 0, limit: int = 1000, project: str | None = None

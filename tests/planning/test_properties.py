@@ -33,6 +33,7 @@ class World(RuleBasedStateMachine):
             )
         )  # fmt: skip
         self.epochs: dict[str, int] = {}
+        self.made = 0
 
     @rule(name=NAMES, scale=st.integers(0, 4), kind=st.sampled_from(["", "cpu", "nvidia"]),
           weights=st.sampled_from(["tiny", "big", "none"]))  # fmt: skip
@@ -40,7 +41,8 @@ class World(RuleBasedStateMachine):
         wanted = service(name, scale=scale, model=weights, needs={"accelerator": kind})
         known = self.paper.snapshot.services.get(wanted.ref)
         if known is None:
-            self.paper.put(wanted)
+            self.made += 1
+            self.paper.put(wanted.model_copy(update={"uid": f"service-{name}-{self.made}"}))
         elif known.deleted_at is None and known.spec != wanted.spec:
             again = {"spec": wanted.spec, "generation": known.generation + 1}
             self.paper.put(known.model_copy(update=again))
@@ -105,7 +107,7 @@ class World(RuleBasedStateMachine):
             for name in replica.status.accelerators:
                 held.setdefault(name, []).append(replica.status.memory_bytes)
             if replica.status.phase in HOLDING:
-                assert replica.status.accelerators or replica.status.epoch == 0
+                assert replica.status.accelerators
         for name, sizes in held.items():
             card = self.paper.snapshot.accelerators[Ref("", name)].spec
             assert sum(sizes) <= card.memory_bytes
@@ -127,6 +129,8 @@ class World(RuleBasedStateMachine):
         seen = replace(paper.snapshot.seen, routed=frozenset())
         paper.snapshot = replace(paper.snapshot, seen=seen)
         assert paper.settle() < 400
+        running = set(paper.snapshot.seen.processes)
+        assert running <= {r.uid for r in paper.snapshot.replicas.values()}, "nothing leaks"
 
 
 TestWorld = World.TestCase

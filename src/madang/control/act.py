@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from madang.control.observe import Observer
 from madang.control.world import World
 from madang.errors import Rejected, Unavailable
-from madang.planning.action import Action, RunGate, Start, Stop
+from madang.planning.action import Action, Plan, RunGate, Start, Stop
 from madang.planning.replicas import STOP_GRACE_S
 from madang.ports import Assignment, Blobs, Engine, Launcher
 from madang.resources.event import Event
@@ -50,10 +50,10 @@ class Hands:
         self.tools = tools
         self._gates: dict[Ref, asyncio.Task[None]] = {}
 
-    async def carry_out(self, actions: Sequence[Action]) -> None:
-        """Do what the actions ask for; a node that can't be reached is left for the next turn."""
+    async def carry_out(self, planned: Plan) -> None:
+        """Do what the plan asks for; a node that can't be reached is left for the next turn."""
         unreachable: set[str] = set()
-        for action in actions:
+        for action in planned.effects():
             try:
                 await self._do(action, unreachable)
             except Unavailable as error:
@@ -83,7 +83,8 @@ class Hands:
         if replica is None or replica.status.node in unreachable:
             return
         try:
-            plan = self._launch_plan(replica)
+            # In a thread: a file that has changed is read again from end to end.
+            plan = await asyncio.to_thread(self._launch_plan, replica)
             await self.tools.launchers[replica.status.node].start(plan)
         except Rejected as error:
             reason = Reason(code=error.code, values=error.values)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from madang.control.world import World
 from madang.errors import Conflict, Forbidden, NotFound, Rejected, Value
@@ -30,6 +30,10 @@ Progress = Callable[[int, int], None]
 Import = Callable[[str, Progress], ModelVersion]
 """(source, progress) -> what was read, with number 0. Blocks, in a thread."""
 
+T = TypeVar("T")
+
+ATTEMPTS_MAX = 8
+"""How often a person's write is tried against a world that keeps changing."""
 IMPORTS_MAX = 2
 """Models read at the same time."""
 KEY_BYTES = 32
@@ -77,9 +81,24 @@ class Intake:
         if len(documents) > MANIFESTS_MAX:
             raise Rejected("manifest.too-many", count=len(documents), limit=MANIFESTS_MAX)
         manifests = [read(document, project) for document in documents]
-        snapshot = self.world.snapshot(self.seen())
         for manifest in manifests:
             self._allow(who, manifest)
+        return await self._again(lambda: self._apply(who, manifests, dry_run=dry_run))
+
+    async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try once more from the newest state while control writes statuses in between."""
+        for _ in range(ATTEMPTS_MAX - 1):
+            try:
+                return await attempt()
+            except Conflict as error:
+                if error.code != "store.stale":
+                    raise
+        return await attempt()
+
+    async def _apply(
+        self, who: Principal, manifests: Sequence[Manifest], *, dry_run: bool
+    ) -> Applied:
+        snapshot = self.world.snapshot(self.seen())
         changes = [wish(m, snapshot, f"{m.kind}-{self.random.token(8)}") for m in manifests]
         for change in changes:
             self._check(change, changes)
@@ -148,14 +167,17 @@ class Intake:
             self._operators_only(who, subject)
         elif not who.may_write(found.project):
             _refuse_write(who, subject, found.project)
+        return await self._again(lambda: self._delete(who, self.find(who, kind, ref)))
+
+    async def _delete(self, who: Principal, found: AnyResource) -> AnyResource:
         if isinstance(found, Service):
             if found.deleted_at is not None:
                 return found
             going: AnyResource = found.model_copy(update={"deleted_at": self.world.clock.now()})
             event = self._told(who, going, "service.delete-asked")
             return (await self.world.commit([going], events=[event]))[0]
-        self._check_free(found, subject)
-        event = self._told(who, found, f"{kind}.deleted")
+        self._check_free(found, f"{found.kind}/{found.name}")
+        event = self._told(who, found, f"{found.kind}.deleted")
         return (await self.world.commit(gone=[found], events=[event]))[0]
 
     def _check_free(self, found: AnyResource, subject: str) -> None:

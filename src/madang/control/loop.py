@@ -56,7 +56,7 @@ class Loop:
             log.warning("plan dropped: %s", error)
             return Plan(wake_at=snapshot.now + 1.0)
         # 4. Act. What comes of it is seen in a later turn, and recorded by its plan.
-        await self.hands.carry_out(planned.actions)
+        await self.hands.carry_out(planned)
         return planned
 
     def _pause_s(self, planned: Plan) -> float:

@@ -41,6 +41,8 @@ class Observer:
         self.gateways = gateways
         self.ask = ask
         self._views: dict[str, Observation] = {}
+        self._processes: dict[str, Process] = {}
+        self._places: dict[str, str] = {}
         self._lines: dict[str, tuple[str, ...]] = {}
         self._probed: dict[tuple[str, int], Probed] = {}
         self._asking: set[tuple[str, int]] = set()
@@ -51,10 +53,10 @@ class Observer:
 
     def seen(self) -> Seen:
         """Return what is seen now."""
-        processes = {p.uid: p for view in self._views.values() for p in view.processes}
         return Seen(
             nodes=frozenset(self._views),
-            processes=processes,
+            processes=self._processes,
+            places=self._places,
             lines=dict(self._lines),
             probed=dict(self._probed),
             refused=dict(self._refused),
@@ -94,6 +96,7 @@ class Observer:
 
     def _lose(self, node: str, error: MadangError) -> None:
         if self._views.pop(node, None) is not None:
+            self._merge()
             log.warning("node %s can't be seen: %s", node, error)
             self.world.wake()
 
@@ -106,8 +109,15 @@ class Observer:
                 self._lines.pop(process.uid, None)
                 self._probe(process)
         self._views[node] = view
+        self._merge()
         self._forget()
         self.world.wake()
+
+    def _merge(self) -> None:
+        """Put the views together, in new dictionaries: what was given out stays as it was."""
+        pairs = [(node, p) for node, view in self._views.items() for p in view.processes]
+        self._processes = {process.uid: process for _, process in pairs}
+        self._places = {process.uid: node for node, process in pairs}
 
     async def _last_lines(self, node: str, uid: str) -> tuple[str, ...]:
         try:
@@ -117,7 +127,7 @@ class Observer:
 
     def _forget(self) -> None:
         """Drop what was known of processes that are no longer there."""
-        there = {p.uid: p.epoch for view in self._views.values() for p in view.processes}
+        there = {uid: process.epoch for uid, process in self._processes.items()}
         for known in (self._probed, self._refused):
             for uid, epoch in [k for k in known if there.get(k[0], k[1]) > k[1]]:
                 del known[uid, epoch]
@@ -156,5 +166,5 @@ class Observer:
             self._asking.discard(key)
 
     def _is_running(self, key: tuple[str, int]) -> bool:
-        processes = (p for view in self._views.values() for p in view.processes)
-        return any((p.uid, p.epoch) == key and p.state == "running" for p in processes)
+        process = self._processes.get(key[0])
+        return process is not None and process.epoch == key[1] and process.state == "running"

@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -48,6 +49,8 @@ def run(home: Home, host: str, port: int, uid: str) -> None:
     """Serve until told to stop."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    _, descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_max, descriptors_max))
     home.gateway.mkdir(mode=0o700, parents=True, exist_ok=True)
     loop = uvloop.new_event_loop
     with _alone(home), _listen(host, port) as listener, asyncio.Runner(loop_factory=loop) as runner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from madang.planning.snapshot import Snapshot
@@ -31,6 +31,7 @@ class Verb(StrEnum):
     STATUS_NODE = "node.status"
     STATUS_REVISION = "revision.status"
     STATUS_SERVICE = "service.status"
+    STOP_ORPHAN = "process.orphaned"
     FORGET_SERVICE = "service.deleted"
 
 
@@ -62,11 +63,25 @@ Effect = Start | Stop | RunGate
 
 
 @dataclass(frozen=True, slots=True)
+class Orphan:
+    """A process of ours that no replica claims."""
+
+    uid: str
+    kind: str = "process"
+    project: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called: only its uid is left."""
+        return self.uid
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """One decision. Its writes are the intent: they are committed before the effect begins."""
 
     verb: Verb
-    subject: AnyResource
+    subject: AnyResource | Orphan
     reason: Reason
     writes: tuple[AnyResource, ...] = ()
     gone: tuple[AnyResource, ...] = ()
@@ -91,6 +106,10 @@ class Plan:
         gone = tuple(r for r, is_gone in last.values() if is_gone and r.resource_version > 0)
         return changed, gone
 
+    def effects(self) -> tuple[Action, ...]:
+        """Return the actions that have an effect, the last for each subject."""
+        return tuple({a.subject.uid: a for a in self.actions if a.effect}.values())
+
 
 def assume(snapshot: Snapshot, plan: Plan) -> Snapshot:
     """Return the snapshot with the plan's intents in flight.
@@ -99,4 +118,8 @@ def assume(snapshot: Snapshot, plan: Plan) -> Snapshot:
     """
     for action in plan.actions:
         snapshot = snapshot.after(action.writes, action.gone)
+    orphans = {a.subject.uid for a in plan.actions if a.verb is Verb.STOP_ORPHAN}
+    if orphans:
+        left = {u: p for u, p in snapshot.seen.processes.items() if u not in orphans}
+        snapshot = replace(snapshot, seen=replace(snapshot.seen, processes=left))
     return snapshot

@@ -98,7 +98,8 @@ class Memo:
 
     def fleet(self, snapshot: Snapshot) -> Fleet:
         """Return the fleet of this snapshot, added up again only if something in it changed."""
-        key = (snapshot.kept.get("replica"), snapshot.kept.get("accelerator"), snapshot.seen.nodes)
+        kinds = ("replica", "accelerator", "service")
+        key = (*(snapshot.kept.get(kind) for kind in kinds), snapshot.seen.nodes)
         if len(key) != len(self._key) or any(
             new is not old for new, old in zip(key, self._key, strict=True)
         ):

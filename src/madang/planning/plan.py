@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterator, Sequence
 
-from madang.planning.action import Action, Plan, assume
+from madang.planning.action import Action, Orphan, Plan, Stop, Verb, assume
 from madang.planning.fleet import Fleet, Memo
 from madang.planning.replicas import step, wake_at
-from madang.planning.services import households, plan_service
+from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
 from madang.planning.statuses import plan_nodes, plan_statuses
 from madang.resources.replica import Replica, ReplicaPhase
+from madang.resources.resource import Reason
 
 ROUNDS_MAX = 16
 """A plan is quiet after a handful of rounds; this many means that two rules chase each other."""
+
+
+REPLICA = "replica-"
+"""How uids of replicas begin: the only processes that planning may end."""
 
 
 def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
@@ -27,7 +31,8 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
     memo = memo or Memo()
     actions: list[Action] = []
     for _ in range(ROUNDS_MAX):
-        chosen = tuple(_round(snapshot, memo))
+        houses = tuple(households(snapshot))
+        chosen = tuple(_deeds(houses, snapshot, memo)) or tuple(_words(houses, snapshot))
         if not chosen:
             return Plan(tuple(actions), _wake_at(snapshot))
         actions.extend(chosen)
@@ -35,13 +40,12 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
     raise AssertionError(f"no quiet after {ROUNDS_MAX} rounds: {actions[-1]}")
 
 
-def _round(snapshot: Snapshot, memo: Memo) -> Iterator[Action]:
+def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Iterator[Action]:
     """Return at most one change per resource, each from the first rule that has one."""
     fleet = memo.fleet(snapshot)
-    yield from plan_nodes(snapshot)
     touched: set[str] = set()
-    for house in households(snapshot):
-        for action in chain(plan_service(house, snapshot), plan_statuses(house, snapshot)):
+    for house in houses:
+        for action in plan_service(house, snapshot):
             if _claim(action, touched):
                 yield action
         for replica in house.replicas:
@@ -53,6 +57,25 @@ def _round(snapshot: Snapshot, memo: Memo) -> Iterator[Action]:
                 fleet = _taken(fleet, replica, chosen)
             elif replica.status.phase is ReplicaPhase.WAITING:
                 memo.refuse(replica, fleet)
+    yield from _orphans(snapshot)
+
+
+def _orphans(snapshot: Snapshot) -> Iterator[Action]:
+    """Stop what runs for nobody: its replica was forgotten before the order to stop arrived."""
+    claimed = {replica.uid for replica in snapshot.replicas.values()}
+    for uid in sorted(snapshot.seen.processes.keys() - claimed):
+        node = snapshot.seen.places.get(uid)
+        if node is not None and uid.startswith(REPLICA):
+            order = Stop(node, uid, snapshot.seen.processes[uid].epoch)
+            reason = Reason(code="process.orphaned")
+            yield Action(Verb.STOP_ORPHAN, Orphan(uid), reason, effect=order)
+
+
+def _words(houses: Sequence[Household], snapshot: Snapshot) -> Iterator[Action]:
+    """Return what nodes, revisions and services say of themselves once all deeds are done."""
+    yield from plan_nodes(snapshot)
+    for house in houses:
+        yield from plan_statuses(house, snapshot)
 
 
 def _taken(fleet: Fleet, replica: Replica, chosen: Action) -> Fleet:

@@ -11,6 +11,7 @@ from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
 from madang.resources.kinds import KINDS
 from madang.resources.manifest import Manifest
+from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 
 _IN_THE_OPEN = ("replica.started", "replica.waiting", "replica.draining", "replica.stopping")
@@ -65,5 +66,6 @@ def telling(planned: Plan, changes: Sequence[Change]) -> tuple[Action, ...]:
         action
         for action in planned.actions
         if action.verb in _IN_THE_OPEN
-        and (action.subject.project, getattr(action.subject.spec, "service", "")) in services
+        and isinstance(action.subject, Replica)
+        and (action.subject.project, action.subject.spec.service) in services
     )

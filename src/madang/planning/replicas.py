@@ -335,8 +335,8 @@ def leave(replica: Replica, snapshot: Snapshot, reason: Reason) -> Action | None
 
 
 def stop(replica: Replica, snapshot: Snapshot, reason: Reason) -> Action:
-    """Order its process to end; one that never had a process is simply forgotten."""
-    if replica.status.epoch == 0:
+    """Order its process to end; one that holds nothing has no process and is simply forgotten."""
+    if not replica.status.accelerators:
         return Action(Verb.FORGET_REPLICA, replica, reason, gone=(replica,))
     stopped = change(replica, P.STOPPING, since=snapshot.now, reason=reason)
     return Action(Verb.STOP_REPLICA, replica, reason, (stopped,), effect=_stop_order(replica))

@@ -58,6 +58,8 @@ class Seen:
     """Names of the nodes whose supervisor answered."""
     processes: Mapping[str, Process] = field(default_factory=dict)
     """By uid, over all nodes."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """The node of each process, by uid."""
     lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The last lines of processes that ended, by uid."""
     probed: Mapping[tuple[str, int], Probed] = field(default_factory=dict)

@@ -80,14 +80,11 @@ def changes(connection: Connection, after: int, limit: int) -> list[tuple[AnyRes
 
 
 def _last_version(connection: Connection, after: int, limit: int) -> int:
-    """Return the version up to which whole commits fit in the limit, at least one commit."""
+    """Return the version of the last commit that begins within the limit."""
     version = resources.c.resource_version
-    query = select(version).where(version > after).order_by(version).limit(limit + 1)
+    query = select(version).where(version > after).order_by(version).limit(limit)
     found: Sequence[int] = connection.scalars(query).all()
-    if len(found) <= limit:
-        return found[-1] if found else after
-    whole = [each for each in found if each < found[-1]]
-    return whole[-1] if whole else found[0]
+    return found[-1] if found else after
 
 
 def events_after(

@@ -39,7 +39,7 @@ class Paper:
         planned = plan(self.snapshot, self.memo)
         changed, gone = planned.intent()
         self._store(changed, gone)
-        for action in planned.actions:
+        for action in planned.effects():
             match action.effect:
                 case Start(ref):
                     self._start(ref)
@@ -127,7 +127,9 @@ class Paper:
             uid=replica.uid, epoch=replica.status.epoch, state="running", pid=1,
             started_at=self.now, accelerators=replica.status.accelerators,
         )  # fmt: skip
-        self._see(processes={**self.snapshot.seen.processes, replica.uid: process})
+        places = {**self.snapshot.seen.places, replica.uid: replica.status.node}
+        processes = {**self.snapshot.seen.processes, replica.uid: process}
+        self._see(processes=processes, places=places)
 
     def _stop(self, uid: str, epoch: int) -> None:
         processes = dict(self.snapshot.seen.processes)

@@ -55,7 +55,8 @@ def open_door(
     length = _length(kept, body_bytes_max)
     if isinstance(length, Refusal):
         return length
-    return Head(door, path[len(_MODEL) :], kept.get(b"authorization"), length)
+    model = path.removeprefix(_MODEL) if door == "model" else ""
+    return Head(door, model, kept.get(b"authorization"), length)
 
 
 def _keep(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | Refusal:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 MESSAGES_MAX = 4096
 TOOLS_MAX = 128
@@ -89,7 +89,7 @@ class UserMessage(Message, tag="user"):
 class AssistantMessage(Message, tag="assistant", kw_only=True):
     """What the model said; the official client sends a whole answer back, hence the extras."""
 
-    content: str | list[TextPart | RefusalPart] | None = None  # type: ignore[assignment]
+    content: str | list[TextPart | RefusalPart] | UnsetType | None = UNSET  # type: ignore[assignment]
     refusal: str | None = None
     reasoning_content: str | None = None
     tool_calls: Annotated[list[ToolCall], Meta(max_length=TOOLS_MAX)] | None = None

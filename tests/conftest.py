@@ -1,0 +1,77 @@
+"""What every test gets: a home of its own, and no network but loopback."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from madang.settings import Home
+
+
+class NetworkUsed(Exception):
+    """A test has tried to leave the machine. No code of ours catches this."""
+
+
+def _is_near(family: int, address: Any) -> bool:
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    host = str(address[0]).partition("%")[0]
+    try:
+        return host in ("localhost", "") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Refuse to connect, send or look up anything but this machine; afterwards, say so again."""
+    escapes: list[str] = []
+
+    def check(family: int, address: Any) -> None:
+        if not _is_near(family, address):
+            escapes.append(str(address))
+            raise NetworkUsed(f"no network but loopback: {address}")
+
+    class Guarded(socket.socket):
+        def connect(self, address: Any) -> None:
+            check(self.family, address)
+            super().connect(address)
+
+        def connect_ex(self, address: Any) -> int:
+            check(self.family, address)
+            return super().connect_ex(address)
+
+        def sendto(self, data: Any, *rest: Any) -> int:
+            check(self.family, rest[-1])
+            return super().sendto(data, *rest)
+
+    look_up = socket.getaddrinfo
+
+    def guarded_look_up(host: Any, *rest: Any, **more: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host or ""
+        check(socket.AF_INET, (name,))
+        return look_up(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "socket", Guarded)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
+    yield
+    assert not escapes, f"a test has tried to leave the machine: {escapes}"
+
+
+@pytest.fixture(autouse=True)
+def _own_runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the person who runs the tests: neither their home nor their sockets."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("xdg")))
+    for name in ("MADANG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home that does not exist yet."""
+    return Home(tmp_path / "home")

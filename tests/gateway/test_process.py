@@ -1,0 +1,187 @@
+"""A real gateway process: what it loads, when it starts, how it ends, what it survives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+
+import httpx
+import msgspec
+import pytest
+
+from madang.errors import Unavailable
+from madang.gateway.process import _listen
+
+
+def test_the_process_loads_nothing_heavy():
+    heavy = {"pydantic", "fastapi", "sqlalchemy", "numpy", "starlette", "rich"}
+    code = "import sys, madang.gateway.process as p; print(*sys.modules); print(p.__file__)"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    loaded = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    assert not heavy & set(loaded.stdout.decode().split())
+
+
+async def test_it_serves_the_table_on_disk_while_control_is_down(start_gateway, table, engines):
+    engine = await engines.start()
+    gateway = start_gateway(table(engine.target, version=9))
+    response = await gateway.ask()
+    assert response.status_code == 200
+    assert response.headers["x-madang-table"] == "9"
+    unknown = await gateway.ask(key="made-since")
+    assert unknown.status_code == 503
+    assert gateway.log.count("control does not answer") == 1
+
+
+async def test_a_new_table_is_on_disk_when_it_is_served(
+    start_gateway, control, table, engines, home, eventually
+):
+    engine = await engines.start()
+    await control.start()
+    control.table = table(engine.target, version=3)
+    gateway = start_gateway()
+    await eventually(lambda: any(pull["serving"] == 3 for pull in control.pulls))
+    file = home.gateway / "table.json"
+    assert msgspec.json.decode(file.read_bytes())["version"] == 3
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert (await gateway.ask()).headers["x-madang-table"] == "3"
+    assert (await gateway.ask(key="nobody")).status_code == 401
+
+
+async def test_an_older_table_is_ignored(start_gateway, control, table, eventually):
+    await control.start()
+    control.table = table(version=5)
+    gateway = start_gateway()
+    await eventually(lambda: control.pulls and control.pulls[-1]["serving"] == 5)
+    control.table = table(version=4)
+    seen = len(control.pulls)
+    await eventually(lambda: len(control.pulls) > seen + 2)
+    assert {pull["serving"] for pull in control.pulls[seen:]} == {5}
+    assert (await gateway.health()).json()["table"] == 5
+
+
+async def test_it_outlives_control_and_finds_it_again(
+    start_gateway, control, table, engines, eventually
+):
+    engine = await engines.start()
+    await control.start()
+    control.table = table(engine.target, version=1)
+    gateway = start_gateway()
+    await eventually(lambda: any(pull["serving"] == 1 for pull in control.pulls))
+    await control.stop()
+    await eventually(lambda: "control does not answer" in gateway.log)
+    assert (await gateway.ask()).status_code == 200
+    control.table = table(engine.target, version=2)
+    await control.start()
+    await eventually(lambda: any(pull["serving"] == 2 for pull in control.pulls))
+    assert gateway.log.count("control answers") == 2
+
+
+async def test_a_damaged_table_is_set_aside_and_named(start_gateway, home):
+    home.gateway.mkdir(parents=True)
+    (home.gateway / "table.json").write_bytes(b'{"version": 1, "endp')
+    gateway = start_gateway()
+    assert (await gateway.health()).status_code == 503
+    assert (home.gateway / "table.corrupt").exists()
+    assert "table.corrupt" in gateway.log
+
+
+async def test_sigterm_lets_a_stream_finish_and_ends_well(
+    start_gateway, control, table, engines, eventually
+):
+    engine = await engines.start()
+    await control.start()
+    control.table = table(engine.target)
+    gateway = start_gateway()
+    await eventually(lambda: any(pull["serving"] == 1 for pull in control.pulls))
+    go = asyncio.Event()
+    answer = engine.answer
+
+    async def wait(request, body):
+        await go.wait()
+        return await answer(request, body)
+
+    engine.behave = wait
+    asking = asyncio.create_task(gateway.ask(stream=True))
+    await eventually(lambda: engine.running)
+    gateway.popen.send_signal(signal.SIGTERM)
+    await eventually(lambda: not _accepts(gateway.url))
+    go.set()
+    assert (await asking).text.endswith("data: [DONE]\n\n")
+    assert await gateway.ended() == 0
+    assert [each["status"] for each in control.taken] == [200]
+    assert "Traceback" not in gateway.log
+
+
+def _accepts(url):
+    try:
+        return httpx.get(f"{url}/healthz").status_code
+    except httpx.ConnectError:
+        return False
+
+
+async def test_two_gateways_do_not_share_a_home(start_gateway, home):
+    start_gateway()
+    argv = [sys.executable, "-m", "madang.gateway", str(home.path), "--port", "0"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    second = await asyncio.to_thread(subprocess.run, argv, env=env, capture_output=True)
+    assert second.returncode == 75
+    assert b"gateway.running" in second.stderr
+
+
+def test_a_port_that_is_taken_is_said_to_be():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(Unavailable, match=r"gateway\.port"),
+    ):
+        _listen("127.0.0.1", taken.getsockname()[1])
+
+
+async def test_usage_reaches_control_once_it_is_back(
+    start_gateway, control, table, engines, eventually
+):
+    engine = await engines.start()
+    gateway = start_gateway(table(engine.target))
+    sent = {(await gateway.ask()).headers["x-request-id"] for _ in range(5)}
+    await eventually(lambda: gateway.journal.read_bytes().count(b"\n") == 5)
+    await control.start()
+    await eventually(lambda: len(control.taken) == 5)
+    assert {each["id"] for each in control.taken} == sent
+    await eventually(lambda: not gateway.journal.stat().st_size)
+
+
+async def test_usage_survives_kill_9_of_the_gateway(
+    start_gateway, control, table, engines, eventually
+):
+    engine = await engines.start()
+    sent = set()
+    for life in range(1, 4):
+        gateway = start_gateway(table(engine.target))
+        sent |= {(await gateway.ask()).headers["x-request-id"] for _ in range(7)}
+        want = 7 * life
+        await eventually(lambda g=gateway, n=want: g.journal.read_bytes().count(b"\n") == n)
+        gateway.popen.kill()
+        await gateway.ended()
+        with gateway.journal.open("ab") as torn:
+            torn.write(b'{"id": "req-torn", "at": 1')
+    await control.start()
+    start_gateway()
+    await eventually(lambda: len(control.taken) >= 21)
+    assert sorted(each["id"] for each in control.taken) == sorted(sent)
+
+
+async def test_usage_that_control_refuses_is_kept(
+    start_gateway, control, table, engines, eventually
+):
+    engine = await engines.start()
+    await control.start()
+    control.usage_status = 500
+    gateway = start_gateway(table(engine.target))
+    await gateway.ask()
+    await eventually(lambda: "did not take 1 usage records" in gateway.log)
+    control.usage_status = 200
+    await eventually(lambda: len(control.taken) == 1)

@@ -1,0 +1,111 @@
+"""When a table may be served, and when control counts as heard."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import pytest
+
+from madang.clocks import SystemClock
+from madang.errors import Unavailable
+from madang.gateway.line import ControlLine
+from madang.gateway.pull import Puller, TableFile
+from madang.traffic.desk import Desk
+from madang.traffic.limits import Limits
+
+
+class Line:
+    """A control that says what it is told to say."""
+
+    def __init__(self):
+        self.says = (204, b"")
+
+    async def post(self, path, body, timeout_s):
+        return self.says
+
+
+@pytest.fixture
+def line():
+    return Line()
+
+
+@pytest.fixture
+def desk():
+    return Desk(Limits())
+
+
+@pytest.fixture
+def file(tmp_path):
+    return TableFile(tmp_path / "table.json")
+
+
+@pytest.fixture
+def puller(line, desk, file):
+    return Puller("gw", desk, file, line, SystemClock())
+
+
+def heard(desk):
+    health = msgspec.json.decode(desk.health(time.monotonic()))
+    return health["control_heard_s_ago"] is not None
+
+
+async def test_a_table_is_on_disk_before_it_is_served(puller, line, desk, file, table, monkeypatch):
+    line.says = (200, msgspec.json.encode(table(version=2)))
+    served_while_saving = []
+    save = file.save
+
+    def watched(data):
+        served_while_saving.append(desk.version)
+        save(data)
+
+    monkeypatch.setattr(file, "save", watched)
+    assert await puller._pull()
+    assert served_while_saving == [0]
+    assert file.load() == table(version=2)
+
+
+async def test_a_table_that_no_disk_takes_is_not_served(puller, line, desk, file, table):
+    line.says = (200, msgspec.json.encode(table(version=1)))
+    await puller._pull()
+    desk._heard_at = -float("inf")
+    file._path.with_suffix(".new").mkdir()
+    line.says = (200, msgspec.json.encode(table(version=2)))
+    with pytest.raises(OSError, match="directory"):
+        await puller._pull()
+    assert desk.version == 1
+    assert not heard(desk)
+
+
+@pytest.mark.parametrize("says", [(500, b""), (404, b"{}"), (200, b""), (200, b'{"version": "x"}')])
+async def test_an_answer_without_a_table_is_no_answer(puller, line, desk, table, says):
+    desk.take(table(version=1))
+    line.says = says
+    with pytest.raises(Unavailable):
+        await puller._pull()
+    assert desk.version == 1
+    assert not heard(desk)
+
+
+@pytest.mark.parametrize("version", [1, 2, None])
+async def test_an_answer_without_news_counts_as_heard(puller, line, desk, table, version):
+    desk.take(table(version=2))
+    if version:
+        line.says = (200, msgspec.json.encode(table(version=version)))
+    assert not await puller._pull()
+    assert desk.version == 2
+    assert heard(desk)
+
+
+async def test_a_field_of_a_newer_control_does_no_harm(puller, line, desk, table):
+    newer = {**msgspec.to_builtins(table(version=7)), "prices": {}}
+    line.says = (200, msgspec.json.encode(newer))
+    assert await puller._pull()
+    assert desk.version == 7
+
+
+async def test_a_control_that_is_not_there_is_unavailable(tmp_path):
+    line = ControlLine(tmp_path / "absent")
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="control-unreachable"):
+            await line.post("/internal/routes", b"{}", 1.0)

@@ -1,0 +1,222 @@
+"""Streams through a real socket: what arrives, what is cut, who stops when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from madang.traffic.limits import Limits
+
+
+async def lines_of(response):
+    return [line async for line in response.aiter_lines() if line]
+
+
+async def test_a_stream_arrives_whole_and_under_the_name_that_was_asked_for(serve, engines):
+    engine = await engines.start()
+    async with serve(engine.target) as door, door.stream() as response:
+        lines = await lines_of(response)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-madang-table"] == "1"
+    assert lines[-1] == "data: [DONE]"
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    assert "".join(each["choices"][0]["delta"]["content"] for each in chunks) == "one two three"
+    assert {each["model"] for each in chunks} == {"bot"}
+    assert engine.requests[0]["model"] == "rep-a"
+    assert engine.headers[0]["Authorization"] == "Bearer token-rep-a"
+    usage = await door.record()
+    assert (usage.prompt_tokens, usage.cached_tokens, usage.output_tokens) == (7, 2, 3)
+    assert (usage.status, usage.estimated, usage.replica) == (200, False, "rep-a")
+    assert usage.id == response.headers["x-request-id"]
+
+
+async def test_the_usage_chunk_is_passed_on_only_to_who_asked_for_it(serve, engines):
+    engine = await engines.start()
+    async with serve(engine.target) as door:
+        async with door.stream() as response:
+            silent = await response.aread()
+        async with door.stream(stream_options={"include_usage": True}) as response:
+            asked = await response.aread()
+    assert b'"usage"' not in silent
+    assert b'"usage":{"prompt_tokens":7' in asked
+    assert all(each["stream_options"] == {"include_usage": True} for each in engine.requests)
+
+
+async def test_the_engine_stops_as_soon_as_the_reader_of_a_stream_leaves(
+    serve, engines, eventually
+):
+    engine = await engines.start()
+
+    async def endless(request, body):
+        response = await engine.open(request)
+        while True:
+            await response.write(engine.event("word "))
+            await asyncio.sleep(0.005)
+
+    engine.behave = endless
+    async with serve(engine.target) as door:
+        async with door.stream() as response:
+            async for _ in response.aiter_lines():
+                break
+        await eventually(lambda: engine.cancelled == 1)
+        usage = await door.record()
+    assert usage.status == 499
+    assert usage.estimated
+    assert usage.output_tokens >= 1
+
+
+async def test_the_engine_stops_as_soon_as_nobody_waits_for_its_answer(serve, engines, eventually):
+    engine = await engines.start()
+
+    async def hang(request, body):
+        await asyncio.Event().wait()
+
+    engine.behave = hang
+    async with serve(engine.target) as door:
+        asking = asyncio.create_task(door.post())
+        await eventually(lambda: engine.running)
+        asking.cancel()
+        await eventually(lambda: engine.cancelled == 1 and not engine.running)
+        usage = await door.record()
+    assert (usage.status, usage.prompt_tokens, usage.output_tokens) == (499, 0, 0)
+
+
+async def test_an_engine_that_dies_in_mid_stream_ends_it_with_an_error_never_silently(
+    serve, engines
+):
+    engine = await engines.start()
+
+    async def die(request, body):
+        response = await engine.open(request)
+        await response.write(engine.event("one ") + engine.event("two ") + b'data: {"choic')
+        request.transport.close()
+        return response
+
+    engine.behave = die
+    async with serve(engine.target) as door:
+        async with door.stream() as response:
+            lines = await lines_of(response)
+        usage = await door.record()
+    assert len(lines) == 3
+    assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "engine_lost"
+    assert (usage.status, usage.output_tokens, usage.estimated) == (502, 2, True)
+
+
+async def test_an_engine_that_ends_without_saying_so_is_not_believed(serve, engines):
+    engine = await engines.start()
+
+    async def forget(request, body):
+        response = await engine.open(request)
+        await response.write(engine.event("one "))
+        return response
+
+    engine.behave = forget
+    async with serve(engine.target) as door, door.stream() as response:
+        lines = await lines_of(response)
+    assert "error" in json.loads(lines[-1].removeprefix("data: "))
+
+
+async def test_an_engine_that_dies_before_its_first_event_is_a_plain_502(serve, engines):
+    engine = await engines.start()
+
+    async def die(request, body):
+        response = await engine.open(request)
+        request.transport.close()
+        return response
+
+    engine.behave = die
+    async with serve(engine.target) as door:
+        response = await door.post(stream=True)
+    assert response.status_code == 502
+    assert response.json()["error"]["code"] == "engine_lost"
+
+
+async def test_a_reader_that_does_not_read_stops_the_engine_from_writing(
+    serve, engines, eventually
+):
+    engine = await engines.start()
+    written = 0
+
+    async def flood(request, body):
+        nonlocal written
+        response = await engine.open(request)
+        while written < 200 << 20:
+            await response.write(engine.event("x" * 65536))
+            written += 65536
+        return response
+
+    engine.behave = flood
+    limits = Limits(client_s=1.0)
+    async with serve(engine.target, limits=limits) as door:
+        async with door.stream():
+            await eventually(lambda: engine.cancelled == 1)
+        usage = await door.record()
+    assert written < 64 << 20
+    assert usage.status == 499
+
+
+async def test_silence_in_mid_stream_ends_it_with_an_error(serve, engines):
+    engine = await engines.start()
+
+    async def stall(request, body):
+        response = await engine.open(request)
+        await response.write(engine.event("one "))
+        await asyncio.Event().wait()
+
+    engine.behave = stall
+    async with serve(engine.target, limits=Limits(gap_s=0.2)) as door, door.stream() as response:
+        lines = await lines_of(response)
+    assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "engine_silent"
+
+
+async def test_an_engine_that_says_all_but_never_hangs_up_is_no_error(serve, engines):
+    engine = await engines.start()
+
+    async def linger(request, body):
+        response = await engine.stream(request, body)
+        await asyncio.Event().wait()
+        return response
+
+    engine.behave = linger
+    async with serve(engine.target, limits=Limits(linger_s=0.1)) as door:
+        async with door.stream() as response:
+            lines = await lines_of(response)
+        usage = await door.record()
+    assert lines[-1] == "data: [DONE]"
+    assert (usage.status, usage.output_tokens) == (200, 3)
+
+
+async def test_an_event_that_never_ends_is_refused_at_its_bound(serve, engines):
+    engine = await engines.start()
+
+    async def bloat(request, body):
+        response = await engine.open(request)
+        await response.write(b"data: " + b"x" * 10_000)
+        await asyncio.Event().wait()
+
+    engine.behave = bloat
+    async with serve(engine.target, limits=Limits(event_bytes_max=5000)) as door:
+        response = await door.post(stream=True)
+    assert response.json()["error"]["code"] == "answer_too_large"
+
+
+async def test_a_stopping_gateway_tells_the_readers_it_cuts_off(serve, engines):
+    engine = await engines.start()
+
+    async def endless(request, body):
+        response = await engine.open(request)
+        while True:
+            await response.write(engine.event("word "))
+            await asyncio.sleep(0.005)
+
+    engine.behave = endless
+    async with serve(engine.target) as door, door.stream() as response:
+        lines = response.aiter_lines()
+        await anext(lines)
+        for task in asyncio.all_tasks():
+            if "RequestResponseCycle.run_asgi" in repr(task.get_coro()):
+                task.cancel()
+        rest = [line async for line in lines if line]
+        usage = await door.record()
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "gateway_stopping"
+    assert usage.status == 503

@@ -1,0 +1,135 @@
+"""The whole of control in one process, over a node on paper: real store, real loop, real API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from madang.api.app import build
+from madang.api.desk import Desk
+from madang.clocks import SystemClock, SystemRandom
+from madang.control.act import Hands, Tools
+from madang.control.first import Hardware, prepare
+from madang.control.gateways import Gateways
+from madang.control.intake import Intake, Keys
+from madang.control.loop import Loop
+from madang.control.observe import Observer
+from madang.control.world import World
+from madang.engines.fake import Fake
+from madang.planning.snapshot import Probed
+from madang.ports import Found
+from madang.registry.blobs import FileBlobs
+from madang.registry.importing import import_model
+from madang.resources.revision import Check
+from madang.settings import Home
+from madang.stores.sqlite import SqliteStore
+from madang.testing.node import PaperNode
+from madang.verify.subject import Subject
+
+PROJECT = "local/main"
+DEADLINE_S = 20.0
+
+
+@dataclass
+class Yard:
+    """A running control, and a client with the operator's key."""
+
+    desk: Desk
+    node: PaperNode
+    client: httpx.AsyncClient
+    home: Home
+    verdict: list[bool]
+
+    async def get(self, path: str, status: int = 200, **params: Any) -> Any:
+        answer = await self.client.get(f"/api/v1/{path}", params=params)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    async def post(self, path: str, body: Any, status: int = 200) -> Any:
+        answer = await self.client.post(f"/api/v1/{path}", json=body)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    async def apply(self, *documents: Any, status: int = 200, **more: Any) -> Any:
+        return await self.post("apply", {"documents": list(documents), **more}, status)
+
+    async def add_model(self, name: str = "tiny", **script: Any) -> Any:
+        path = self.home.path / f"{name}.json"
+        path.write_text(json.dumps({"fake": 1, **script}))
+        body = {"name": name, "source": str(path)}
+        answer = await self.client.post("/api/v1/model", json=body)
+        return json.loads(answer.text.splitlines()[-1])
+
+    async def until(self, kind: str, name: str, phase: str) -> Any:
+        """Wait for a resource to come to a phase."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                found = await self.client.get(f"/api/v1/{kind}/{name}")
+                if found.status_code == 200 and found.json()["status"]["phase"] == phase:
+                    return found.json()
+                await self.desk.world.moved(0.5)
+
+    async def until_gone(self, kind: str, name: str) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while (await self.client.get(f"/api/v1/{kind}/{name}")).status_code != 404:
+                await self.desk.world.moved(0.5)
+
+
+@asynccontextmanager
+async def opened(home: Home, node: PaperNode | None = None) -> AsyncIterator[Yard]:
+    """Run control on this home until the block ends."""
+    node = node or PaperNode()
+    fake, verdict = Fake(), [True]
+    store = SqliteStore(home)
+    world = World(store, {"fake": fake.facts}, SystemClock())
+    await world.open()
+    cpu = Found("cpu0", "cpu", 16 * 10**9, shared=True, attributes={"cores": 4})
+    await prepare(world, Hardware("n", [cpu]), home.admin_key, SystemRandom())
+
+    def token(uid: str, epoch: int) -> str:
+        return f"{uid}/{epoch}"
+
+    def judge(subject: Subject, gate: Sequence[str]) -> Sequence[Check]:
+        detail = "" if verdict[0] else "expected text, got none"
+        return [Check(name=f"{gate[0]}.answers", passed=verdict[0], seconds=0, detail=detail)]
+
+    gateways = Gateways(world, token)
+    observer = Observer(world, {"n": node}, gateways, lambda *_: Probed(healthy=True))
+    blobs = FileBlobs(home.blobs)
+    tools = Tools({"n": node}, {"fake": fake}, blobs, judge, token)
+    intake = Intake(
+        world, observer.seen, lambda source, told: import_model(source, blobs, told),
+        SystemRandom(),
+    )  # fmt: skip
+    desk = Desk(
+        home, world, intake, observer, gateways, Keys(world), {"n": node},
+        lambda: {"api": "http://api", "gateway": "http://gateway/v1"},
+    )  # fmt: skip
+    loop = Loop(world, observer, Hands(world, observer, tools))
+    tasks = [asyncio.create_task(observer.watch("n")), asyncio.create_task(loop.run())]
+    await observer.first_look()
+    transport = httpx.ASGITransport(app=build(desk), raise_app_exceptions=False)
+    key = home.admin_key.read_text().strip()
+    headers = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://api", headers=headers
+    ) as client:
+        yield Yard(desk, node, client, home, verdict)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await store.close()
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
+    async with opened(Home(tmp_path)) as running:
+        yield running

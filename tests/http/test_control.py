@@ -1,0 +1,280 @@
+"""Control as a user of its API meets it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import httpx
+import pytest
+
+from madang.errors import Rejected
+from madang.settings import Home
+from madang.testing.node import PaperNode
+
+from .conftest import PROJECT, Yard, opened
+
+BOT = {"kind": "service", "name": "bot", "model": "tiny"}
+
+
+async def test_a_service_comes_up_and_goes_away(yard: Yard) -> None:
+    await yard.add_model()
+    told = await yard.apply(BOT)
+    assert [c["what"] for c in told["changes"]] == ["create"]
+    assert [f["verb"] for f in told["follows"]] == ["replica.started"]
+    service = await yard.until("service", "bot", "ready")
+    assert service["status"]["ready"] == 1
+    replica = (await yard.get("replica"))["items"][0]
+    assert replica["status"]["pid"] == 1
+    assert (await yard.client.delete("/api/v1/service/bot")).status_code == 200
+    await yard.until_gone("service", "bot")
+    assert yard.node.processes == {}
+    assert (await yard.get("endpoint"))["items"] == []
+
+
+async def test_a_dry_run_tells_the_same_and_changes_nothing(yard: Yard) -> None:
+    await yard.add_model()
+    revision = yard.desk.world.revision
+    told = await yard.apply(BOT, dry_run=True)
+    assert yard.desk.world.revision == revision
+    assert told == await yard.apply(BOT)
+
+
+async def test_applying_the_same_again_changes_nothing(yard: Yard) -> None:
+    await yard.add_model()
+    await yard.apply(BOT)
+    assert (await yard.apply(BOT))["changes"][0]["what"] == "unchanged"
+    told = await yard.apply({**BOT, "scale": 2})
+    assert told["changes"][0]["fields"] == ["scale: 1 -> 2"]
+
+
+async def test_one_bad_document_keeps_all_out(yard: Yard) -> None:
+    answer = await yard.apply(BOT, {**BOT, "name": "b2", "scal": 2}, status=400)
+    assert answer["error"]["code"] == "manifest.unknown-key"
+    assert answer["error"]["values"]["nearest"] == "scale"
+    assert (await yard.get("service"))["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"scale": "0..4"}, "manifest.not-yet"),
+        ({"scale": {"min": 0}}, "manifest.not-yet"),
+        ({"rollout": {"canary": "10%"}}, "manifest.not-yet"),
+        ({"variants": []}, "manifest.not-yet"),
+        ({"gate": ["ko-civil-qa >= 0.82"]}, "manifest.not-yet"),
+        ({"model": "hf://a/b"}, "manifest.not-yet"),
+        ({"model": "tiny@x"}, "manifest.value"),
+        ({"model": "tiny@7"}, "model.no-such-version"),
+        ({"scale": -1}, "manifest.value"),
+        ({"needs": {"memory": "lots"}}, "manifest.value"),
+        ({"name": "../etc"}, "manifest.value"),
+        ({"name": "a" * 64}, "manifest.value"),
+        ({"kind": "servce"}, "manifest.unknown-kind"),
+        ({"project": "nowhere/at-all"}, "project.missing"),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_name(yard: Yard, changed: dict, code: str) -> None:
+    await yard.add_model()
+    answer = await yard.client.post("/api/v1/apply", json={"documents": [{**BOT, **changed}]})
+    assert answer.status_code in {400, 404}
+    assert answer.json()["error"]["code"] == code
+
+
+async def test_a_failing_gate_is_told_with_its_check(yard: Yard) -> None:
+    yard.verdict[0] = False
+    await yard.add_model()
+    await yard.apply(BOT)
+    await yard.until("service", "bot", "failed")
+    told = await yard.get("service/bot/explanation")
+    assert told["reason"]["code"] == "gate.failed"
+    assert told["reason"]["values"]["check"] == "smoke.answers"
+    assert told["because"][0]["smallest_fix"]["code"] == "gate.fix-change"
+    build = (await yard.get("build"))["items"][0]["name"]
+    yard.verdict[0] = True
+    assert (await yard.client.delete(f"/api/v1/build/{build}")).status_code == 200
+    await yard.until("service", "bot", "ready")
+
+
+async def test_a_start_that_the_node_refuses_is_told_as_the_cause(yard: Yard) -> None:
+    yard.node.refuses = Rejected("supervisor.spawn-failed", "x", program="engine", cause="ENOENT")
+    await yard.add_model()
+    await yard.apply(BOT)
+    await yard.until("replica", "bot-1-1", "backing-off")
+    told = await yard.get("service/bot/explanation")
+    assert told["reason"]["code"] == "supervisor.spawn-failed"
+    yard.node.refuses = None
+    await yard.until("service", "bot", "ready")
+
+
+async def test_control_comes_back_to_its_replicas_without_touching_them(tmp_path: Path) -> None:
+    node = PaperNode()
+    async with opened(Home(tmp_path), node) as yard:
+        await yard.add_model()
+        await yard.apply({**BOT, "scale": 3})
+        await yard.until("service", "bot", "ready")
+        plans = dict(node.plans)
+        term = yard.desk.world.term
+    async with opened(Home(tmp_path), node) as yard:
+        assert yard.desk.world.term == term + 1
+        await asyncio.sleep(0)
+        await yard.until("service", "bot", "ready")
+        for _ in range(3):
+            yard.node.move()
+            await yard.desk.world.moved(0.2)
+        assert node.plans == plans, "nothing was started again"
+
+
+async def test_a_second_control_on_the_same_home_is_refused(yard: Yard) -> None:
+    with pytest.raises(Exception, match=r"store\.held"):
+        async with opened(yard.home):
+            pass
+
+
+async def test_only_health_and_documentation_answer_without_a_key(yard: Yard) -> None:
+    open_paths = {"/healthz", "/readyz", "/openapi.json", "/docs"}
+    async with httpx.AsyncClient(
+        transport=yard.client._transport, base_url="http://api"
+    ) as stranger:
+        schema = (await stranger.get("/openapi.json")).json()
+        for path in {*schema["paths"], *open_paths}:
+            concrete = path.replace("{kind}", "service").replace("{name}", "bot")
+            verbs = {v.upper() for v in schema["paths"].get(path, {"get": {}})}
+            for verb in verbs:
+                status = (await stranger.request(verb, concrete, json={})).status_code
+                assert (status == 200) if path in open_paths else (status == 401), (verb, path)
+
+
+async def test_the_documentation_needs_nothing_from_elsewhere(yard: Yard) -> None:
+    page = (await yard.client.get("/docs")).text
+    assert "//cdn" not in page
+    assert "https://" not in page
+    script = await yard.client.get("/static-offline-docs/swagger-ui-bundle.js")
+    assert script.status_code == 200
+
+
+async def test_a_member_lives_in_its_own_project_only(yard: Yard) -> None:
+    await yard.add_model()
+    await yard.apply(
+        {"kind": "organization", "name": "acme"}, {"kind": "project", "name": "acme/lab"}
+    )
+    await yard.apply(BOT)
+    made = await yard.post("key", {"name": "dev", "project": "acme/lab"})
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    async with httpx.AsyncClient(
+        transport=yard.client._transport, base_url="http://api", headers=headers
+    ) as member:
+        assert (await member.get("/api/v1/whoami")).json() == {
+            "actor": "key/dev", "role": "member", "project": "acme/lab",
+        }  # fmt: skip
+        assert (await member.get("/api/v1/service")).json()["items"] == []
+        other = await member.get("/api/v1/service/bot", params={"project": PROJECT})
+        absent = await member.get("/api/v1/service/nix", params={"project": PROJECT})
+        assert other.status_code == absent.status_code == 404
+        assert other.json()["error"]["code"] == absent.json()["error"]["code"]
+        foreign = {"documents": [BOT], "project": PROJECT}
+        assert (await member.post("/api/v1/apply", json=foreign)).status_code == 404
+        above = {"name": "boss", "role": "operator"}
+        assert (await member.post("/api/v1/key", json=above)).status_code == 403
+        assert (await member.get("/api/v1/doctor")).status_code == 403
+        assert (
+            await yard.client.delete("/api/v1/key/dev", params={"project": "acme/lab"})
+        ).is_success
+        assert (await member.get("/api/v1/whoami")).status_code == 401
+
+
+async def test_the_digest_of_a_key_is_never_shown(yard: Yard) -> None:
+    made = await yard.post("key", {"name": "dev"})
+    assert "digest" not in made["resource"]["spec"]
+    listed = (await yard.client.get("/api/v1/key")).text
+    feed = (await yard.client.get("/api/v1/changes", params={"after": 0})).text
+    for shown in (listed, feed):
+        assert made["key"] not in shown
+        assert hashlib.sha256(made["key"].encode()).hexdigest() not in shown
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'{"documents": NaN}', b'{"documents": [1e999]}', b'{"documents":["\\ud800"]}',
+     b'{"documents":' + b"[" * 900 + b"]" * 900 + b"}", b"\xff\xfe{\x00}\x00", b'"\\u0000"',
+     b'{"documents": [' + b"9" * 5000 + b"]}", b'{"documents": [{}], "dry_run": 7}'],
+)  # fmt: skip
+async def test_odd_json_is_never_our_fault(yard: Yard, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = await yard.client.post("/api/v1/apply", content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
+
+
+async def test_a_body_without_end_is_cut_off(yard: Yard) -> None:
+    async def endless():
+        while True:
+            yield b" " * 65536
+
+    answer = await yard.client.post("/api/v1/apply", content=endless())
+    assert answer.status_code == 413
+
+
+async def test_changes_and_events_can_be_waited_for(yard: Yard) -> None:
+    now = (await yard.get("service"))["revision"]
+    waiting = asyncio.create_task(yard.get("changes", after=now, wait_s=10, kind="service"))
+    telling = asyncio.create_task(yard.get("event", after=10_000, wait_s=0))
+    await yard.add_model()
+    await yard.apply(BOT)
+    changed = await waiting
+    assert changed["items"][0]["resource"]["name"] == "bot"
+    assert (await telling)["items"] == []
+    codes = [event["code"] for event in (await yard.get("event"))["items"]]
+    assert codes.index("service.created") < codes.index("replica.started")
+
+
+async def test_a_used_model_is_kept_and_a_free_one_goes(yard: Yard) -> None:
+    await yard.add_model()
+    await yard.apply(BOT)
+    answer = await yard.client.delete("/api/v1/model/tiny")
+    assert answer.status_code == 409
+    assert answer.json()["error"]["values"]["by"] == "service/bot"
+    await yard.client.delete("/api/v1/service/bot")
+    await yard.until_gone("service", "bot")
+    assert (await yard.client.delete("/api/v1/model/tiny")).status_code == 200
+
+
+async def test_an_import_that_fails_says_why_on_its_last_line(yard: Yard) -> None:
+    body = {"name": "bad", "source": "/no/such/file.gguf"}
+    answer = await yard.client.post("/api/v1/model", json=body)
+    assert '"error"' in answer.text.splitlines()[-1]
+    assert (await yard.client.get("/api/v1/model/bad")).status_code == 404
+
+
+async def test_a_changed_model_makes_a_new_version_and_old_services_keep_theirs(yard: Yard) -> None:
+    await yard.add_model()
+    await yard.apply(BOT)
+    await yard.until("service", "bot", "ready")
+    told = await yard.add_model(words="other words")
+    assert [v["number"] for v in told["resource"]["status"]["versions"]] == [1, 2]
+    assert (await yard.get("service/bot"))["status"]["revision"] == "bot-1"
+    await yard.apply({**BOT, "model": "tiny@2"})
+    async with asyncio.timeout(20):
+        while (await yard.get("service/bot"))["status"]["revision"] != "bot-2":
+            await yard.desk.world.moved(0.5)
+
+
+async def test_status_and_doctor_show_everything_at_a_glance(yard: Yard) -> None:
+    await yard.add_model()
+    await yard.apply(BOT)
+    await yard.until("service", "bot", "ready")
+    status = await yard.get("status")
+    assert status["services"][0]["phase"] == "ready"
+    assert status["nodes"][0]["accelerators"] == 1
+    findings = {f["code"]: f["ok"] for f in (await yard.get("doctor"))["items"]}
+    assert findings["doctor.service-ready"]
+    assert findings["doctor.no-gateway"] is False, "nobody has pulled a table here"
+
+
+async def test_logs_come_from_the_node(yard: Yard) -> None:
+    await yard.add_model()
+    await yard.apply(BOT)
+    await yard.until("service", "bot", "ready")
+    told = await yard.get("service/bot/logs", lines=2)
+    assert len(told["items"][0]["lines"]) == 2

@@ -1,0 +1,185 @@
+"""One request's way: which replica, which retry, what it is charged."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from madang.traffic.exchange import CLIENT_LEFT, Admitted, Exchange
+from madang.traffic.limits import Limits
+from madang.traffic.refusal import Refusal, from_engine
+from madang.traffic.requests import read
+from madang.traffic.route import Router
+from madang.traffic.table import Endpoint, Key, Target
+
+LIMITS = Limits()
+KEY = Key("app", "p", "member")
+FLEET = tuple(Target(uid, 1, f"http://{uid}", "t") for uid in "abc")
+
+
+@pytest.fixture
+def router():
+    return Router(LIMITS)
+
+
+def start(router, *targets, now=0.0, **fields):
+    turns = [{"role": "user", "content": "hello " * 20}]
+    body = json.dumps({"model": "bot", "messages": turns, **fields}).encode()
+    admitted = Admitted("req-1", KEY, Endpoint("p", "bot", "bot", targets, 99), read("chat", body))
+    return Exchange(admitted, router, LIMITS, now)
+
+
+def test_the_replica_is_asked_in_its_own_name(router):
+    exchange = start(router, FLEET[0])
+    url, body = exchange.upstream(exchange.choose(0))
+    assert url == "http://a/v1/chat/completions"
+    assert json.loads(body)["model"] == "a"
+
+
+@pytest.mark.parametrize("fault", ["refused", "lost", "busy"])
+def test_another_replica_is_asked_once_and_no_more(router, fault):
+    exchange = start(router, *FLEET)
+    first = exchange.choose(0)
+    second = exchange.failed(fault, 0)
+    assert isinstance(second, Target)
+    assert second.uid != first.uid
+    last = exchange.failed(fault, 0)
+    assert isinstance(last, Refusal)
+    assert (last.status, last.retry_after_s) == (503, 1)
+    assert router.inflight == {}
+
+
+@pytest.mark.parametrize("fault", ["lost", "busy"])
+def test_one_request_closes_at_most_one_door(router, fault):
+    exchange = start(router, *FLEET)
+    exchange.choose(0)
+    exchange.failed(fault, 0)
+    exchange.failed(fault, 0)
+    assert sum(router.take([each], 0) is not None for each in FLEET) == 2
+
+
+def test_refused_connections_close_every_door_that_refused(router):
+    exchange = start(router, *FLEET)
+    exchange.choose(0)
+    exchange.failed("refused", 0)
+    exchange.failed("refused", 0)
+    assert sum(router.take([each], 0) is not None for each in FLEET) == 1
+
+
+def test_an_idle_connection_that_was_closed_is_no_fault_of_its_replica(router):
+    exchange = start(router, FLEET[0])
+    exchange.choose(0)
+    assert exchange.failed("lost", 0) is FLEET[0]
+    assert exchange.answers(200, 0)
+
+
+def test_a_refused_connection_is_not_tried_again_at_the_same_place(router):
+    exchange = start(router, FLEET[0])
+    exchange.choose(0)
+    assert exchange.failed("refused", 0).code == "no_replica"
+
+
+def test_silence_closes_the_door_before_the_first_byte_only(router):
+    before, after = start(router, FLEET[0]), start(router, FLEET[1], stream=True)
+    before.choose(0)
+    assert before.silent(300).code == "engine_silent"
+    after.choose(0)
+    after.answers(200, 0)
+    after.feed(b"data: {}\n\n", 1)
+    assert after.silent(300).code == "engine_silent"
+    assert router.take([FLEET[0]], 300) is None
+    assert router.take([FLEET[1]], 300) is FLEET[1]
+
+
+def test_each_step_has_its_own_deadline(router):
+    exchange = start(router, FLEET[0], stream=True)
+    exchange.choose(10)
+    assert exchange.deadline == 10 + LIMITS.first_byte_s
+    exchange.answers(200, 20)
+    assert exchange.deadline == 20 + LIMITS.first_byte_s
+    exchange.feed(b"data: half", 30)
+    assert (exchange.deadline, exchange.client_turn) == (30 + LIMITS.gap_s, False)
+    exchange.feed(b" event\n\n", 40)
+    assert (exchange.deadline, exchange.client_turn) == (40 + LIMITS.client_s, True)
+    exchange.engine_turn(50)
+    assert (exchange.deadline, exchange.client_turn) == (50 + LIMITS.gap_s, False)
+    exchange.feed(b"data: [DONE]\n\n", 60)
+    exchange.engine_turn(61)
+    assert exchange.deadline == 61 + LIMITS.linger_s
+    assert exchange.silent(62) is None
+    assert exchange.ended() is None
+
+
+def test_a_replicas_uid_is_ours_alone(router):
+    target = Target("rep-7f", 1, "http://e", "t")
+    exchange = start(router, target, stream=True)
+    exchange.choose(0)
+    exchange.answers(200, 0)
+    said = b'data: {"model": "rep-7f", "choices": [{"text": "\\"model\\": \\"rep-7f\\""}]}\n\n'
+    passed = exchange.feed(said, 1)
+    assert b'"model": "bot"' in passed
+    assert b'\\"rep-7f\\"' in passed
+
+
+def test_a_stream_is_charged_by_what_the_engine_says(router):
+    exchange = start(router, FLEET[0], stream=True, now=5.0)
+    exchange.choose(5)
+    exchange.answers(200, 6)
+    exchange.feed(b'data: {"choices": [{}]}\n\n', 7)
+    usage = b'{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}'
+    exchange.feed(b"data: " + usage + b"\n\ndata: [DONE]\n\n", 8)
+    record = exchange.settle(200, now=9.0, at=1000.0)
+    assert (record.prompt_tokens, record.output_tokens, record.estimated) == (9, 1, False)
+    assert (record.first_token_s, record.duration_s, record.at) == (2, 4, 1000)
+    assert router.inflight == {}
+
+
+def test_a_stream_that_broke_is_charged_by_what_was_delivered(router):
+    exchange = start(router, FLEET[0], stream=True)
+    exchange.choose(0)
+    exchange.answers(200, 0)
+    exchange.feed(b"data: {}\n\ndata: {}\n\ndata: {", 1)
+    assert exchange.ended().code == "engine_lost"
+    record = exchange.settle(502, 2, 0)
+    assert (record.output_tokens, record.estimated, record.status) == (2, True, 502)
+    assert record.prompt_tokens > 0
+
+
+def test_nothing_delivered_is_nothing_charged(router):
+    exchange = start(router, FLEET[0])
+    exchange.choose(0)
+    record = exchange.settle(CLIENT_LEFT, 1, 0)
+    assert (record.prompt_tokens, record.output_tokens, record.estimated) == (0, 0, False)
+    assert record.replica == "a"
+
+
+def test_a_request_that_reached_no_replica_leaves_no_record(router):
+    exchange = start(router)
+    assert exchange.choose(0).code == "no_replica"
+    assert exchange.settle(503, 0, 0) is None
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": 7}', b'{"detail": [1]}'])
+def test_an_engine_that_refuses_without_words_is_still_understood(body):
+    refusal = from_engine(400, body)
+    assert (refusal.status, refusal.code) == (400, "refused_by_engine")
+    assert "HTTP 400" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error": "too long"}', "too long"),
+        (b'{"detail": "too long"}', "too long"),
+        (json.dumps({"error": {"message": "x" * 900}}).encode(), "x" * 500),
+    ],
+)
+def test_an_engines_words_are_passed_on_up_to_their_bound(body, said):
+    assert from_engine(422, body).message == said
+
+
+def test_a_503_is_no_answer(router):
+    exchange = start(router, *FLEET)
+    exchange.choose(0)
+    assert not exchange.answers(503, 0)

@@ -199,17 +199,18 @@ async def _tell(home: Home, desk: Desk) -> None:
     """Keep HOME/listen.json true: where api and gateway can be reached."""
     told: dict[str, str] = {}
     while True:
-        now = dict(desk.where())
+        tick, now = desk.world.tick, dict(desk.where())
         if now["gateway"] and now != told:
             temporary = home.listen.with_suffix(".new")
             temporary.write_text(json.dumps(now) + "\n")
             temporary.rename(home.listen)
             told = now
-        await desk.world.moved(5.0)
+        await desk.world.moved(tick, 5.0)
 
 
 def _tcp(host: str, port: int) -> socket.socket:
-    listening = socket.socket()
+    # Named as TCP, or asyncio does not switch Nagle's delay off (40 ms an answer).
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))

@@ -75,12 +75,12 @@ class Yard:
                 found = await self.client.get(f"/api/v1/{kind}/{name}")
                 if found.status_code == 200 and found.json()["status"]["phase"] == phase:
                     return found.json()
-                await self.desk.world.moved(0.5)
+                await self.desk.world.moved(self.desk.world.tick, 0.1)
 
     async def until_gone(self, kind: str, name: str) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while (await self.client.get(f"/api/v1/{kind}/{name}")).status_code != 404:
-                await self.desk.world.moved(0.5)
+                await self.desk.world.moved(self.desk.world.tick, 0.1)
 
 
 @asynccontextmanager

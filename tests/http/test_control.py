@@ -122,7 +122,7 @@ async def test_control_comes_back_to_its_replicas_without_touching_them(tmp_path
         await yard.until("service", "bot", "ready")
         for _ in range(3):
             yard.node.move()
-            await yard.desk.world.moved(0.2)
+            await yard.desk.world.moved(yard.desk.world.tick, 0.2)
         assert node.plans == plans, "nothing was started again"
 
 
@@ -257,7 +257,7 @@ async def test_a_changed_model_makes_a_new_version_and_old_services_keep_theirs(
     await yard.apply({**BOT, "model": "tiny@2"})
     async with asyncio.timeout(20):
         while (await yard.get("service/bot"))["status"]["revision"] != "bot-2":
-            await yard.desk.world.moved(0.5)
+            await yard.desk.world.moved(yard.desk.world.tick, 0.5)
 
 
 async def test_status_and_doctor_show_everything_at_a_glance(yard: Yard) -> None:

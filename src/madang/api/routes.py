@@ -120,8 +120,8 @@ async def changes(
     """Return what changed after a revision, as soon as there is something (long poll)."""
     deadline = asyncio.get_running_loop().time() + wait_s
     while True:
-        revision = desk.world.revision
-        changed = await desk.world.store.changes(after) if revision > after else ()
+        tick = desk.world.tick
+        changed = await desk.world.store.changes(after) if desk.world.revision > after else ()
         newest = max((r.resource_version for r, _ in changed), default=after)
         items = [
             {"gone": gone, "resource": shown(resource)}
@@ -134,8 +134,7 @@ async def changes(
         if items or left_s <= 0:
             return {"revision": newest, "items": items}
         after = newest
-        if desk.world.revision == revision:
-            await desk.world.moved(left_s)
+        await desk.world.moved(tick, left_s)
 
 
 @router.get("/event")
@@ -147,15 +146,14 @@ async def events(
     everything = who.sees("")
     deadline = asyncio.get_running_loop().time() + wait_s
     while True:
-        revision = desk.world.revision
+        tick = desk.world.tick
         scope = project if everything or project else who.project
         found = await desk.world.store.events(after, limit, scope)
         visible = [event for event in found if who.sees(event.project)]
         left_s = deadline - asyncio.get_running_loop().time()
         if visible or left_s <= 0:
             return {"items": visible}
-        if desk.world.revision == revision:
-            await desk.world.moved(left_s)
+        await desk.world.moved(tick, left_s)
 
 
 @router.post("/model")

@@ -70,13 +70,13 @@ class Gateways:
         self._note(asked)
         deadline = self.world.clock.monotonic() + min(asked.wait_s, GATEWAY_LEASE_S / 2)
         while True:
-            newest = self.table()
+            tick, newest = self.world.tick, self.table()
             left_s = deadline - self.world.clock.monotonic()
             if newest.version != asked.serving:
                 return newest
             if left_s <= 0:
                 return None
-            await self.world.moved(left_s)
+            await self.world.moved(tick, left_s)
 
     def _note(self, asked: traffic.Pull) -> None:
         before = self._pulled.get(asked.gateway)

@@ -6,6 +6,7 @@ guarded by the version it was planned from, and a plan that lost a race is dropp
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from madang.control.act import Hands
@@ -35,17 +36,16 @@ class Loop:
         """Turn until cancelled."""
         await self.observer.first_look()
         while True:
-            revision = self.world.revision
+            tick = self.world.tick
             planned = await self.turn()
-            if self.world.revision == revision:
-                await self.world.moved(self._pause_s(planned))
+            await self.world.moved(tick, self._pause_s(planned))
 
     async def turn(self) -> Plan:
         """Go round once, and return what was done."""
         # 1. Observe: one immutable moment of what is stored and what is seen.
         snapshot = self.world.snapshot(self.observer.seen())
-        # 2. Plan: pure; the same snapshot always gives the same plan.
-        planned = plan(snapshot, self.memo)
+        # 2. Plan: pure, so it can think in a thread while the API goes on answering.
+        planned = await asyncio.to_thread(plan, snapshot, self.memo)
         if not planned.actions:
             return planned
         try:

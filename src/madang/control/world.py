@@ -27,6 +27,8 @@ class World:
         self.usage: Sequence[UsageTotal] = ()
         """What each endpoint has been used for."""
         self._kept: dict[str, dict[Ref, AnyResource]] = {}
+        self.tick = 0
+        """Grows whenever there is something to look at again."""
         self._moved = asyncio.Event()
 
     async def open(self) -> None:
@@ -90,11 +92,14 @@ class World:
 
     def wake(self) -> None:
         """Let everybody look again."""
+        self.tick += 1
         self._moved.set()
         self._moved = asyncio.Event()
 
-    async def moved(self, timeout_s: float) -> None:
-        """Return when something changes, or after that long."""
+    async def moved(self, since: int, timeout_s: float) -> None:
+        """Return when `tick` is no longer `since`, or after that long."""
+        if self.tick != since:
+            return
         try:
             async with asyncio.timeout(timeout_s):
                 await self._moved.wait()

@@ -1,0 +1,89 @@
+# make up         install, start Madang in the background, ask the first model one question
+# make test       install what the tests need, and pass all of them but the stories
+# make help       everything else
+
+PYTHON ?= python3
+UV     ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCKS  := requirements/core.txt requirements/build.txt src/madang/engines/requirements.txt
+
+ifeq ($(UV),)
+INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check \
+           --require-hashes --no-deps --only-binary :all: --no-compile
+SELF    := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check \
+           --no-deps --no-index --no-build-isolation --no-compile -e .
+MAKE_VENV = $(PYTHON) -m venv $(VENV)
+else
+INSTALL := $(UV) pip install -q --python $(BIN)/python --require-hashes --no-deps --only-binary :all:
+SELF    := $(UV) pip install -q --python $(BIN)/python --no-deps --no-index --no-build-isolation -e .
+MAKE_VENV = $(UV) venv -q --python $(PYTHON) $(VENV)
+endif
+
+.PHONY: help up down setup check test stories lock schemas clean purge bench
+.SILENT:
+
+help:  ## this list
+	sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
+
+up: $(VENV)/.ok  ## install if needed, start, and show the model's answer
+	$(BIN)/madang up
+
+down:  ## stop Madang; state stays
+	test ! -x $(BIN)/madang || $(BIN)/madang down
+
+setup: $(VENV)/.ok  ## only install
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Madang needs Python 3.11 or newer: make up PYTHON=python3.12" >&2; exit 1; }
+	echo "· environment in $(VENV)"
+	$(MAKE_VENV)
+
+$(VENV)/.ok: $(LOCKS) pyproject.toml | $(VENV)/bin/python
+	echo "· $$(cat $(LOCKS) | grep -c '==') packages by hash, the engine and the first model among them"
+	$(INSTALL) $(LOCKS:%=-r %)
+	echo "· Madang itself"
+	$(SELF)
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.ok
+	echo "· what the tests need"
+	$(INSTALL) -r requirements/dev.txt
+	touch $@
+
+check: $(VENV)/.dev  ## lint, types, imports and the quick tests: under a minute
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format -q --check .
+	$(BIN)/mypy
+	$(BIN)/python tests/offline.py $(BIN)/pytest tests/house tests/planning tests/traffic src -n 2
+
+test: $(VENV)/.dev  ## every test but the stories, with no network but loopback
+	$(BIN)/python tests/offline.py $(BIN)/pytest -n 2
+
+stories: $(VENV)/.dev  ## the real thing, end to end: a real model, a fresh clone
+	$(BIN)/python tests/offline.py $(BIN)/pytest -m "story and not online" tests/stories
+	$(BIN)/pytest -m "story and online" tests/stories
+
+bench-%: $(VENV)/.dev  ## bench-NAME: one bench, as JSON in bench/out
+	mkdir -p bench/out
+	$(BIN)/python bench/$(subst -,_,$*).py
+
+bench: $(VENV)/.dev  ## every bench, and one table
+	mkdir -p bench/out
+	for each in bench/[a-z]*_*.py bench/control.py; do $(BIN)/python $$each; done
+	$(BIN)/python bench/table.py
+
+lock: $(VENV)/.dev  ## make the lock files anew (needs uv)
+	sh requirements/lock.sh
+
+schemas: $(VENV)/.dev  ## write docs/schemas from the resources
+	$(BIN)/python tests/house/test_schemas.py
+
+clean: down  ## stop Madang and remove what was installed and built; state stays
+	rm -rf $(VENV) build dist bench/out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+purge: down  ## clean, and remove all state too
+	home=$$($(BIN)/madang home 2>/dev/null) && test -n "$$home" && rm -rf "$$home" || true
+	$(MAKE) clean

@@ -1,0 +1,193 @@
+"""Control at rest: a turn with nothing to do, and the API while such turns go on.
+
+The world is filled through the store; its processes exist on paper only. The loop, the store,
+the planning and the API are the product's own. CPU seconds are this process's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from madang.api.app import build
+from madang.api.desk import Desk
+from madang.clocks import SystemClock, SystemRandom
+from madang.control.act import Hands, Tools
+from madang.control.first import Hardware, prepare
+from madang.control.gateways import Gateways
+from madang.control.intake import Intake, Keys
+from madang.control.loop import Loop
+from madang.control.observe import Observer
+from madang.control.world import World
+from madang.engines.fake import Fake
+from madang.planning.snapshot import Probed
+from madang.ports import Found
+from madang.registry.blobs import FileBlobs
+from madang.resources.endpoint import Endpoint, EndpointSpec
+from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
+from madang.resources.resource import AnyResource
+from madang.resources.revision import Revision, RevisionPhase, RevisionSpec, RevisionStatus
+from madang.resources.service import Needs, ServicePhase
+from madang.resources.tenancy import Empty
+from madang.settings import Home
+from madang.stores.sqlite import SqliteStore
+from madang.supervisor.protocol import Process
+from madang.testing.builders import model, service
+from madang.testing.node import PaperNode
+from rows import Row, write
+
+PROJECT = "local/main"
+PER_SERVICE = 50
+TURNS = 20
+REQUESTS = 400
+FLOORS = {1_000: (10.0, None), 10_000: (100.0, None)}
+
+
+def filling(replicas: int) -> Iterator[AnyResource]:
+    """Return services that are all ready, with everything that belongs to them."""
+    tiny = model(project=PROJECT)
+    yield tiny
+    for number in range(replicas // PER_SERVICE):
+        name = f"s{number}"
+        told = {
+            "observed_generation": 1, "revision": f"{name}-1", "revisions": 1,
+            "replicas": PER_SERVICE, "ready": PER_SERVICE, "phase": ServicePhase.READY,
+        }  # fmt: skip
+        yield service(name, project=PROJECT, scale=PER_SERVICE).with_status(**told)
+        yield Endpoint(
+            project=PROJECT, name=name, uid=f"endpoint-{name}",
+            spec=EndpointSpec(service=name), status=Empty(),
+        )  # fmt: skip
+        spec = RevisionSpec(
+            service=name, number=1, model="tiny", model_version=1,
+            digest=tiny.status.versions[0].digest, recipe="fake", needs=Needs(),
+            memory_bytes=10**6, context_tokens=4096, slots=4, gate=("smoke",),
+        )  # fmt: skip
+        yield Revision(
+            project=PROJECT, name=f"{name}-1", uid=f"revision-{name}", spec=spec,
+            status=RevisionStatus(phase=RevisionPhase.SERVING),
+        )  # fmt: skip
+        for serial in range(1, PER_SERVICE + 1):
+            yield replica(name, serial)
+
+
+def replica(name: str, serial: int) -> Replica:
+    """Return a replica that serves."""
+    status = ReplicaStatus(
+        phase=ReplicaPhase.READY, node="n", accelerators=("n-cpu0",), memory_bytes=10**6,
+        epoch=1, pid=1, url="http://127.0.0.1:9", started_at=1.0, ready_at=2.0,
+    )  # fmt: skip
+    return Replica(
+        project=PROJECT, name=f"{name}-1-{serial}", uid=f"replica-{name}-{serial}",
+        spec=ReplicaSpec(service=name, revision=f"{name}-1"), status=status,
+    )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def running(home: Home, replicas: int) -> AsyncIterator[tuple[Desk, Loop]]:
+    """Fill a store, close it, and open control on it."""
+    fake = Fake()
+    facts = {"fake": fake.facts}
+    world = World(SqliteStore(home), facts, SystemClock())
+    await world.open()
+    cpu = Found("cpu0", "cpu", 10**13, shared=True, attributes={"cores": 64})
+    await prepare(world, Hardware("n", [cpu]), home.admin_key, SystemRandom())
+    await world.commit(filling(replicas))
+    node = PaperNode(
+        Process(r.uid, 1, "running", pid=1, announced={"url": "http://127.0.0.1:9"})
+        for r in world.list("replica").values()
+    )
+    gateways = Gateways(world, lambda uid, _epoch: uid)
+    observer = Observer(world, {"n": node}, gateways, lambda *_: Probed(healthy=True))
+    tools = Tools(
+        {"n": node}, {"fake": fake}, FileBlobs(home.blobs), lambda *_: None, lambda uid, _: uid
+    )
+    loop = Loop(world, observer, Hands(world, observer, tools))
+    intake = Intake(world, observer.seen, lambda *_: model().status.versions[0], SystemRandom())
+    desk = Desk(home, world, intake, observer, gateways, Keys(world), {"n": node}, dict)
+    watching = asyncio.create_task(observer.watch("n"))
+    await observer.first_look()
+    while (await loop.turn()).actions:
+        pass
+    try:
+        yield desk, loop
+    finally:
+        watching.cancel()
+        await world.store.close()
+
+
+async def turn_cpu_ms(loop: Loop) -> float:
+    """Return the CPU milliseconds of one idle turn, over a few."""
+    start_s = time.process_time()
+    for _ in range(TURNS):
+        assert not (await loop.turn()).actions, "the world is not at rest"
+    return (time.process_time() - start_s) / TURNS * 1000
+
+
+async def api_p99_ms(desk: Desk, loop: Loop) -> float:
+    """Return the p99 of reading one resource over HTTP, from another process, while turns go on."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(build(desk), log_config=None, lifespan="off"))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    port = listening.getsockname()[1]
+    key = desk.home.admin_key.read_text().strip()
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, "--ask", str(port), key, stdout=subprocess.PIPE
+    )
+    asking = asyncio.create_task(child.communicate())
+    while not asking.done():
+        await loop.turn()
+        await asyncio.sleep(0.02)
+    out, _ = await asking
+    server.should_exit = True
+    await serving
+    return float(json.loads(out))
+
+
+def ask(port: int, key: str) -> None:
+    """Be the client: print the p99 in milliseconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    took: list[float] = []
+    for number in range(REQUESTS):
+        start_s = time.perf_counter()
+        path = f"/api/v1/service/s{number % 10}"
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200, answer.status
+        took.append((time.perf_counter() - start_s) * 1000)
+    print(sorted(took)[int(len(took) * 0.99) - 1])
+
+
+async def main() -> None:
+    """Measure both sizes."""
+    rows = []
+    for replicas, (floor, target) in FLOORS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            async with running(Home(Path(folder)), replicas) as (desk, loop):
+                turn_ms = await turn_cpu_ms(loop)
+                p99_ms = await api_p99_ms(desk, loop)
+        rows += [
+            Row(f"idle turn, {replicas} replicas, CPU", round(turn_ms, 2), "ms", floor, target),
+            Row(f"API p99 while turning, {replicas} replicas", round(p99_ms, 1), "ms", 50.0),
+        ]
+    write("control", rows)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--ask"]:
+        ask(int(sys.argv[2]), sys.argv[3])
+    else:
+        asyncio.run(main())

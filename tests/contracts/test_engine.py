@@ -13,7 +13,7 @@ import pytest
 from madang.engines.fake import Fake
 from madang.engines.llamacpp import LlamaCpp
 from madang.ports import Assignment, Engine
-from madang.supervisor import proc
+from madang.supervisor import processes
 from madang.supervisor.protocol import plan_from
 
 TOKEN = "a-token-nobody-else-knows"
@@ -243,7 +243,7 @@ def test_what_planning_reserves_is_enough(case, engine):
     facts = case.engine.facts
     weights = case.model.stat().st_size * facts.weights_factor
     cache = case.cache_bytes_per_token * facts.context_tokens
-    assert proc.rss_bytes(engine.process.pid) <= weights + cache + facts.overhead_bytes
+    assert processes.rss_bytes(engine.process.pid) <= weights + cache + facts.overhead_bytes
 
 
 def test_sigterm_ends_it(case, run_engine):

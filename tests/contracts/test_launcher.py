@@ -99,7 +99,7 @@ def launcher(place: Place) -> Launcher:
     return place.launcher()
 
 
-def plan(uid: str = "a", script: str = "sleep 1000", epoch: int = 1, **more) -> LaunchPlan:
+def plan(uid: str = "a", script: str = "exec sleep 1000", epoch: int = 1, **more) -> LaunchPlan:
     return LaunchPlan(uid, epoch, ("sh", "-c", script), ENV, **more)
 
 

@@ -23,6 +23,9 @@ from madang.verify.subject import Subject
 
 log = logging.getLogger("madang.control")
 
+NOT_NOW = frozenset({"supervisor.closing", "supervisor.stale-term"})
+"""Refusals that say nothing about what was to be started."""
+
 Judge = Callable[[Subject, Sequence[str]], Sequence[Check] | None]
 """(engine, gate) -> how each check went; None: no judgement was possible. Blocks, in a thread."""
 
@@ -87,6 +90,9 @@ class Hands:
             plan = await asyncio.to_thread(self._launch_plan, replica)
             await self.tools.launchers[replica.status.node].start(plan)
         except Rejected as error:
+            if error.code in NOT_NOW:
+                unreachable.add(replica.status.node)
+                return
             reason = Reason(code=error.code, values=error.values)
             self.observer.refuse(replica.uid, replica.status.epoch, reason)
         except Unavailable as error:

@@ -45,8 +45,8 @@ def _resolved(schema: Any, root: Any) -> dict[str, Any]:
         if not isinstance(schema, dict):
             return {}
         if "$ref" in schema:
-            path, schema = schema["$ref"].removeprefix("#/").split("/"), root
-            for name in path:
+            path, schema = schema["$ref"].removeprefix("#").split("/"), root
+            for name in path[1:]:
                 schema = schema[name]
         elif choices := schema.get("anyOf") or schema.get("oneOf"):
             schema = choices[0]

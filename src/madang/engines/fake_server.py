@@ -177,7 +177,7 @@ class Answer:
         }
 
 
-class Handler(BaseHTTPRequestHandler):
+class Conversation(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
@@ -189,7 +189,8 @@ class Handler(BaseHTTPRequestHandler):
         """Print nothing per request."""
 
     def do_GET(self) -> None:
-        """Answer what can be asked without a body."""
+        """Answer what can be asked without a body; one that comes nevertheless is passed over."""
+        self.rfile.read(min(int(self.headers.get("Content-Length") or 0), BODY_BYTES_MAX))
         if self.path == "/health":
             self._reply({"status": "ok"})
         elif not self._may_ask():
@@ -374,9 +375,9 @@ def main() -> None:
     time.sleep(script.load_s)
     if cause := script.fail.get("load"):
         sys.exit(f"cannot load the model: {cause}")
-    Handler.script = script
-    Handler.token = os.environ.pop("MADANG_ENGINE_TOKEN")
-    server = Server(("127.0.0.1", 0), Handler)
+    Conversation.script = script
+    Conversation.token = os.environ.pop("MADANG_ENGINE_TOKEN")
+    server = Server(("127.0.0.1", 0), Conversation)
     ready = {"url": f"http://127.0.0.1:{server.server_port}", "pid": os.getpid()}
     with suppress(OSError), os.fdopen(int(os.environ["MADANG_READY_FD"]), "w") as file:
         file.write(json.dumps(ready) + "\n")

@@ -22,7 +22,7 @@ from madang.supervisor.journal import Journal
 from madang.supervisor.logring import RING_BYTES
 from madang.supervisor.loop import Loop
 from madang.supervisor.orders import Orders, read_plan
-from madang.supervisor.spawn import adopt_orphans
+from madang.supervisor.processes import adopt_orphans
 
 SOCKET = "run/supervisor.sock"
 BOOT = "run/boot.json"
@@ -34,15 +34,7 @@ EXIT_HELD = 3
 def main(home: str, ready_fd: int, ring_bytes: int) -> int:
     """Run until SIGTERM; return the exit code."""
     try:
-        _seal_descriptors()
-        os.makedirs(home, mode=0o700, exist_ok=True)
-        os.chdir(home)  # every path below is short and relative
-        lock, holder = _lock()
-        if lock < 0:
-            return _fail(ready_fd, EXIT_HELD, "supervisor.held", home=home, pid=holder)
-        for folder in ("run", "logs", "supervisor"):
-            os.makedirs(folder, exist_ok=True)
-            os.chmod(folder, 0o700)
+        lock = _move_in(home)
         loop, journal = Loop(), Journal()
         journal.end_leftovers()
         children = Children(loop, journal, ring_bytes)
@@ -50,33 +42,41 @@ def main(home: str, ready_fd: int, ring_bytes: int) -> int:
         children.on_change = door.tell
         _watch_signals(loop, children)
         _start_boot_plans(children)
-    except (OSError, ValueError, Refused) as error:
-        cause = str(error.values) if isinstance(error, Refused) else str(error)
-        return _fail(ready_fd, EXIT_FAILED, "supervisor.failed", home=home, cause=cause)
+    except BlockingIOError:
+        with open(LOCK) as held:
+            return _fail(ready_fd, EXIT_HELD, "supervisor.held", home=home, pid=held.read().strip())
+    except (OSError, ValueError) as error:
+        return _fail(ready_fd, EXIT_FAILED, "supervisor.failed", home=home, cause=str(error))
     _say(ready_fd, {"ready": True, "pid": os.getpid()})
     loop.run_until(children.all_gone)
     os.unlink(SOCKET)
+    os.close(lock)
     return 0
 
 
-def _lock() -> tuple[int, int]:
-    """Take the lock for life; return it, or -1 and the pid of who holds it."""
+def _move_in(home: str) -> int:
+    """Make the home the current folder and take its lock; raises BlockingIOError if it is held."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:  # no child shall inherit what we were started with
+            with suppress(OSError):
+                os.set_inheritable(int(name), False)
+    os.makedirs(home, mode=0o700, exist_ok=True)
+    os.chdir(home)  # so that every path of ours is short
     lock = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 32).strip()
-        os.close(lock)
-        return -1, int(holder) if holder.isdigit() else 0
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.ftruncate(lock, 0)
     os.write(lock, b"%d\n" % os.getpid())
-    return lock, os.getpid()
+    for folder in ("run", "logs", "supervisor"):
+        os.makedirs(folder, exist_ok=True)
+        os.chmod(folder, 0o700)
+    return lock
 
 
 def _listen() -> socket.socket:
     with suppress(FileNotFoundError):
         os.unlink(SOCKET)  # an earlier supervisor's: we hold the lock
     listener = socket.socket(socket.AF_UNIX)
+    listener.setblocking(False)
     listener.bind(SOCKET)
     os.chmod(SOCKET, 0o600)
     listener.listen()
@@ -87,16 +87,15 @@ def _watch_signals(loop: Loop, children: Children) -> None:
     """Turn signals into bytes for the loop: one way for ends of children, orphans and our own."""
     adopt_orphans()
     reader, writer = socket.socketpair()
-    for end in (reader, writer):
-        end.setblocking(False)
+    reader.setblocking(False)
+    writer.setblocking(False)
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def heed() -> None:
-        seen = reader.recv(4096)
-        if not children.closing and {signal.SIGTERM, signal.SIGINT} & set(seen):
+        if {signal.SIGTERM, signal.SIGINT} & set(reader.recv(4096)) and not children.closing:
             children.close()
         children.reap()
 
@@ -104,26 +103,13 @@ def _watch_signals(loop: Loop, children: Children) -> None:
 
 
 def _start_boot_plans(children: Children) -> None:
-    try:
+    """Start what the node's own boot file names; what can't start yet is tried again."""
+    if os.path.exists(BOOT):
         with open(BOOT, "rb") as file:
             plans = [read_plan(body) for body in json.load(file)]
-    except FileNotFoundError:
-        return
-    for plan in plans:
-        try:
-            children.start(plan)
-        except Refused as no:
-            if plan.restart == "never":
-                raise
-            sys.stderr.write(f"{no.code}: {no.values}; trying again\n")
-
-
-def _seal_descriptors() -> None:
-    """Let no child inherit what we were started with."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:
-            with suppress(OSError):
-                os.set_inheritable(int(name), False)
+        for plan in plans:
+            with suppress(Refused):
+                children.start(plan)
 
 
 def _say(ready_fd: int, message: dict[str, object]) -> None:
@@ -139,9 +125,8 @@ def _fail(ready_fd: int, status: int, code: str, **values: str | int) -> int:
     return status
 
 
-def _option(name: str, default: int) -> int:
-    return int(sys.argv[sys.argv.index(name) + 1]) if name in sys.argv else default
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], _option("--ready-fd", -1), _option("--log-bytes", RING_BYTES)))
+    home, *rest = sys.argv[1:]
+    options = dict(zip(rest[::2], rest[1::2], strict=True))
+    ready_fd = int(options.get("--ready-fd", -1))
+    sys.exit(main(home, ready_fd, int(options.get("--log-bytes", RING_BYTES))))

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from madang.supervisor import logring, proc
+from madang.supervisor import logring, processes
 from madang.supervisor.journal import Journal
-from madang.supervisor.loop import Loop
+from madang.supervisor.loop import Callback, Loop
+from madang.supervisor.processes import spawn
 from madang.supervisor.protocol import LaunchPlan, Process
-from madang.supervisor.spawn import spawn
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 30.0
@@ -24,14 +24,15 @@ LIVING_MAX = 512
 ENDED_MAX = 4096
 """What one supervisor knows at most; the oldest ended processes are forgotten first."""
 ANNOUNCED_BYTES_MAX = 1024
-_READ_BYTES = 1 << 16
+PROGRAM_CHARS_MAX = 200
+"""How much of a program's name is told back."""
 
 
-class Refused(Exception):
+class Refused(ValueError):
     """An order that is not carried out, with the code and values of its answer."""
 
     def __init__(self, code: str, subject: str = "", **values: str | int) -> None:
-        super().__init__(code)
+        super().__init__(code, subject, values)
         self.code, self.subject, self.values = code, subject, values
 
 
@@ -53,8 +54,7 @@ class Child:
     exit_code: int | None = None
     """Set once its leader has ended, also while others of its sessions still live."""
     sessions: set[int] = field(default_factory=set)
-    output: int = -1
-    ready: int = -1
+    pipes: dict[int, Callback] = field(default_factory=dict)
     said: bytes = b""
 
 
@@ -78,14 +78,14 @@ class Children:
     def reports(self) -> list[Process]:
         """Return every process; one that is being replaced stands before its successor."""
         both = [c for child in self._known.values() for c in (child.old, child) if c]
-        return [replace(c.now, rss_bytes=proc.rss_bytes(c.now.pid)) for c in both]
+        return [replace(c.now, rss_bytes=processes.rss_bytes(c.now.pid)) for c in both]
 
     def start(self, plan: LaunchPlan) -> Process:
         """Start it, unless it is there; end the process of a lower epoch first."""
         child = self._known.get(plan.uid)
-        if child and child.plan.epoch >= plan.epoch:
-            if child.plan.epoch > plan.epoch:
-                raise Refused("supervisor.stale-epoch", plan.uid, newest=child.plan.epoch)
+        if child and child.plan.epoch > plan.epoch:
+            raise Refused("supervisor.stale-epoch", plan.uid, newest=child.plan.epoch)
+        if child and child.plan.epoch == plan.epoch:
             return child.now
         if self.closing:
             raise Refused("supervisor.closing", plan.uid)
@@ -102,7 +102,8 @@ class Children:
         elif cause := self._run(child):
             if plan.restart == "never":
                 self._forget(plan.uid)
-            raise Refused("supervisor.spawn-failed", plan.uid, program=plan.argv[0], cause=cause)
+            program = plan.argv[0][:PROGRAM_CHARS_MAX]
+            raise Refused("supervisor.spawn-failed", plan.uid, program=program, cause=cause)
         return child.now
 
     def stop(self, uid: str, epoch: int, grace_s: float) -> Process | None:
@@ -144,70 +145,62 @@ class Children:
 
     def record(self) -> None:
         """Write the journal; raises OSError."""
-        self._journal.write(
-            {
-                "uid": child.plan.uid,
-                "epoch": child.plan.epoch,
-                "pid": pid,
-                "start_ticks": child.start_ticks,
-                "accelerators": child.plan.accelerators,
-            }
-            for pid, child in self._alive.items()
-        )
+        running = [
+            {"uid": c.plan.uid, "epoch": c.plan.epoch, "pid": pid, "start_ticks": c.start_ticks}
+            | {"accelerators": c.plan.accelerators}
+            for pid, c in self._alive.items()
+        ]
+        self._journal.write(running)
 
     def _run(self, child: Child) -> str:
         """Start its process; return why that failed, or nothing."""
 
         def enlist(pid: int) -> None:
-            found = proc.entry(pid)
+            found = processes.entry(pid)
             child.start_ticks = found.start_ticks if found else 0
             self._alive[pid] = child
             self.record()
 
         try:
-            pid, child.output, child.ready = spawn(child.plan, enlist)
+            logring.prune()
+            pid, output, ready = spawn(child.plan, enlist)
         except OSError as error:
-            self._alive = {p: c for p, c in self._alive.items() if c is not child}
+            self._alive = {pid: c for pid, c in self._alive.items() if c is not child}
             cause = error.strerror or str(error)
-            child.ring.write(f"[cannot start {child.plan.argv[0]}: {cause}]\n".encode())
+            line = f"[cannot start {child.plan.argv[0][:PROGRAM_CHARS_MAX]}: {cause}]\n"
+            child.ring.write(line.encode(errors="replace"))
             self._settle(child, 127)
             return cause
-        logring.prune()
         child.exit_code, child.said, child.sessions = None, b"", {pid}
         child.steady_at = time.monotonic() + STEADY_S
-        child.now = replace(
-            child.now,
-            state="running",
-            pid=pid,
-            started_at=time.time(),
-            ended_at=None,
-            exit_code=None,
-            announced=None,
-        )
-        self._loop.watch(child.output, lambda: self._listen(child))
-        self._loop.watch(child.ready, lambda: self._hear(child))
+        child.now = Process(
+            child.plan.uid, child.plan.epoch, "running", pid, time.time(),
+            restarts=child.now.restarts, accelerators=child.plan.accelerators,
+        )  # fmt: skip
+        self._follow(child, output, child.ring.write)
+        self._follow(child, ready, lambda chunk: self._hear(child, chunk))
         self._changed()
         return ""
 
     def _end(self, child: Child, grace_s: float) -> None:
         """Ask it to end, and make it end after its grace."""
-        if child.exit_code is not None:
-            return
-        if not child.stopping:
-            child.stopping = True
-            child.sessions |= {e.session for e in proc.members(child.sessions)}
-            os.killpg(child.now.pid, signal.SIGTERM)
-        self._loop.alarm(child, grace_s, lambda: _kill(child))
+        if child.exit_code is None:
+            if not child.stopping:
+                child.stopping = True
+                child.sessions |= {e.session for e in processes.members(child.sessions)}
+                os.killpg(child.now.pid, signal.SIGTERM)
+            self._loop.alarm(child, grace_s, lambda: processes.kill(child.sessions))
 
     def _sweep(self, child: Child, pause_s: float = 0.01) -> None:
         """Its leader has ended: kill what is left, and look again until nothing is."""
-        if _kill(child):
+        if processes.kill(child.sessions):
             again_s = min(1.0, pause_s * 2)
             self._loop.alarm(child, pause_s, lambda: self._sweep(child, again_s))
             return
         self._loop.cancel(child)
-        self._listen(child)
-        child.output, child.ready = self._shut(child.output), self._shut(child.ready)
+        for fd, last_read in list(child.pipes.items()):
+            last_read()
+            self._shut(child, fd)
         del self._alive[child.now.pid]
         self._settle(child, child.exit_code)
         with suppress(OSError):
@@ -251,40 +244,31 @@ class Children:
         self.seq += 1
         self.on_change()
 
-    def _listen(self, child: Child) -> None:
-        """Keep what it printed."""
-        if child.output < 0:
-            return
-        with suppress(BlockingIOError):
-            chunk = os.read(child.output, _READ_BYTES)
-            child.ring.write(chunk)
-            if not chunk:
-                child.output = self._shut(child.output)
+    def _follow(self, child: Child, fd: int, take: Callable[[bytes], object]) -> None:
+        """Give what comes out of a pipe to `take`, until that says that it has enough."""
 
-    def _hear(self, child: Child) -> None:
-        """Take the one line in which it says that it is ready."""
-        chunk = os.read(child.ready, ANNOUNCED_BYTES_MAX)
-        child.said += chunk
-        if chunk and b"\n" not in child.said and len(child.said) < ANNOUNCED_BYTES_MAX:
-            return
-        child.ready = self._shut(child.ready)
-        with suppress(ValueError, RecursionError):
-            said = json.loads(child.said.partition(b"\n")[0])
-            if isinstance(said, dict):
-                child.now = replace(child.now, announced=said)
-                self._changed()
+        def read() -> None:
+            with suppress(BlockingIOError):
+                chunk = os.read(fd, 1 << 16)
+                if not chunk or take(chunk):
+                    self._shut(child, fd)
 
-    def _shut(self, fd: int) -> int:
-        if fd >= 0:
+        os.set_blocking(fd, False)
+        child.pipes[fd] = read
+        self._loop.watch(fd, read)
+
+    def _shut(self, child: Child, fd: int) -> None:
+        if child.pipes.pop(fd, None):
             self._loop.unwatch(fd)
             os.close(fd)
-        return -1
 
-
-def _kill(child: Child) -> int:
-    """Kill all that belongs to it; return how many there still were."""
-    left = proc.members(child.sessions)
-    for process in left:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
-    return len(left)
+    def _hear(self, child: Child, chunk: bytes) -> bool:
+        """Take the one line in which it says that it is ready; true once there is no more."""
+        child.said, end, _ = (child.said + chunk).partition(b"\n")
+        if end and len(child.said) <= ANNOUNCED_BYTES_MAX:
+            with suppress(ValueError, RecursionError):
+                said = json.loads(child.said)
+                if isinstance(said, dict):
+                    child.now = replace(child.now, announced=said)
+                    self._changed()
+        return bool(end) or len(child.said) > ANNOUNCED_BYTES_MAX

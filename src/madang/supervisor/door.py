@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import Any
 
 from madang.supervisor.children import Refused
 from madang.supervisor.loop import Loop
-from madang.supervisor.orders import Orders, read_order, wait_s
+from madang.supervisor.orders import Orders, read_order, seconds
 from madang.supervisor.protocol import LINE_BYTES_MAX, encode
 
 CONNECTIONS_MAX = 64
@@ -24,7 +25,6 @@ class Door:
         self.orders = orders
         self.connections: set[Connection] = set()
         self._listener = listener
-        listener.setblocking(False)
         self._open()
 
     def tell(self) -> None:
@@ -42,11 +42,10 @@ class Door:
             self.loop.unwatch(self._listener.fileno())
             self.loop.alarm(self, _BREATH_S, self._open)
             return
-        client.setblocking(False)
-        if len(self.connections) >= CONNECTIONS_MAX:
-            client.close()
-        else:
+        if len(self.connections) < CONNECTIONS_MAX:
             self.connections.add(Connection(self, client))
+        else:
+            client.close()
 
 
 class Connection:
@@ -55,23 +54,23 @@ class Connection:
     def __init__(self, door: Door, client: socket.socket) -> None:
         self._door = door
         self._client = client
-        self._inbox = b""
-        self._outbox = b""
-        self._observer: int | None = None
-        self._waiting = False
+        self._inbox = self._outbox = b""
+        self._observer: dict[str, Any] | None = None
+        client.setblocking(False)
         door.loop.watch(client.fileno(), self._turn)
 
     def answer_observer(self) -> None:
         """Answer the observe that waits, if one does."""
-        if self._waiting:
-            answer = {"id": self._observer, "ok": self._door.orders.observation()}
-            self._waiting = False
+        if order := self._observer:
+            self._observer = None
             self._door.loop.cancel(self)
-            self._send(answer)
+            self._send({"id": order.get("id"), "ok": self._door.orders.observation()})
 
     def _turn(self) -> None:
         try:
             self._flush()
+            if self._outbox:
+                return  # whoever does not read is not listened to
             chunk = self._client.recv(1 << 16)
         except BlockingIOError:
             return
@@ -88,33 +87,32 @@ class Connection:
         try:
             order = read_order(line)
             done = self._door.orders.carry_out(order)
-            if done is not None:
-                self._send({"id": _id(order), "ok": done})
-            else:
-                self.answer_observer()
-                self._observer, self._waiting = _id(order), True
-                self._door.loop.alarm(self, wait_s(order), self.answer_observer)
         except Refused as no:
             error = {"code": no.code, "subject": no.subject, "values": no.values}
-            self._send({"id": _id(order), "error": error})
+            self._send({"id": order.get("id"), "error": error})
+        else:
+            if done is not None:
+                self._send({"id": order.get("id"), "ok": done})
+            else:
+                self.answer_observer()
+                self._observer = order
+                self._door.loop.alarm(self, seconds(order["wait_s"]), self.answer_observer)
 
     def _send(self, answer: dict[str, Any]) -> None:
-        if self not in self._door.connections:
-            return
-        self._outbox += encode(answer)
-        try:
-            self._flush()
-        except BlockingIOError:
+        if self in self._door.connections:
+            self._outbox += encode(answer)
+            try:
+                self._flush()
+            except OSError:
+                self._close()
             if len(self._outbox) > UNREAD_BYTES_MAX:
                 self._close()
-        except OSError:
-            self._close()
 
     def _flush(self) -> None:
-        while self._outbox:
-            self._door.loop.also_writable(self._client.fileno(), True)
-            self._outbox = self._outbox[self._client.send(self._outbox) :]
-        self._door.loop.also_writable(self._client.fileno(), False)
+        with suppress(BlockingIOError):
+            while self._outbox:
+                self._outbox = self._outbox[self._client.send(self._outbox) :]
+        self._door.loop.watch(self._client.fileno(), self._turn, bool(self._outbox))
 
     def _close(self) -> None:
         if self in self._door.connections:
@@ -122,8 +120,3 @@ class Connection:
             self._door.loop.cancel(self)
             self._door.loop.unwatch(self._client.fileno())
             self._client.close()
-
-
-def _id(order: dict[str, Any]) -> int | None:
-    number = order.get("id")
-    return number if type(number) is int else None

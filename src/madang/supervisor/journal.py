@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from madang.supervisor import proc
+from madang.supervisor import processes
 
 PATH = "supervisor/journal.json"
 LEFTOVER_SECONDS_MAX = 30.0
@@ -21,15 +19,16 @@ class Journal:
     """One file, replaced whole. Not synced: after a power cut its processes are gone as well."""
 
     def __init__(self) -> None:
-        kept = _read()
+        kept: dict[str, Any] = {}
+        with suppress(FileNotFoundError, ValueError), open(PATH) as file:
+            kept = json.load(file)
         self.term: int = kept.get("term", 0)
-        self._left: list[dict[str, Any]] = []
-        if kept.get("boot_id") == proc.boot_id():
-            self._left = kept.get("processes", [])
+        same_boot = kept.get("boot_id") == processes.boot_id()
+        self._left: list[dict[str, Any]] = kept.get("processes", []) if same_boot else []
 
-    def write(self, processes: Iterable[dict[str, Any]]) -> None:
+    def write(self, running: list[dict[str, Any]]) -> None:
         """Replace what is kept. Raises OSError, and then the old journal is still there."""
-        kept = {"boot_id": proc.boot_id(), "term": self.term, "processes": list(processes)}
+        kept = {"boot_id": processes.boot_id(), "term": self.term, "processes": running}
         with open(PATH + ".new", "w") as file:
             json.dump(kept, file)
         os.replace(PATH + ".new", PATH)
@@ -38,25 +37,13 @@ class Journal:
         """Kill what an earlier supervisor left; raises TimeoutError when it can't be ended."""
         sessions = {left["pid"] for left in self._left if _is_ours(left)}
         deadline = time.monotonic() + LEFTOVER_SECONDS_MAX
-        while left := proc.members(sessions):
-            for process in left:
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
+        while pids := processes.kill(sessions):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"cannot end process {left[0].pid}")
+                raise TimeoutError(f"processes do not end: {pids}")
             time.sleep(0.01)
 
 
 def _is_ours(left: dict[str, Any]) -> bool:
     """Whether that number still means our process, or a session that has lost its leader."""
-    now = proc.entry(left["pid"])
+    now = processes.entry(left["pid"])
     return now is None or now.start_ticks == left["start_ticks"]
-
-
-def _read() -> dict[str, Any]:
-    try:
-        with open(PATH) as file:
-            kept = json.load(file)
-    except (FileNotFoundError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) else {}

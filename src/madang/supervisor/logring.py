@@ -26,52 +26,38 @@ class LogRing:
         """Keep these bytes; the older file goes when the newer one is full."""
         note = f"[{self.lost_lines} lines lost: no space]\n".encode() if self.lost_lines else b""
         written = 0
-        try:
-            if _size(self._path) + len(chunk) > self._limit_bytes:
+        with suppress(OSError):
+            written = self._append(note + chunk)
+        if written >= len(note):
+            self.lost_lines = chunk[written - len(note) :].count(b"\n")
+        else:
+            self.lost_lines += chunk.count(b"\n")
+
+    def _append(self, data: bytes) -> int:
+        with suppress(FileNotFoundError):
+            if os.stat(self._path).st_size + len(data) > self._limit_bytes:
                 os.replace(self._path, self._path + ".1")
-            written = _append(self._path, note + chunk)
-        except OSError:
-            written = 0
-        if note and written >= len(note):
-            self.lost_lines = 0
-        self.lost_lines += chunk[max(0, written - len(note)) :].count(b"\n")
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            return os.write(file, data)
+        finally:
+            os.close(file)
 
 
 def tail(uid: str, lines: int) -> list[str]:
     """Return the last lines of that uid's ring; empty when it has none."""
-    path = f"{FOLDER}/{uid}.log"
     text = b""
-    for name in (path + ".1", path):
-        try:
-            with open(name, "rb") as file:
-                file.seek(-min(TAIL_BYTES_MAX, os.fstat(file.fileno()).st_size), os.SEEK_END)
-                text += file.read()
-        except OSError:
-            continue
+    for path in (f"{FOLDER}/{uid}.log.1", f"{FOLDER}/{uid}.log"):
+        with suppress(FileNotFoundError), open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES_MAX))
+            text += file.read()
     kept = text[-TAIL_BYTES_MAX:].decode(errors="replace").splitlines()
-    return kept[-lines:] if lines > 0 else []
+    return kept[-lines:] if lines else []
 
 
 def prune() -> None:
     """Remove the oldest rings beyond RINGS_MAX."""
-    with suppress(OSError):
-        paths = [f"{FOLDER}/{name}" for name in os.listdir(FOLDER)]
-        if len(paths) > 2 * RINGS_MAX:
-            oldest_first = sorted(paths, key=lambda path: os.stat(path).st_mtime)
-            for path in oldest_first[: -2 * RINGS_MAX]:
-                os.unlink(path)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _append(path: str, data: bytes) -> int:
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        return os.write(fd, data)
-    finally:
-        os.close(fd)
+    paths = [f"{FOLDER}/{name}" for name in os.listdir(FOLDER)]
+    if len(paths) > 2 * RINGS_MAX:
+        for path in sorted(paths, key=lambda path: os.stat(path).st_mtime)[: -2 * RINGS_MAX]:
+            os.unlink(path)

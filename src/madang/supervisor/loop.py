@@ -16,16 +16,11 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self._alarms: dict[object, tuple[float, Callback]] = {}
 
-    def watch(self, fd: int, callback: Callback) -> None:
-        """Call it whenever the descriptor can be read."""
-        self._selector.register(fd, selectors.EVENT_READ, callback)
-
-    def also_writable(self, fd: int, wanted: bool) -> None:
-        """Call a watched descriptor's callback also whenever it can be written, or no longer."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
-        key = self._selector.get_key(fd)
-        if key.events != events:
-            self._selector.modify(fd, events, key.data)
+    def watch(self, fd: int, callback: Callback, writable: bool = False) -> None:
+        """Call it whenever the descriptor can be read, or also when it can be written."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
+        known = fd in self._selector.get_map()
+        (self._selector.modify if known else self._selector.register)(fd, events, callback)
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; call before closing it."""
@@ -42,7 +37,8 @@ class Loop:
     def run_until(self, done: Callable[[], bool]) -> None:
         """Turn until `done`."""
         while not done():
-            for key, _ in self._selector.select(self._patience_s()):
+            first = min((when for when, _ in self._alarms.values()), default=None)
+            for key, _ in self._selector.select(first and max(0.0, first - time.monotonic())):
                 if self._selector.get_map().get(key.fd) is key:  # an earlier callback may close it
                     key.data()
             now = time.monotonic()
@@ -50,7 +46,3 @@ class Loop:
                 if alarm[0] <= now and self._alarms.get(owner) is alarm:
                     del self._alarms[owner]
                     alarm[1]()
-
-    def _patience_s(self) -> float | None:
-        first = min((when for when, _ in self._alarms.values()), default=None)
-        return None if first is None else max(0.0, first - time.monotonic())

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,11 +21,10 @@ from madang.supervisor.protocol import (
     plan_from,
 )
 
-WAIT_SECONDS_MAX = 60.0
-GRACE_SECONDS_MAX = 3600.0
 TAIL_LINES_MAX = 1000
-_UID = re.compile(r"[a-z0-9-]{1,63}")
-_DEFAULTS = Process("", -1, "waiting")
+SECONDS_MAX = 3600.0
+"""Bounds of a tail, and of a grace or a wait; more is cut to it."""
+_UNSAID = Process("", -1, "waiting")
 
 
 class Orders:
@@ -37,44 +35,35 @@ class Orders:
         self._journal = journal
         self._boot = os.urandom(8).hex()
 
-    def carry_out(self, order: Mapping[str, Any]) -> dict[str, Any] | None:
+    def carry_out(self, order: dict[str, Any]) -> dict[str, Any] | None:
         """Do what it says; return the answer's `ok`, or None: wait for a change. Raises Refused."""
-        if order.get("v") != VERSION:
-            raise Refused("supervisor.bad-order", problem=f"v must be {VERSION}")
-        self._check_term(_number(order, "term"))
-        verb = order.get("verb")
-        if verb == "start":
-            return _brief(self._children.start(read_plan(order.get("plan"))))
-        if verb == "observe":
-            waits = order.get("after") == self._children.seq and wait_s(order) > 0
-            return None if waits else self.observation()
-        if verb not in ("stop", "tail", "signal"):
-            raise Refused("supervisor.bad-order", problem="unknown verb")
-        uid = _uid(order.get("uid"))
-        if verb == "tail":
-            lines = min(_number(order, "lines"), TAIL_LINES_MAX)
-            return {"lines": logring.tail(uid, lines)}
-        epoch = _number(order, "epoch")
-        if verb == "stop":
-            stopped = self._children.stop(uid, epoch, _seconds(order, "grace_s", GRACE_SECONDS_MAX))
-            return _brief(stopped) if stopped else {}
-        number = getattr(signal.Signals, str(order.get("signal")), None)
-        if not isinstance(number, signal.Signals):
-            raise Refused("supervisor.bad-order", uid, problem="unknown signal")
-        return _brief(self._children.send(uid, epoch, number))
+        if order.get("v") != VERSION or not isinstance(term := order.get("term"), int):
+            raise Refused("supervisor.bad-order", problem="v or term")
+        self._heed(term)
+        match order:
+            case {"verb": "start", "plan": dict(body)}:
+                return _brief(self._children.start(read_plan(body)))
+            case {"verb": "stop", "uid": uid, "epoch": int(epoch), "grace_s": grace_s}:
+                return _brief(self._children.stop(_name(uid), epoch, seconds(grace_s)))
+            case {"verb": "observe", "after": after, "wait_s": wait_s}:
+                waits = after == self._children.seq and seconds(wait_s) > 0
+                return None if waits else self.observation()
+            case {"verb": "tail", "uid": uid, "lines": int(lines)}:
+                return {"lines": logring.tail(_name(uid), min(lines, TAIL_LINES_MAX))}
+            case {"verb": "signal", "uid": uid, "epoch": int(epoch), "signal": str(name)}:
+                if name in signal.Signals.__members__:
+                    return _brief(self._children.send(_name(uid), epoch, signal.Signals[name]))
+        raise Refused("supervisor.bad-order", problem="no such order")
 
     def observation(self) -> dict[str, Any]:
         """Return every process, with so few of the ended ones that it fits into one line."""
-        processes = [_brief(process) for process in self._children.reports()]
-        while True:
-            seen = {"seq": self._children.seq, "boot": self._boot, "processes": processes}
-            if len(encode(seen)) < LINE_BYTES_MAX - 1024:
-                return seen
-            ended = [p for p in processes if p["state"] == "exited"]
-            for process in ended[: len(ended) // 4 + 1]:
-                processes.remove(process)
+        found = [_brief(process) for process in self._children.reports()]
+        while len(encode({"": found})) > LINE_BYTES_MAX - 1024:
+            ended = [process for process in found if process["state"] == "exited"]
+            found = [p for p in found if p not in ended[: len(ended) // 4 + 1]]
+        return {"seq": self._children.seq, "boot": self._boot, "processes": found}
 
-    def _check_term(self, term: int) -> None:
+    def _heed(self, term: int) -> None:
         if term < self._journal.term:
             raise Refused("supervisor.stale-term", term=term, newest=self._journal.term)
         if term > self._journal.term:
@@ -83,64 +72,45 @@ class Orders:
                 self._children.record()
 
 
-def read_plan(body: object) -> LaunchPlan:
-    """Read a LaunchPlan of which every part has the right type; raises Refused."""
-    try:
-        if not isinstance(body, dict) or not isinstance(body.get("argv"), list):
-            raise TypeError("no list argv")
-        plan = plan_from(body)
-        strings = [*plan.argv, *plan.env, *plan.env.values(), *plan.accelerators, plan.cwd or ""]
-        for text in strings:
-            if "\0" in text:
-                raise ValueError("a NUL character")
-            text.encode()
-        _uid(plan.uid)
-        _number({"epoch": plan.epoch}, "epoch")
-        _seconds({"grace_s": plan.grace_s}, "grace_s", GRACE_SECONDS_MAX)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise Refused("supervisor.bad-order", problem=f"plan: {error}"[:200]) from None
-    if not plan.argv or plan.restart not in {"always", "never"}:
-        raise Refused("supervisor.bad-order", plan.uid, problem="plan: argv or restart")
-    return plan
-
-
 def read_order(line: bytes) -> dict[str, Any]:
     """Read one line; raises Refused for what is no JSON object."""
-    try:
+    with suppress(ValueError, RecursionError):
         order = json.loads(line)
-    except (ValueError, RecursionError):
-        order = None
-    if not isinstance(order, dict):
-        raise Refused("supervisor.bad-order", problem="not a JSON object")
-    return order
+        if isinstance(order, dict):
+            return order | {"id": order["id"] if isinstance(order.get("id"), int) else None}
+    raise Refused("supervisor.bad-order", problem="no JSON object")
 
 
-def wait_s(order: Mapping[str, Any]) -> float:
-    """For how long an observe may wait; raises Refused."""
-    return _seconds(order, "wait_s", WAIT_SECONDS_MAX)
+def read_plan(body: dict[str, Any]) -> LaunchPlan:
+    """Read what we use of a plan ourselves; the kernel judges the rest. Raises Refused."""
+    try:
+        plan = plan_from(body)
+    except TypeError as error:
+        raise Refused("supervisor.bad-order", problem=str(error)[:200]) from None
+    match body:
+        case {"epoch": int(), "argv": [str(), *_]} if plan.restart in ("always", "never"):
+            _name(plan.uid)
+            seconds(plan.grace_s)
+            if all(isinstance(name, str) for name in plan.accelerators):
+                return plan
+    raise Refused("supervisor.bad-order", problem="epoch, argv, restart or accelerators")
 
 
-def _seconds(order: Mapping[str, Any], name: str, most: float) -> float:
-    value = order.get(name)
-    if not isinstance(value, int | float) or not value >= 0:
-        raise Refused("supervisor.bad-order", problem=f"{name} must be seconds")
-    return float(min(value, most))
+def seconds(value: object) -> float:
+    """Read a time; raises Refused."""
+    if isinstance(value, int | float) and value >= 0:
+        return min(value, SECONDS_MAX)
+    raise Refused("supervisor.bad-order", problem="not seconds")
 
 
-def _number(order: Mapping[str, Any], name: str) -> int:
-    value = order.get(name)
-    if type(value) is not int or not 0 <= value < 1 << 53:
-        raise Refused("supervisor.bad-order", problem=f"{name} must be a whole number")
-    return value
+def _name(value: object) -> str:
+    """Read a uid, which is also the name of a file."""
+    if isinstance(value, str) and re.fullmatch("[a-z0-9-]{1,63}", value):
+        return value
+    raise Refused("supervisor.bad-order", problem="uid must match [a-z0-9-]{1,63}")
 
 
-def _uid(value: object) -> str:
-    if not isinstance(value, str) or not _UID.fullmatch(value):
-        raise Refused("supervisor.bad-order", problem="uid must match [a-z0-9-]{1,63}")
-    return value
-
-
-def _brief(process: Process) -> dict[str, Any]:
+def _brief(process: Process | None) -> dict[str, Any]:
     """Write a process without what its reader knows by default."""
-    kept = {name: getattr(process, name) for name in Process.__slots__}
-    return {k: v for k, v in kept.items() if k == "state" or v != getattr(_DEFAULTS, k)}
+    kept = {name: getattr(process, name) for name in Process.__slots__ if process}
+    return {k: v for k, v in kept.items() if k == "state" or v != getattr(_UNSAID, k)}

@@ -1,0 +1,137 @@
+"""Processes as the kernel has them: which live, in which session; how one starts and all end."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Set
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
+
+from madang.supervisor.protocol import READY_FD, LaunchPlan
+
+READY_NUMBER = 3
+"""Every child finds READY_FD under this number."""
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None)  # loaded here, because nothing may be loaded between fork and exec
+
+
+class Entry(NamedTuple):
+    """One living process."""
+
+    pid: int
+    parent: int
+    session: int
+    start_ticks: int
+    """Since the machine started: tells a process from a later one with the same number."""
+
+
+def entry(pid: int) -> Entry | None:
+    """Read one process; None when it is gone or only waits to be reaped."""
+    stat = _read(f"/proc/{pid}/stat")
+    fields = stat[stat.rfind(b")") + 2 :].split()
+    if not fields or fields[0] in b"ZX":
+        return None
+    return Entry(pid, int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def members(sessions: Set[int]) -> list[Entry]:
+    """Return the living processes of these sessions and everything descended from them."""
+    rest = [e for name in os.listdir("/proc") if name.isdigit() and (e := entry(int(name)))]
+    found: dict[int, Entry] = {}
+    while joined := {e.pid: e for e in rest if e.session in sessions or e.parent in found}:
+        found |= joined
+        rest = [e for e in rest if e.pid not in found]
+    return list(found.values())
+
+
+def kill(sessions: Set[int]) -> list[int]:
+    """Kill all that `members` finds, and return who that was: ask again until nobody is left."""
+    pids = [member.pid for member in members(sessions)]
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of one process; 0 when it is gone."""
+    fields = _read(f"/proc/{pid}/statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def boot_id() -> str:
+    """Name this start of the machine: process numbers and ticks mean nothing in another."""
+    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of everything below it that loses its own."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def spawn(plan: LaunchPlan, enlist: Callable[[int], None]) -> tuple[int, int, int]:
+    """Start the plan's program; return its pid, its output and its ready pipe (read ends).
+
+    `enlist(pid)` is called before the program runs its first instruction. Raises OSError, and then
+    nothing runs. Call from the main thread: PDEATHSIG watches the thread that forked.
+    """
+    ends: list[int] = []
+    kept: tuple[int, ...] = ()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        for _ in range(4):
+            ends += os.pipe()
+        output, child_output, ready, child_ready, child_go, go, errors, child_errors = ends
+        parent, pid = os.getpid(), os.fork()
+        if pid == 0:
+            os.close(go)
+            _become(plan, parent, (child_output, child_ready, child_errors), child_go)
+        enlist(pid)
+        os.write(go, b"!")
+        os.close(ends.pop())
+        if cause := os.read(errors, 4096):
+            raise OSError(cause.decode(errors="replace"))
+        kept = (output, ready)
+        return pid, output, ready
+    finally:
+        for end in ends:
+            if end not in kept:
+                os.close(end)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _become(plan: LaunchPlan, parent: int, ends: tuple[int, int, int], go: int) -> NoReturn:
+    """Run the plan's program in this freshly forked process."""
+    output, ready, errors = ends
+    try:
+        os.setsid()
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent or not os.read(go, 1):
+            raise ProcessLookupError  # the supervisor died meanwhile, or could not enlist us
+        sources = [os.open(os.devnull, os.O_RDWR), output, output, ready, errors]
+        *high, errors = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in sources]
+        for number, fd in enumerate(high):
+            os.dup2(fd, number)
+        os.chdir(plan.cwd or ".")
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execvpe(plan.argv[0], plan.argv, {**plan.env, READY_FD: str(READY_NUMBER)})  # noqa: S606
+    except (OSError, ValueError, TypeError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        os.write(errors, cause.encode(errors="replace"))
+    finally:
+        os._exit(127)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""

@@ -1,0 +1,227 @@
+"""A node's root process: who may be it, what lives and dies with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from madang.supervisor import processes
+
+SLEEP = ("sleep", "1000")
+FAMILY = ("sh", "-c", "sleep 1000 & echo $!; setsid sleep 1000 & echo $!; wait")
+"""A process with two of its own, of which one leaves the session."""
+
+
+def boot(home: Path, *plans: dict[str, object]) -> None:
+    (home / "run").mkdir(parents=True)
+    (home / "run" / "boot.json").write_text(json.dumps(plans))
+
+
+def test_of_ten_starts_at_once_one_runs_and_nine_say_so(node):
+    started = [node.popen() for _ in range(10)]
+    said = []
+    for _, reader in started:
+        with os.fdopen(reader) as ready:
+            said.append(json.loads(ready.readline()))
+    winners = [line for line in said if "ready" in line]
+    assert len(winners) == 1
+    held = [line["error"] for line in said if "error" in line]
+    assert {error["code"] for error in held} == {"supervisor.held"}
+    node.process = next(p for p, _ in started if p.pid == winners[0]["pid"])
+    assert [p.wait() for p, _ in started if p is not node.process] == [3] * 9
+    assert node.observe()["processes"] == []
+    assert (node.home / "supervisor.lock").read_text().strip() == str(node.process.pid)
+
+
+def test_it_also_runs_as_a_module(node, tmp_path):
+    source = str(Path(processes.__file__).parents[2])
+    code = "import runpy; runpy.run_module('madang.supervisor', run_name='__main__')"
+    argv = [sys.executable, "-c", code, str(node.home)]
+    node.up()
+    second = subprocess.run(argv, capture_output=True, env={"PYTHONPATH": source}, check=False)
+    assert second.returncode == 3
+    assert b"supervisor.held" in second.stderr
+
+
+def test_a_home_with_a_very_long_path_works(node, tmp_path):
+    node.home = tmp_path / ("long-" * 20) / ("longer-" * 20)
+    assert "ready" in node.up()
+    assert node.start("a", *SLEEP)["state"] == "running"
+
+
+def test_a_home_that_cannot_be_used_is_said_in_one_line(node, tmp_path):
+    (tmp_path / "file").write_text("")
+    node.home = tmp_path / "file" / "home"
+    said = node.up()
+    assert said["error"]["code"] == "supervisor.failed"
+    assert "Not a directory" in said["error"]["values"]["cause"]
+    assert node.process.wait() == 1
+
+
+def test_nobody_else_may_come_near_the_socket(running):
+    folder = (running.home / "run").stat()
+    door = (running.home / "run" / "supervisor.sock").stat()
+    assert stat.S_IMODE(folder.st_mode) == 0o700
+    assert stat.S_IMODE(door.st_mode) == 0o600
+
+
+def test_kill_9_of_the_supervisor_ends_its_children(running, ended):
+    pids = [running.start(uid, *SLEEP)["pid"] for uid in ("a", "b")]
+    running.kill()
+    for pid in pids:
+        ended(pid)
+
+
+def test_what_a_killed_supervisor_left_is_ended_before_anything_starts(running, ended, alive):
+    running.start("a", "sh", "-c", "sleep 1000 & echo $!; wait")
+    left = int(running.printed("a", 1)[0])
+    running.kill()
+    assert alive(left)
+    running.up()
+    assert not alive(left)
+    assert running.observe()["processes"] == []
+
+
+def test_a_stranger_with_a_journaled_number_is_left_alone(node, alive):
+    stranger = subprocess.Popen(SLEEP, start_new_session=True)
+    (node.home / "supervisor").mkdir(parents=True)
+    entry = {"uid": "a", "epoch": 1, "pid": stranger.pid, "start_ticks": 1, "accelerators": []}
+    journal = {"boot_id": processes.boot_id(), "term": 4, "processes": [entry]}
+    (node.home / "supervisor" / "journal.json").write_text(json.dumps(journal))
+    assert "ready" in node.up()
+    assert alive(stranger.pid)
+    stranger.kill()
+    stranger.wait()
+
+
+def test_a_journal_cut_short_by_a_power_failure_is_no_hindrance(node):
+    (node.home / "supervisor").mkdir(parents=True)
+    (node.home / "supervisor" / "journal.json").write_text('{"boot_id": "')
+    assert "ready" in node.up()
+
+
+def test_nothing_runs_that_is_not_in_the_journal(running, tmp_path):
+    (running.home / "supervisor" / "journal.json.new").mkdir()
+    refused = running.start("a", "touch", str(tmp_path / "ran"))
+    assert refused["error"]["code"] == "supervisor.spawn-failed"
+    (running.home / "supervisor" / "journal.json.new").rmdir()
+    running.start("b", "true")
+    running.until("b", lambda found: found[0]["state"] == "exited")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_descriptors_left_is_an_answer_and_passes(running):
+    pid = running.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    client = running.client()
+    client.ask("observe", after=0, wait_s=0)
+    used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 4, limits[1]))
+    plan = {"uid": "a", "epoch": 1, "argv": SLEEP, "env": {"PATH": os.environ["PATH"]}}
+    refused = client.ask("start", plan=plan)["error"]
+    assert (refused["code"], refused["values"]["cause"]) == (
+        "supervisor.spawn-failed",
+        "Too many open files",
+    )
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    assert client.ask("start", plan=plan)["ok"]["state"] == "running"
+
+
+def test_sigterm_stops_everything_and_exits_with_zero(running, ended):
+    pids = [running.start("a", *FAMILY)["pid"], running.start("b", *SLEEP)["pid"]]
+    pids += [int(line) for line in running.printed("a", 2)]
+    assert running.down() == 0
+    for pid in pids:
+        ended(pid)
+    assert not (running.home / "run" / "supervisor.sock").exists()
+
+
+def test_nothing_new_starts_while_it_closes(running):
+    running.start("a", "sh", "-c", "trap '' TERM; echo ready; sleep 1000", grace_s=1)
+    running.printed("a", 1)
+    client = running.client()
+    client.ask("observe", after=0, wait_s=0)
+    running.process.terminate()
+    closing = False
+    while not closing:
+        plan = {"uid": "b", "epoch": 1, "argv": ["true"], "env": {"PATH": os.environ["PATH"]}}
+        answer = client.ask("start", plan=plan)
+        closing = answer.get("error", {}).get("code") == "supervisor.closing"
+        client.ask("stop", uid="b", epoch=1, grace_s=0)
+    assert running.process.wait() == 0
+
+
+def test_the_grandchildren_of_a_stopped_process_are_gone_before_it_is(running, alive):
+    running.start("a", *FAMILY)
+    family = [int(line) for line in running.printed("a", 2)]
+    running.ask("stop", uid="a", epoch=1, grace_s=10)
+    running.until("a", lambda found: not found)
+    assert not any(alive(pid) for pid in family)
+
+
+def test_the_grandchildren_of_a_crashed_process_are_gone_before_it_has_ended(running, alive):
+    pid = running.start("a", "sh", "-c", "sleep 1000 & echo $!; wait", accelerators=["gpu0"])["pid"]
+    below = int(running.printed("a", 1)[0])
+    os.kill(pid, signal.SIGKILL)
+    found = running.until("a", lambda found: found[0]["state"] == "exited")
+    assert found["exit_code"] == -signal.SIGKILL
+    assert not alive(below)
+
+
+def test_a_child_gets_three_streams_and_the_ready_pipe_and_nothing_else(node):
+    extra = os.open("/dev/null", os.O_RDONLY)
+    node.up(pass_fds=(extra,))
+    os.close(extra)
+    look = "for n in $(seq 0 99); do [ -e /proc/$$/fd/$n ] && echo $n; done; env"
+    node.start("a", "sh", "-c", look)
+    node.until("a", lambda found: found[0]["state"] == "exited")
+    lines = node.ask("tail", uid="a", lines=99)["lines"]
+    assert [line for line in lines if line.isdigit()] == ["0", "1", "2", "3"]
+    names = {line.partition("=")[0] for line in lines if not line.isdigit()}
+    assert {"PATH", "MADANG_READY_FD"} <= names <= {"PATH", "MADANG_READY_FD", "PWD"}
+
+
+def test_a_child_starts_with_every_signal_as_it_should_be(running):
+    running.start("a", "grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")
+    masks = [line.split()[1] for line in running.printed("a", 2)]
+    assert masks == ["0" * 16] * 2
+
+
+def test_boot_plans_start_at_once_and_come_back_after_a_crash(node):
+    plan = {"uid": "control", "epoch": 1, "argv": SLEEP, "restart": "always"}
+    boot(node.home, {**plan, "env": {"PATH": os.environ["PATH"]}})
+    node.up()
+    first = node.find("control")[0]
+    os.kill(first["pid"], signal.SIGKILL)
+    second = node.until("control", lambda found: found[0].get("pid", 0) not in (0, first["pid"]))
+    assert (second["state"], second["restarts"], second["epoch"]) == ("running", 1, 1)
+
+
+def test_a_boot_plan_whose_program_is_missing_waits_for_it(node, tmp_path):
+    program = tmp_path / "later"
+    boot(node.home, {"uid": "control", "epoch": 1, "argv": [str(program)], "restart": "always"})
+    assert "ready" in node.up()
+    assert node.find("control")[0]["state"] == "waiting"
+    program.write_text("#!/bin/sh\nsleep 1000\n")
+    program.chmod(0o700)
+    node.until("control", lambda found: found[0]["state"] == "running")
+
+
+def test_a_boot_file_that_cannot_be_read_is_said_in_one_line(node):
+    boot(node.home, {"uid": "control"})
+    said = node.up()
+    assert said["error"]["code"] == "supervisor.failed"
+    assert node.process.wait() == 1
+
+
+def test_it_stays_small(running):
+    for number in range(20):
+        running.start(f"a{number}", "true")
+    running.until("a19", lambda found: found[0]["state"] == "exited")
+    assert processes.rss_bytes(running.process.pid) < 16 << 20

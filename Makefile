@@ -59,7 +59,7 @@ check: $(VENV)/.dev  ## lint, types, imports and the quick tests: under a minute
 	$(BIN)/python tests/offline.py $(BIN)/pytest tests/house tests/planning tests/traffic src -n 2
 
 test: $(VENV)/.dev  ## every test but the stories, with no network but loopback
-	$(BIN)/python tests/offline.py $(BIN)/pytest -n 2
+	$(BIN)/python tests/offline.py $(BIN)/pytest -m "not story" -n 2
 
 stories: $(VENV)/.dev  ## the real thing, end to end: a real model, a fresh clone
 	$(BIN)/python tests/offline.py $(BIN)/pytest -m "story and not online" tests/stories

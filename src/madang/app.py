@@ -133,6 +133,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     running.append(asyncio.create_task(_until(stopping)))
     _announce(f"http://{host}:{port}")
     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    world.close()
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)

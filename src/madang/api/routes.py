@@ -118,7 +118,7 @@ async def changes(
     kind: Kind | None = None, project: Project = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what changed after a revision, as soon as there is something (long poll)."""
-    deadline = asyncio.get_running_loop().time() + wait_s
+    deadline = desk.world.clock.monotonic() + wait_s
     while True:
         tick = desk.world.tick
         changed = await desk.world.store.changes(after) if desk.world.revision > after else ()
@@ -130,7 +130,7 @@ async def changes(
             and kind in {None, resource.kind}
             and project in {None, resource.project}
         ]
-        left_s = deadline - asyncio.get_running_loop().time()
+        left_s = desk.world.left_s(deadline)
         if items or left_s <= 0:
             return {"revision": newest, "items": items}
         after = newest
@@ -144,13 +144,13 @@ async def events(
 ) -> dict[str, list[Event]]:  # fmt: skip
     """Return events after a sequence number, as soon as there are some (long poll)."""
     everything = who.sees("")
-    deadline = asyncio.get_running_loop().time() + wait_s
+    deadline = desk.world.clock.monotonic() + wait_s
     while True:
         tick = desk.world.tick
         scope = project if everything or project else who.project
         found = await desk.world.store.events(after, limit, scope)
         visible = [event for event in found if who.sees(event.project)]
-        left_s = deadline - asyncio.get_running_loop().time()
+        left_s = desk.world.left_s(deadline)
         if visible or left_s <= 0:
             return {"items": visible}
         await desk.world.moved(tick, left_s)

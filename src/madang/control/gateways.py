@@ -71,7 +71,7 @@ class Gateways:
         deadline = self.world.clock.monotonic() + min(asked.wait_s, GATEWAY_LEASE_S / 2)
         while True:
             tick, newest = self.world.tick, self.table()
-            left_s = deadline - self.world.clock.monotonic()
+            left_s = self.world.left_s(deadline)
             if newest.version != asked.serving:
                 return newest
             if left_s <= 0:

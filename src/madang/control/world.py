@@ -29,6 +29,8 @@ class World:
         self._kept: dict[str, dict[Ref, AnyResource]] = {}
         self.tick = 0
         """Grows whenever there is something to look at again."""
+        self.closing = False
+        """True once control is about to end: nobody should wait for anything any more."""
         self._moved = asyncio.Event()
 
     async def open(self) -> None:
@@ -95,6 +97,15 @@ class World:
         self.tick += 1
         self._moved.set()
         self._moved = asyncio.Event()
+
+    def close(self) -> None:
+        """Send everybody who waits away."""
+        self.closing = True
+        self.wake()
+
+    def left_s(self, deadline: float) -> float:
+        """Return how long until a deadline (monotonic seconds); nothing while closing."""
+        return 0.0 if self.closing else deadline - self.clock.monotonic()
 
     async def moved(self, since: int, timeout_s: float) -> None:
         """Return when `tick` is no longer `since`, or after that long."""

@@ -28,7 +28,7 @@ GATE_S = 300.0
 """A gate that gives no verdict for this long is run again, on a fresh process."""
 BACK_OFF_S = 1.0
 BACK_OFF_S_MAX = 60.0
-RESTARTS_MAX = 5
+RESTARTS_MAX = 4
 """After so many ends in a row it has failed, and is tried again only every RETRY_S."""
 RETRY_S = 600.0
 CALM_S = 600.0
@@ -37,6 +37,7 @@ STOP_GRACE_S = 10.0
 DRAIN_S = 30.0
 """How long it may finish its requests once no gateway sends it new ones."""
 
+VANISHED = "replica.vanished"
 P = ReplicaPhase
 
 
@@ -258,7 +259,7 @@ def _end(replica: Replica, snapshot: Snapshot) -> Reason | None:
         return None
     process = _process(replica, snapshot)
     if process is None:
-        return Reason(code="replica.vanished")
+        return Reason(code=VANISHED)
     return exit_reason(process) if process.state == "exited" else None
 
 
@@ -354,6 +355,8 @@ def _ended(replica: Replica, snapshot: Snapshot, reason: Reason) -> Action:
     if restarts > RESTARTS_MAX:
         return _fail(replica, snapshot, reason, "", retry_s=RETRY_S)
     wait_s = min(BACK_OFF_S * 2 ** (restarts - 1), BACK_OFF_S_MAX)
+    if reason.code == VANISHED and restarts == 1:
+        wait_s = 0.0  # its supervisor came back without it: nothing says that it is to blame
     ended = change(
         replica,
         P.BACKING_OFF,

@@ -98,8 +98,9 @@ def _cause(error: ValidationError) -> str:
 
 
 def _named(error: ValidationError, model: Any, subject: str) -> Rejected:
-    """Turn the first complaint into a sentence about one key."""
-    first = error.errors()[0]
+    """Turn one complaint into a sentence about one key; a misspelt key before a missing one."""
+    complaints = error.errors()
+    first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys_beside(model, first["loc"][:-1])

@@ -1,0 +1,105 @@
+"""Where a home listens: the choice of host and ports, and the file that tells it to clients."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from contextlib import suppress
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from madang.errors import Rejected
+from madang.settings import PORT_DEFAULT, Home
+
+
+class Address(NamedTuple):
+    """Host and port of the API; the gateway has the next port."""
+
+    host: str
+    port: int
+
+    @property
+    def api(self) -> str:
+        """The API's address, without a path.
+
+        >>> Address("::1", 7070).api
+        'http://[::1]:7070'
+        """
+        return f"http://{self._written_host}:{self.port}"
+
+    @property
+    def gateway(self) -> str:
+        """The gateway's address, ending in /v1."""
+        return f"http://{self._written_host}:{self.port + 1}/v1"
+
+    @property
+    def _written_host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+
+def loopback(host: str) -> str:
+    """Return the host as an address; raises `Rejected` for one that others can reach.
+
+    >>> loopback("localhost")
+    '127.0.0.1'
+    """
+    if host == "localhost":
+        return "127.0.0.1"
+    with suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return host
+    raise Rejected("up.host-not-loopback", host=host)
+
+
+def last(home: Home) -> Address | None:
+    """Return where the home listens, or listened when it last did."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        url = urlsplit(json.loads(home.listen.read_bytes())["api"])
+        if url.hostname and url.port:
+            return Address(url.hostname, url.port)
+    return None
+
+
+def choose(host: str, port: int | None, before: Address | None) -> Address:
+    """Choose a port that is free together with the next one; 0 means any.
+
+    Where none is asked for: that of the last time, else the default, else any. Raises `Rejected`
+    when the one asked for is taken.
+    """
+    if port is not None:
+        if port and not _is_free(Address(host, port)):
+            raise Rejected("up.port-taken", port=port, next_port=port + 1)
+        return Address(host, port or any_port(host))
+    wanted = (before, Address(host, PORT_DEFAULT))
+    free = (a for a in wanted if a and a.host == host and _is_free(a))
+    return next(free, None) or Address(host, any_port(host))
+
+
+def any_port(host: str) -> int:
+    """Return a port that is free together with the next one."""
+    from madang.app import free_port
+
+    return free_port(host)
+
+
+def write(home: Home, address: Address) -> None:
+    """Tell clients where it listens."""
+    text = json.dumps({"api": address.api, "gateway": address.gateway})
+    fresh = home.listen.with_suffix(".part")
+    fresh.write_text(text + "\n", encoding="ascii")
+    fresh.replace(home.listen)
+
+
+def _is_free(address: Address) -> bool:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family) as api, socket.socket(family) as gateway:
+        for end, port in ((api, address.port), (gateway, address.port + 1)):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                end.bind((address.host, port))
+            except PermissionError as error:
+                raise Rejected("up.port-forbidden", port=port) from error
+            except OSError:
+                return False
+    return True

@@ -1,0 +1,54 @@
+"""`madang explain`: why something is as it is, and the smallest change that helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from madang.cli.kinds import naming, thing
+from madang.cli.options import DEFAULTS, Options
+from madang.cli.output import moment, phase, reason, show_json, word
+from madang.client import Explanation
+
+
+def explain(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> None:
+    """Say why something is as it is, and the smallest change that helps.
+
+    Parameters
+    ----------
+    what
+        KIND/NAME, or KIND with NAME after it.
+    name
+        The name, where it was not given with the kind.
+    """
+    kind, name = thing(what, name)
+    with options.client() as client, naming(client, kind, name):
+        found = client.explain(kind, name)
+    if options.json:
+        show_json(found)
+    else:
+        _show(found, "")
+
+
+def _show(found: Explanation, indent: str) -> None:
+    """Print one explanation, and below it what it waits for."""
+    since = word("explain.since", since=moment(found["since"])) if found["since"] else ""
+    print(indent + "  ".join(filter(None, [found["subject"], phase(found["phase"]), since])))
+    indent += "  "
+    for line in _lines(found):
+        print(f"{indent}{line}")
+    for cause in found["because"]:
+        _show(cause, indent)
+
+
+def _lines(found: Explanation) -> Iterator[str]:
+    if found["reason"]:
+        yield reason(found["reason"], found["subject"])
+    elif not found["because"]:
+        yield word("explain.fine")
+    if found["next_try"]:
+        yield word("explain.next-try", at=moment(found["next_try"]))
+    if found["smallest_fix"]:
+        yield word("explain.fix", fix=reason(found["smallest_fix"], found["subject"]))
+    if found["last_lines"]:
+        yield word("explain.last-lines")
+        yield from (f"  | {line}" for line in found["last_lines"])

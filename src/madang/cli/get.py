@@ -1,0 +1,172 @@
+"""`madang get`: what there is, as columns, YAML or JSON, once or as it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from madang.cli.kinds import KINDS, kind_of, naming, thing
+from madang.cli.logs import events
+from madang.cli.options import DEFAULTS, Options
+from madang.cli.output import phase, reason, show_json, size, table, tell
+from madang.client import Resource
+
+Output = Literal["table", "yaml", "json"]
+Cell = Callable[[Mapping[str, Any]], object]
+
+_NAME: tuple[str, Cell] = ("column.name", lambda r: r["name"])
+_PHASE: tuple[str, Cell] = ("column.phase", lambda r: phase(r["status"]["phase"]))
+_REASON: tuple[str, Cell] = (
+    "column.reason",
+    lambda r: reason(r["status"].get("reason"), f"{r['kind']}/{r['name']}"),
+)
+
+
+def _spec(key: str) -> Cell:
+    return lambda r: r["spec"][key]
+
+
+def _newest(r: Mapping[str, Any]) -> Mapping[str, Any]:
+    versions = r["status"]["versions"]
+    return versions[-1] if versions else {}
+
+
+COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
+    "service": (
+        _NAME, _PHASE,
+        ("column.ready", lambda r: f"{r['status']['ready']}/{r['spec']['scale']}"),
+        ("column.model", _spec("model")),
+        ("column.revision", lambda r: r["status"]["revision"] or ""),
+        _REASON,
+    ),
+    "replica": (
+        _NAME, _PHASE,
+        ("column.node", lambda r: r["status"]["node"]),
+        ("column.accelerators", lambda r: ", ".join(r["status"]["accelerators"])),
+        ("column.memory", lambda r: size(r["status"]["memory_bytes"])),
+        ("column.restarts", lambda r: r["status"]["restarts"] or ""),
+        _REASON,
+    ),
+    "revision": (
+        _NAME, _PHASE,
+        ("column.model", lambda r: f"{r['spec']['model']}@{r['spec']['model_version']}"),
+        ("column.recipe", _spec("recipe")),
+        ("column.memory", lambda r: size(r["spec"]["memory_bytes"])),
+        _REASON,
+    ),
+    "build": (
+        _NAME,
+        ("column.verdict", lambda r: phase(r["status"]["verdict"])),
+        ("column.recipe", _spec("recipe")),
+        ("column.accelerator", _spec("accelerator")),
+        ("column.gate", lambda r: ", ".join(r["spec"]["gate"])),
+        _REASON,
+    ),
+    "model": (
+        _NAME,
+        ("column.version", lambda r: _newest(r).get("number", "")),
+        ("column.format", lambda r: _newest(r).get("format", "")),
+        ("column.size", lambda r: size(_newest(r).get("size_bytes", 0))),
+        ("column.licence", lambda r: _newest(r).get("licence", "")),
+        ("column.digest", lambda r: _newest(r).get("digest", "")[:19]),
+    ),
+    "node": (
+        _NAME, _PHASE,
+        ("column.pool", _spec("pool")),
+        ("column.cores", lambda r: f"{r['status']['cores']:g}"),
+        ("column.memory", lambda r: size(r["status"]["memory_bytes"])),
+        _REASON,
+    ),
+    "accelerator": (
+        _NAME,
+        ("column.node", _spec("node")),
+        ("column.kind", _spec("accelerator")),
+        ("column.memory", lambda r: size(r["spec"]["memory_bytes"])),
+    ),
+    "key": (
+        _NAME,
+        ("column.role", lambda r: phase(r["spec"]["role"])),
+        ("column.project", _spec("home")),
+    ),
+    "endpoint": (_NAME, ("column.service", _spec("service"))),
+    "pool": (_NAME, ("column.site", _spec("site"))),
+}  # fmt: skip
+"""Columns by kind; a kind without its own has a name and a project."""
+_PLAIN = (_NAME, ("column.project", lambda r: r["project"]))
+
+
+def get(
+    kind: str,
+    name: str | None = None,
+    /,
+    *,
+    output: Annotated[Output, Parameter(name=("--output", "-o"))] = "table",
+    watch: Annotated[bool, Parameter(name=("--watch", "-w"), negative=())] = False,
+    options: Options = DEFAULTS,
+) -> None:
+    """Show everything of one kind, or one object (KIND NAME, or KIND/NAME).
+
+    Parameters
+    ----------
+    kind
+        service, replica, model, node, key, event, …
+    name
+        One object of that kind.
+    output
+        Columns, or whole objects as YAML or JSON.
+    watch
+        Go on showing what changes.
+    """
+    if "/" in kind:
+        kind, name = thing(kind)
+    kind = kind_of(kind, (*KINDS, "event"))
+    form: Output = "json" if options.json else output
+    if kind == "event":
+        return events(follow=watch, options=replace(options, json=form == "json"))
+    with options.client() as client:
+        if watch:
+            for change in client.watch(kind, name or ""):
+                _show_change(change["resource"], change["gone"], form)
+            return None
+        if name:
+            with naming(client, kind, name):
+                show([client.get(kind, name)], form, is_one=True)
+        else:
+            show(client.list(kind)["items"], form)
+    return None
+
+
+def show(found: Sequence[Resource], form: Output = "table", is_one: bool = False) -> None:
+    """Print objects of one kind; `is_one`: as an object instead of a list."""
+    if form == "json":
+        show_json(found[0] if is_one else found)
+    elif form == "yaml":
+        print(_yaml(found[0] if is_one else found), end="")
+    elif found:
+        columns = COLUMNS.get(found[0]["kind"], _PLAIN)
+        table([code for code, _ in columns], [[cell(r) for _, cell in columns] for r in found])
+    else:
+        tell("get.none")
+
+
+def _show_change(resource: Resource, gone: bool, form: Output) -> None:
+    """Print one change: a line of JSON, a document of YAML, or its cells."""
+    if form == "json":
+        show_json({"gone": gone, "resource": resource}, one_line=True)
+    elif form == "yaml":
+        print("---", _yaml(resource), sep="\n", end="", flush=True)
+    elif gone:
+        tell("get.gone", subject=f"{resource['kind']}/{resource['name']}")
+    else:
+        columns = COLUMNS.get(resource["kind"], _PLAIN)
+        print(*(text for _, cell in columns if (text := str(cell(resource)))), sep="  ", flush=True)
+
+
+def _yaml(value: object) -> str:
+    import yaml
+
+    written: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    return written

@@ -1,0 +1,36 @@
+"""The options that every command takes, and the client they lead to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from madang.client import Client
+from madang.settings import Home, home
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where to act, and how to answer."""
+
+    json: Annotated[bool, Parameter(negative=())] = False
+    """Print one JSON object or array, and nothing else."""
+    project: Annotated[str, Parameter(env_var="MADANG_PROJECT", show_env_var=False)] = ""
+    """Project, as organization/name [default: local/main, or MADANG_PROJECT]."""
+    home: Annotated[str, Parameter(show_default=False)] = ""
+    """Directory of all state [default: MADANG_HOME, or the user's state directory]."""
+
+    def place(self) -> Home:
+        """Return the home that is meant."""
+        return home(self.home or None, os.environ)
+
+    def client(self) -> Client:
+        """Return a client for it."""
+        return Client(project=self.project, home=self.home)
+
+
+DEFAULTS = Options()

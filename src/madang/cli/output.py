@@ -1,0 +1,126 @@
+"""How a command speaks: sentences in the user's language, plain columns, or JSON.
+
+Answers go to stdout, progress and errors to stderr. Knows no command and no server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from madang import messages
+from madang.errors import MadangError, Value
+
+GAP = "  "
+
+
+def words(code: str, values: Mapping[str, Value | None] | None = None) -> messages.Sentence:
+    """Return a sentence in the user's language."""
+    return messages.say(code, values or {}, messages.language(os.environ))
+
+
+def word(code: str, **values: Value | None) -> str:
+    """Return a sentence's text in the user's language."""
+    return words(code, values).text
+
+
+def tell(code: str, **values: Value | None) -> None:
+    """Say a sentence on stdout."""
+    print(word(code, **values), flush=True)
+
+
+def note(code: str, **values: Value | None) -> None:
+    """Say a sentence on stderr: it is on the way, not the answer."""
+    print(word(code, **values), file=sys.stderr, flush=True)
+
+
+def next_step(code: str, **values: Value | None) -> None:
+    """Name the next command, to a person only."""
+    if sys.stdout.isatty():
+        print(word(code, **values))
+
+
+def show_json(value: object, one_line: bool = False) -> None:
+    """Print one JSON value; as one line when it is one of a stream."""
+    print(json.dumps(value, ensure_ascii=False, indent=None if one_line else 2), flush=True)
+
+
+def phase(name: str) -> str:
+    """Return a phase as people read it.
+
+    >>> phase("of a newer server")
+    'of a newer server'
+    """
+    return word(f"phase.{name}") if messages.knows(f"phase.{name}") else name
+
+
+def reason(found: Mapping[str, Any] | None, subject: str = "") -> str:
+    """Return the sentence of a reason, or nothing."""
+    return word(found["code"], **{"subject": subject, **found["values"]}) if found else ""
+
+
+def happening(code: str, subject: str, why: Mapping[str, Any] | None) -> str:
+    """Return what happens or happened, and why where that is known."""
+    values = {"subject": subject, **(why["values"] if why else {})}
+    cause = why["code"] if why and why["code"] != code else ""
+    because = [word(cause, **values)] if messages.knows(cause) else []
+    return ": ".join([word(code, **values), *because])
+
+
+def size(number_bytes: int) -> str:
+    """Write a size as people do, decimal as on the card's box.
+
+    >>> size(98362432), size(0)
+    ('98.4MB', '')
+    """
+    for unit, one in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if number_bytes >= one:
+            return f"{round(number_bytes / one, 1):g}{unit}"
+    return f"{number_bytes}B" if number_bytes else ""
+
+
+def moment(at: float) -> str:
+    """Return a time of the user's clock, without the day when it is today."""
+    then = time.localtime(at)
+    today = then[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", then)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print aligned columns under the headings with these codes; empty columns are left out."""
+    written = [[str(cell) for cell in row] for row in rows]
+    kept = [i for i in range(len(headings)) if not written or any(row[i] for row in written)]
+    lines = [[word(headings[i]) for i in kept], *([row[i] for i in kept] for row in written)]
+    widths = [max(_width(line[i]) for line in lines) for i in range(len(kept))]
+    for line in lines:
+        cells = (
+            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
+        )
+        print(GAP.join(cells).rstrip())
+
+
+def _width(text: str) -> int:
+    """Return how many columns a terminal gives it: Hangul takes two each.
+
+    >>> _width("마당 up")
+    7
+    """
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def complain(error: MadangError, as_json: bool) -> None:
+    """Say on stderr what went wrong and what to do, as two lines or one JSON object."""
+    said = words(error.code, error.values)
+    if not messages.knows(error.code):
+        said = messages.Sentence(*[*getattr(error, "__notes__", []), str(error), ""][:2])
+    if as_json:
+        body = {"code": error.code, "subject": error.subject, "values": error.values}
+        body |= {"message": said.text, "hint": said.hint}
+        print(json.dumps({"error": body}, ensure_ascii=False), file=sys.stderr)
+        return
+    print(said.text, *filter(None, [said.hint]), sep="\n", file=sys.stderr)

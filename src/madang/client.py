@@ -1,0 +1,477 @@
+"""The typed client: people use it as a Python library, the commands use nothing else.
+
+Standard library only, so that a command starts in no time. Answers are the API's own JSON
+objects with their keys declared here; an error body becomes the same `MadangError` as inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any, NamedTuple, TypedDict
+from urllib.parse import quote, urlencode, urlsplit
+
+from madang import errors, settings
+from madang.errors import MadangError, Rejected, Unauthorized, Unavailable, Value
+from madang.messages import language
+
+DEFAULT_PROJECT = "local/main"
+TIMEOUT_S = 30.0
+STREAM_TIMEOUT_S = 600.0
+"""Longest silence within a stream: a large file is read, a cold model loads."""
+WAIT_S = 20.0
+"""How long one long poll waits for news."""
+SITE_WIDE = frozenset({"organization", "project", "site", "pool", "node", "accelerator"})
+"""Kinds that are looked up without a project."""
+ANSWER_BYTES_MAX = 64 << 20
+LINE_BYTES_MAX = 1 << 20
+
+Json = dict[str, Any]
+
+
+class Resource(TypedDict):
+    """One object of the platform; `spec` and `status` depend on its kind (`madang schema`)."""
+
+    kind: str
+    project: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: int
+    created_at: float
+    deleted_at: float | None
+    spec: Json
+    status: Json
+
+
+class Reason(TypedDict):
+    """A stable code and the values of its sentence."""
+
+    code: str
+    values: dict[str, Value]
+
+
+class Listing(TypedDict):
+    """Everything of one kind, as it was at that revision."""
+
+    revision: int
+    items: list[Resource]
+
+
+class Change(TypedDict):
+    """One object as it is now, or as it last was."""
+
+    gone: bool
+    resource: Resource
+
+
+class Changes(TypedDict):
+    """What changed up to that revision."""
+
+    revision: int
+    items: list[Change]
+
+
+class Event(TypedDict):
+    """One line of history."""
+
+    seq: int
+    at: float
+    actor: str
+    code: str
+    kind: str
+    project: str
+    name: str
+    uid: str
+    values: dict[str, Value]
+
+
+class Planned(TypedDict):
+    """What one document makes of what is there: `what` is create, update or unchanged."""
+
+    what: str
+    kind: str
+    project: str
+    name: str
+    fields: list[str]
+
+
+class Follow(TypedDict):
+    """One action that follows from a change."""
+
+    verb: str
+    subject: str
+    reason: Reason
+
+
+class Applied(TypedDict):
+    """What `apply` changes, and what follows from it."""
+
+    changes: list[Planned]
+    follows: list[Follow]
+
+
+class Explanation(TypedDict):
+    """Why something is as it is, and in turn what it waits for."""
+
+    subject: str
+    phase: str
+    reason: Reason | None
+    since: float
+    next_try: float | None
+    smallest_fix: Reason | None
+    last_lines: list[str]
+    because: list[Explanation]
+
+
+class Log(TypedDict):
+    """The last lines of one replica or process."""
+
+    replica: str
+    lines: list[str]
+
+
+class NewKey(TypedDict):
+    """A key's secret, told once."""
+
+    key: str
+    resource: Resource
+
+
+class Check(TypedDict):
+    """One thing that `doctor` looked at."""
+
+    code: str
+    ok: bool
+    subject: str
+    values: dict[str, Value]
+
+
+class Message(TypedDict):
+    """One turn of a conversation: `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+class Address(NamedTuple):
+    """Where a Madang is, and the key to it."""
+
+    api: str
+    gateway: str
+    """Empty: not known yet; the API says it."""
+    key: str
+
+
+def find(
+    url: str = "", key: str = "", home: str = "", environ: Mapping[str, str] = os.environ
+) -> Address:
+    """Choose where to call: what is given, else MADANG_URL and MADANG_KEY, else the home's files.
+
+    A home that is given counts before the environment.
+    """
+    url = url or ("" if home else environ.get("MADANG_URL", ""))
+    key = key or ("" if home else environ.get("MADANG_KEY", ""))
+    place = settings.home(home or None, environ)
+    api, gateway = (url.rstrip("/"), "") if url else _listening(place)
+    key = key or _admin_key(place)
+    if not key.isascii() or not key.isprintable():
+        raise Unauthorized("client.bad-key")
+    return Address(api, gateway, key)
+
+
+def _listening(home: settings.Home) -> tuple[str, str]:
+    try:
+        said = json.loads(home.listen.read_bytes())
+        return str(said["api"]), str(said["gateway"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unavailable("control.not-started", str(home.path)) from error
+
+
+def _admin_key(home: settings.Home) -> str:
+    try:
+        return home.admin_key.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise Unauthorized("client.no-key", str(home.admin_key)) from error
+
+
+class Client:
+    """A Madang to talk to. Each call is one request; `close` ends the streams still open.
+
+    Calls raise the errors of `madang.errors`: `NotFound`, `Unavailable`, …
+    """
+
+    def __init__(self, url: str = "", key: str = "", *, project: str = "", home: str = "") -> None:
+        self._address = find(url, key, home)
+        self._project = project or os.environ.get("MADANG_PROJECT", "")
+        self._open: set[HTTPResponse] = set()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the streams still open."""
+        for answer in tuple(self._open):
+            answer.close()
+
+    @property
+    def api(self) -> str:
+        """The control API's address, without a path."""
+        return self._address.api
+
+    @property
+    def key(self) -> str:
+        """The key that is sent."""
+        return self._address.key
+
+    @property
+    def gateway(self) -> str:
+        """The gateway's address, ending in /v1; asked of the API where no file says it."""
+        if not self._address.gateway:
+            self._address = self._address._replace(gateway=str(self.status()["gateway"]))
+        return self._address.gateway
+
+    @property
+    def project(self) -> str:
+        """The project that is meant: as given, else MADANG_PROJECT, else the key's own."""
+        self._project = self._project or str(self.whoami()["project"]) or DEFAULT_PROJECT
+        return self._project
+
+    def is_ready(self) -> bool:
+        """Tell whether the API answers and takes work."""
+        try:
+            self._read("GET", f"{self.api}/readyz", None, 2.0)
+        except MadangError:
+            return False
+        return True
+
+    def whoami(self) -> Json:
+        """Return the key's actor, role and project."""
+        said: Json = self._json("GET", "whoami")
+        return said
+
+    def status(self) -> Json:
+        """Return the whole of it: version, addresses, nodes, services, processes, usage."""
+        said: Json = self._json("GET", "status")
+        return said
+
+    def doctor(self) -> Sequence[Check]:
+        """Return what was looked at, and whether it is well."""
+        items: Sequence[Check] = self._json("GET", "doctor")["items"]
+        return items
+
+    def list(self, kind: str) -> Listing:
+        """Return everything of that kind: in the project, or all there is where it has none."""
+        query = {} if kind in SITE_WIDE else {"project": self.project}
+        found: Listing = self._json("GET", kind, query)
+        return found
+
+    def get(self, kind: str, name: str) -> Resource:
+        """Return one object; a project's name is the full one, `organization/project`."""
+        found: Resource = self._json("GET", *self._ref(kind, name))
+        return found
+
+    def explain(self, kind: str, name: str) -> Explanation:
+        """Return why it is as it is, worked out now."""
+        path, query = self._ref(kind, name)
+        found: Explanation = self._json("GET", f"{path}/explanation", query)
+        return found
+
+    def logs(self, kind: str, name: str, lines: int = 100) -> Sequence[Log]:
+        """Return the last lines of a service's replicas, a replica, or a `process`."""
+        path, query = self._ref(kind, name)
+        items: Sequence[Log]
+        items = self._json("GET", f"{path}/logs", {**query, "lines": lines})["items"]
+        return items
+
+    def changes(self, after: int, wait_s: float = WAIT_S, kind: str = "") -> Changes:
+        """Wait for what changes after that revision, at most `wait_s`; in the project, if any."""
+        query: Json = {"after": after, "wait_s": wait_s}
+        query |= {"kind": kind} if kind else {}
+        query |= {} if kind in SITE_WIDE else {"project": self.project}
+        found: Changes = self._json("GET", "changes", query, timeout_s=wait_s + TIMEOUT_S)
+        return found
+
+    def watch(self, kind: str, name: str = "") -> Iterator[Change]:
+        """Yield everything of that kind (or the one object), then each change, without end."""
+        listing = self.list(kind)
+        now: Sequence[Change] = [{"gone": False, "resource": r} for r in listing["items"]]
+        after = listing["revision"]
+        while True:
+            yield from (c for c in now if name in {"", c["resource"]["name"]})
+            news = self.changes(after, kind=kind)
+            after, now = news["revision"], news["items"]
+
+    def events(self, after: int = 0, limit: int = 1000, wait_s: float = 0) -> Sequence[Event]:
+        """Return events after that number, oldest first; waits for the first one if told to."""
+        query = {"after": after, "limit": limit, "wait_s": wait_s, "project": self.project}
+        items: Sequence[Event]
+        items = self._json("GET", "event", query, timeout_s=wait_s + TIMEOUT_S)["items"]
+        return items
+
+    def apply(self, documents: Sequence[Any], dry_run: bool = False) -> Applied:
+        """Make it so; with `dry_run` only say what would change and follow."""
+        body = {"documents": documents, "project": self.project, "dry_run": dry_run}
+        done: Applied = self._json("POST", "apply", body=body)
+        return done
+
+    def delete(self, kind: str, name: str) -> Resource:
+        """Take it down; returns before it is gone, with what it was."""
+        going: Resource = self._json("DELETE", *self._ref(kind, name))
+        return going
+
+    def add_model(
+        self, name: str, source: str, progress: Callable[[int, int], None] | None = None
+    ) -> Resource:
+        """Import a model; `progress(bytes so far, bytes in all)` is called on the way."""
+        body = {"name": name, "source": source, "project": self.project}
+        with closing(self._lines("POST", f"{self.api}/api/v1/model", body)) as lines:
+            for line in lines:
+                said = _parsed(line, self.api)
+                if "error" in said:
+                    raise _error(400, line, self.api)
+                if "resource" in said:
+                    made: Resource = said["resource"]
+                    return made
+                if progress:
+                    progress(int(said["bytes"]), int(said["of"]))
+        raise Unavailable("control.broke-off", self.api, cause="the stream ended early")
+
+    def create_key(self, name: str, role: str = "member", expires_s: float | None = None) -> NewKey:
+        """Make an api key of the project; its secret is in the answer and nowhere else."""
+        body = {"name": name, "role": role, "project": self.project, "expires_s": expires_s}
+        made: NewKey = self._json("POST", "key", body=body)
+        return made
+
+    def chat(self, service: str, messages: Sequence[Message], **options: Any) -> Iterator[str]:
+        """Yield the next turn of a conversation piece by piece; options as OpenAI names them."""
+        body = {"model": service, "messages": messages, "stream": True, **options}
+        url = f"{self.gateway}/chat/completions"
+        with closing(self._lines("POST", url, body)) as lines:
+            for line in lines:
+                data = line.removeprefix(b"data:").strip()
+                if data == b"[DONE]" or not line.startswith(b"data:"):
+                    continue
+                said = _parsed(data, url)
+                if "error" in said:
+                    raise _error(503, data, url)
+                for choice in said.get("choices") or ():
+                    if piece := choice.get("delta", {}).get("content"):
+                        yield str(piece)
+
+    def ask(self, service: str, question: str, **options: Any) -> str:
+        """Return the whole answer to one question."""
+        return "".join(self.chat(service, [{"role": "user", "content": question}], **options))
+
+    def _ref(self, kind: str, name: str) -> tuple[str, Json]:
+        """Return the path and query of one object."""
+        path = f"{quote(kind, safe='')}/{quote(name, safe='')}"
+        return path, {} if kind in SITE_WIDE or kind == "process" else {"project": self.project}
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        query: Json | None = None,
+        *,
+        body: Json | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Any:
+        url = f"{self.api}/api/v1/{path}" + (f"?{urlencode(query)}" if query else "")
+        content = self._read(method, url, body, timeout_s)
+        return _parsed(content, self.api) if content else {}
+
+    def _read(self, method: str, url: str, body: Json | None, timeout_s: float) -> bytes:
+        with self._answer(method, url, body, timeout_s) as answer:
+            content = answer.read(ANSWER_BYTES_MAX + 1)
+        if len(content) > ANSWER_BYTES_MAX:
+            raise Rejected("client.answer-too-large", url, limit_bytes=ANSWER_BYTES_MAX)
+        return content
+
+    def _lines(self, method: str, url: str, body: Json) -> Generator[bytes, None, None]:
+        with self._answer(method, url, body, STREAM_TIMEOUT_S) as answer:
+            while line := answer.readline(LINE_BYTES_MAX):
+                if line.strip():
+                    yield line
+
+    @contextmanager
+    def _answer(
+        self, method: str, url: str, body: Json | None, timeout_s: float
+    ) -> Iterator[HTTPResponse]:
+        """Send one request and hand out its answer; a refusal and a broken line are raised."""
+        to = urlsplit(url)
+        connection = (HTTPSConnection if to.scheme == "https" else HTTPConnection)(
+            to.hostname or "", to.port, timeout=timeout_s
+        )
+        headers = {
+            "authorization": f"Bearer {self.key}",
+            "content-type": "application/json",
+            "accept-language": language(os.environ),
+        }
+        content = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, f"{to.path}?{to.query}", content, headers)
+            with connection.getresponse() as answer, self._listed(answer):
+                if answer.status >= 400:
+                    raise _error(answer.status, answer.read(LINE_BYTES_MAX), url)
+                yield answer
+        except ConnectionRefusedError as error:
+            raise Unavailable("control.unreachable", f"{to.scheme}://{to.netloc}") from error
+        except (OSError, HTTPException) as error:
+            where = f"{to.scheme}://{to.netloc}"
+            raise Unavailable("control.broke-off", where, cause=str(error)) from error
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _listed(self, answer: HTTPResponse) -> Iterator[None]:
+        """Let `close` reach this answer while it is read."""
+        self._open.add(answer)
+        try:
+            yield
+        finally:
+            self._open.discard(answer)
+
+
+_BY_STATUS: dict[int, type[MadangError]] = {
+    kind.http_status: kind
+    for kind in (
+        errors.Rejected, errors.Unauthorized, errors.Forbidden, errors.NotFound,
+        errors.Conflict, errors.Unavailable, errors.Corrupt,
+    )
+}  # fmt: skip
+
+
+def _parsed(content: bytes, url: str) -> Json:
+    try:
+        said = json.loads(content)
+    except ValueError as error:
+        raise Unavailable("control.not-madang", url) from error
+    if not isinstance(said, dict):
+        raise Unavailable("control.not-madang", url)
+    return said
+
+
+def _error(status: int, content: bytes, url: str) -> MadangError:
+    """Build the error that a body tells of, in the API's shape or the gateway's (OpenAI's).
+
+    The server's own sentence and hint are kept as notes, for codes that are newer than we are.
+    """
+    kind = _BY_STATUS.get(status) or (Rejected if status < 500 else Unavailable)
+    said = _parsed(content, url).get("error")
+    if not isinstance(said, dict):
+        return kind("control.not-madang", url)
+    message = str(said.get("message") or "")
+    if "values" not in said:
+        return kind("gateway.refused", str(said.get("code") or status), message=message)
+    error = kind(str(said["code"]), str(said.get("subject") or ""))
+    error.values |= said["values"]
+    for note in (message, said.get("hint") or ""):
+        error.add_note(str(note))
+    return error

@@ -51,7 +51,6 @@ def fresh_clone(folder: Path) -> Row:
     took_s = time.monotonic() - start_s
     subprocess.run(["make", "down"], cwd=clone, env=env, check=True, capture_output=True)
     assert "first token" in done.stdout, done.stdout
-    assert not done.stderr, done.stderr
     shutil.rmtree(clone)
     return Row("fresh clone, empty cache, to the answer", round(took_s, 1), "s", 60.0, 25.0)
 

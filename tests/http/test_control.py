@@ -150,7 +150,7 @@ async def test_the_documentation_needs_nothing_from_elsewhere(yard: Yard) -> Non
     page = (await yard.client.get("/docs")).text
     assert "//cdn" not in page
     assert "https://" not in page
-    script = await yard.client.get("/static-offline-docs/swagger-ui-bundle.js")
+    script = await yard.client.get("/docs/assets/swagger-ui-bundle.js")
     assert script.status_code == 200
 
 

@@ -27,6 +27,7 @@ def build(desk: Desk) -> FastAPI:
         title="Madang",
         version=__version__,
         docs_url="/docs",
+        static_url="/docs/assets",
         redoc_url=None,
         description="The control API. Applications call the gateway, under /v1 of its own port.",
     )

@@ -35,7 +35,7 @@ class LlamaCpp:
         self._python = python
         self.facts = EngineFacts(
             name="llamacpp",
-            version=version or metadata.version("xllamacpp"),
+            version=installed() if version is None else version,
             formats=frozenset({"gguf"}),
             accelerator_kinds=frozenset({"cpu"}),
             overhead_bytes=192 << 20,
@@ -84,6 +84,14 @@ class LlamaCpp:
     def metrics(self, text: str) -> dict[str, float]:
         """Read the engine's metrics into the common names."""
         return read_metrics(text)
+
+
+def installed() -> str:
+    """Return the version of the engine in this environment; empty where there is none."""
+    try:
+        return metadata.version("xllamacpp")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def read_metrics(text: str) -> dict[str, float]:

@@ -26,6 +26,7 @@ class EngineFacts:
     name: str
     """Also the name of the recipe that starts it."""
     version: str
+    """Empty: it is known, but not installed here, and nothing is started with it."""
     formats: frozenset[str]
     """Formats of models it reads."""
     accelerator_kinds: frozenset[str]
@@ -35,9 +36,9 @@ class EngineFacts:
     weights_factor: float
     """Memory of the weights per byte of file."""
     slots: int
-    """Requests that one replica works on at once."""
+    """Requests that one replica works on at once, if memory allows."""
     context_tokens: int
-    """Context per replica unless the model has less."""
+    """Context per replica over all slots, unless the model or the memory has less."""
     features: frozenset[str]
     """`chat`, `completions`, `embeddings`."""
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from madang.planning.place import Demand
 from madang.planning.snapshot import EngineFacts, Snapshot
 from madang.resources.model import ModelVersion, split_model
+from madang.resources.quantity import written_size
 from madang.resources.resource import Reason, Ref
 from madang.resources.revision import Build, BuildSpec, BuildStatus, Revision, RevisionSpec
 from madang.resources.service import Service
 
 CONTEXT_TOKENS_MIN = 256
+SLOT_TOKENS = 2048
+"""A slot with less context than this is not worth having beside another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,9 @@ def pin(service: Service, snapshot: Snapshot) -> RevisionSpec | Unmet:
             )
         )
     needs = service.spec.needs
-    context = context_of(version, engine)
+    shape = shape_of(version, engine, needs.memory and needs.memory * needs.count)
+    if isinstance(shape, Unmet):
+        return shape
     return RevisionSpec(
         service=service.name,
         number=service.status.revisions + 1,
@@ -56,32 +61,66 @@ def pin(service: Service, snapshot: Snapshot) -> RevisionSpec | Unmet:
         digest=version.digest,
         recipe=engine.name,
         needs=needs,
-        memory_bytes=needs.memory or -(-footprint_bytes(version, engine) // needs.count),
-        context_tokens=context,
-        slots=engine.slots,
+        memory_bytes=needs.memory or -(-shape.memory_bytes // needs.count),
+        context_tokens=shape.context_tokens,
+        slots=shape.slots,
         gate=tuple(dict.fromkeys(("smoke", *service.spec.gate))),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large one replica is made."""
+
+    memory_bytes: int
+    """Over all its accelerators."""
+    context_tokens: int
+    """Over all its slots."""
+    slots: int
+
+
+def shape_of(version: ModelVersion, engine: EngineFacts, given_bytes: int | None) -> Shape | Unmet:
+    """Return the largest shape, up to what the engine likes, that fits into the given memory.
+
+    Context is cut first down to one whole slot's worth, then slots, then the slot itself; without
+    a given memory nothing is cut. What does not fit even so is `Unmet`, with the least that would.
+    """
+    fixed = _fixed_bytes(version, engine)
+    per_token = version.kv_bytes_per_token
+    trained = version.context_tokens or engine.context_tokens
+    liked = max(CONTEXT_TOKENS_MIN, min(engine.context_tokens, trained * engine.slots))
+    if given_bytes is None or fixed + per_token * liked <= given_bytes:
+        return Shape(fixed + per_token * liked, liked, engine.slots)
+    room = (given_bytes - fixed) // per_token if per_token else 0
+    context = room // CONTEXT_TOKENS_MIN * CONTEXT_TOKENS_MIN
+    if context < CONTEXT_TOKENS_MIN:
+        least = f"{-(-least_bytes(version, engine) // 10**6)}MB"
+        values: dict[str, str | int | float] = {"memory": written_size(given_bytes), "least": least}
+        fix = Reason(code="placement.fix-memory", values={"memory": least})
+        return Unmet(Reason(code="model.too-large", values=values), fix=fix)
+    slots = max(1, min(engine.slots, context // SLOT_TOKENS))
+    return Shape(fixed + per_token * context, context, slots)
+
+
+def least_bytes(version: ModelVersion, engine: EngineFacts) -> int:
+    """Return the memory below which a model can't be served at all."""
+    return _fixed_bytes(version, engine) + version.kv_bytes_per_token * CONTEXT_TOKENS_MIN
+
+
+def _fixed_bytes(version: ModelVersion, engine: EngineFacts) -> int:
+    return int(version.size_bytes * engine.weights_factor) + engine.overhead_bytes
 
 
 def choose_engine(
     recipe: str, version: ModelVersion, engines: Iterable[EngineFacts]
 ) -> EngineFacts | None:
     """Return the engine that was asked for, or the first by name that reads the format."""
-    fitting = [e for e in engines if version.format in e.formats and recipe in {"", e.name}]
+    fitting = [
+        engine
+        for engine in engines
+        if engine.version and version.format in engine.formats and recipe in {"", engine.name}
+    ]
     return min(fitting, key=lambda e: e.name, default=None)
-
-
-def context_of(version: ModelVersion, engine: EngineFacts) -> int:
-    """Return the context of one replica in tokens, over all its slots."""
-    trained = version.context_tokens or engine.context_tokens
-    return max(CONTEXT_TOKENS_MIN, min(engine.context_tokens, trained * engine.slots))
-
-
-def footprint_bytes(version: ModelVersion, engine: EngineFacts) -> int:
-    """Estimate the memory of one replica: weights, cache for the whole context, and the engine."""
-    weights = int(version.size_bytes * engine.weights_factor)
-    cache = version.kv_bytes_per_token * context_of(version, engine)
-    return weights + cache + engine.overhead_bytes
 
 
 def demand_of(revision: Revision, snapshot: Snapshot) -> Demand | None:
@@ -92,7 +131,7 @@ def demand_of(revision: Revision, snapshot: Snapshot) -> Demand | None:
         return None
     model = snapshot.models.get(Ref(revision.project, spec.model))
     version = model.version(spec.model_version) if model else None
-    least = footprint_bytes(version, engine) if version else spec.memory_bytes * spec.needs.count
+    least = least_bytes(version, engine) if version else spec.memory_bytes * spec.needs.count
     return Demand(
         kinds=engine.accelerator_kinds,
         wanted_kind=spec.needs.accelerator,

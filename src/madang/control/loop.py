@@ -51,7 +51,7 @@ class Loop:
         try:
             # 3. Intend: all reservations and reasons on disk, in one transaction, before any act.
             changed, gone = planned.intent()
-            await self.world.commit(changed, gone, [told(a, snapshot) for a in planned.actions])
+            await self.world.commit(changed, gone, [told(a, snapshot) for a in planned.telling()])
         except (Conflict, Unavailable) as error:
             log.warning("plan dropped: %s", error)
             return Plan(wake_at=snapshot.now + 1.0)

@@ -110,6 +110,10 @@ class Plan:
         """Return the actions that have an effect, the last for each subject."""
         return tuple({a.subject.uid: a for a in self.actions if a.effect}.values())
 
+    def telling(self) -> tuple[Action, ...]:
+        """Return the actions worth telling: the last of each verb for each subject."""
+        return tuple({(a.verb, a.subject.uid): a for a in self.actions}.values())
+
 
 def assume(snapshot: Snapshot, plan: Plan) -> Snapshot:
     """Return the snapshot with the plan's intents in flight.

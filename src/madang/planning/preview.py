@@ -64,7 +64,7 @@ def telling(planned: Plan, changes: Sequence[Change]) -> tuple[Action, ...]:
     services = {(c.resource.project, c.resource.name) for c in changes}
     return tuple(
         action
-        for action in planned.actions
+        for action in planned.telling()
         if action.verb in _IN_THE_OPEN
         and isinstance(action.subject, Replica)
         and (action.subject.project, action.subject.spec.service) in services

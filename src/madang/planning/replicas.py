@@ -201,7 +201,8 @@ def _verify(replica: Replica, build: Build, snapshot: Snapshot) -> Action | None
         return _hold(replica, snapshot, waiting)
     asked: Build = build.model_copy(
         update={
-            "status": BuildStatus(replica=replica.uid, term=snapshot.term, started_at=snapshot.now)
+            "created_at": build.created_at or snapshot.now,
+            "status": BuildStatus(replica=replica.uid, term=snapshot.term, started_at=snapshot.now),
         }
     )
     writes: tuple[AnyResource, ...] = (asked,)

@@ -240,7 +240,7 @@ def test_down_stops_what_runs_and_then_has_nothing_to_do(run, bare: Home) -> Non
     pid = background.holder(bare)
     handle = os.pidfd_open(pid)
     done = run("down", "--json")
-    assert json.loads(done.out) == {"stopped": True, "processes": 1, "home": str(bare.path)}
+    assert json.loads(done.out) == {"stopped": True, "processes": 2, "home": str(bare.path)}
     assert select.select([handle], [], [], DEADLINE_S)[0]
     os.close(handle)
     assert json.loads(run("down", "--json").out)["stopped"] is False

@@ -20,7 +20,9 @@ def down(*, options: Options = DEFAULTS) -> None:
     if home.path.is_dir():
         with background.alone(home, TURN_S):
             with suppress(MadangError):
-                processes = len(Client(home=str(home.path)).status()["processes"])
+                told = Client(home=str(home.path)).status()
+                replicas = sum(service["ready"] for service in told["services"])
+                processes = len(told["processes"]) + replicas
             stopped = background.stop(home)
     if options.json:
         show_json({"stopped": bool(stopped), "processes": processes, "home": str(home.path)})

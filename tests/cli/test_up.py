@@ -31,7 +31,11 @@ def started(home: Home, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, PATCHED, *arguments, "--home", str(home.path)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-        yield process
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def starts(home: Home) -> int:

@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ PROGRAM = Path(madang.__file__).parent / "supervisor" / "__main__.py"
 START_S = 20.0
 STOP_S = 45.0
 """Longer than the grace of anything the supervisor stops."""
+LOOK_S = 0.5
+"""How often an attached command looks whether it was told to end."""
 _READY_FD = 3
 
 
@@ -104,10 +106,11 @@ def stop(home: Home) -> int:
     return pid
 
 
-def wait_for(pid: int) -> None:
-    """Return when that process has ended."""
+def wait_for(pid: int, is_told: Callable[[], bool]) -> None:
+    """Return when that process has ended, or when somebody has told this one to end."""
     with _handle(pid) as handle:
-        _ends(handle, None)
+        while not is_told() and not _ends(handle, LOOK_S):
+            pass
 
 
 def has_ended(pid: int) -> bool:
@@ -129,12 +132,12 @@ def _handle(pid: int) -> Iterator[int]:
             os.close(handle)
 
 
-def _ends(handle: int, wait_s: float | None) -> bool:
+def _ends(handle: int, wait_s: float) -> bool:
     if handle < 0:
         return True
     poll = select.poll()
     poll.register(handle, select.POLLIN)
-    return bool(poll.poll(None if wait_s is None else wait_s * 1000))
+    return bool(poll.poll(wait_s * 1000))
 
 
 def last_line(log: Path) -> str:

@@ -6,9 +6,10 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Annotated, NamedTuple, NoReturn
 
 from cyclopts import Parameter
 
@@ -59,7 +60,7 @@ def up(
     home = options.place()
     asked = None if port is None else settings.port(port)
     host = loopback(host)
-    with _stopped_after(home, foreground):
+    with _stopped_after(home, foreground) as is_told:
         with _usable(home), background.alone(home, TURN_S):
             pid = _ensure_running(home, host, asked)
             client = Client(home=str(home.path), project=DEFAULT_PROJECT)
@@ -67,7 +68,7 @@ def up(
                 first.prepare(client, home)
         _present(client, home, options)
         if foreground:
-            background.wait_for(pid)
+            background.wait_for(pid, is_told)
 
 
 def _ensure_running(home: Home, host: str, port: int | None) -> int:
@@ -118,20 +119,33 @@ def _usable(home: Home) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_after(home: Home, attached: bool) -> Iterator[None]:
-    """When attached, let Ctrl-C and SIGTERM end everything instead of only this command."""
+def _stopped_after(home: Home, attached: bool) -> Iterator[Callable[[], bool]]:
+    """When attached, let Ctrl-C and SIGTERM end everything instead of only this command.
+
+    Gives a function that tells whether one of them came: the interrupt that it raises may be
+    lost where Python can't raise, in the middle of closing something.
+    """
+    told = False
+
+    def tell_and_raise(number: int, frame: FrameType | None) -> NoReturn:
+        nonlocal told
+        told = True
+        signal.default_int_handler(number, frame)
+
     if not attached:
-        yield
+        yield lambda: told
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {n: signal.signal(n, tell_and_raise) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
-    except KeyboardInterrupt:
+        with suppress(KeyboardInterrupt):
+            yield lambda: told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told:
         with background.alone(home, TURN_S):
             background.stop(home)
         note("up.stopped", home=str(home.path))
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _present(client: Client, home: Home, options: Options) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 import pytest
 
 from madang.settings import Home
+
+
+for _name in ("PYTHONUNBUFFERED", "MADANG_HOME", "MADANG_LANG", "MADANG_PROJECT"):
+    os.environ.pop(_name, None)  # what somebody has set here must not decide what a test sees
 
 
 class NetworkUsed(Exception):

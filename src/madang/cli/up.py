@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -68,6 +69,7 @@ def up(
                 first.prepare(client, home)
         _present(client, home, options)
         if foreground:
+            sys.stdout.flush()  # whoever reads a pipe wants it now, not at the end
             background.wait_for(pid, is_told)
 
 

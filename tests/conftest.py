@@ -13,7 +13,6 @@ import pytest
 
 from madang.settings import Home
 
-
 for _name in ("PYTHONUNBUFFERED", "MADANG_HOME", "MADANG_LANG", "MADANG_PROJECT"):
     os.environ.pop(_name, None)  # what somebody has set here must not decide what a test sees
 

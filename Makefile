@@ -85,5 +85,5 @@ clean: down  ## stop Madang and remove what was installed and built; state stays
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 purge: down  ## clean, and remove all state too
-	home=$$($(BIN)/madang home 2>/dev/null) && test -n "$$home" && rm -rf "$$home" || true
+	rm -rf "$${MADANG_HOME:-$${XDG_STATE_HOME:-$$HOME/.local/state}/madang}"
 	$(MAKE) clean

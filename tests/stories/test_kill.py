@@ -136,3 +136,12 @@ def test_the_supervisor_killed_takes_all_down_and_up_brings_all_back(
     yard.up()
     assert yard.phase("service", "hello") == "ready"
     assert not set(gone) & {yard.supervisor, yard.pid("control"), yard.pid("gateway")}
+
+
+def test_down_and_up_again_is_no_crash(new_yard: Callable[[str], Yard]) -> None:
+    yard = new_yard("again")
+    for _ in range(3):
+        yard.up()
+        (replica,) = yard.replicas("hello")
+        assert replica["status"]["restarts"] == 0
+        yard.json("down")

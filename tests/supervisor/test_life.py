@@ -226,3 +226,13 @@ def test_it_stays_small(running):
         running.start(f"a{number}", "true")
     running.until("a19", lambda found: found[0]["state"] == "exited")
     assert processes.rss_bytes(running.process.pid) < 16 << 20
+
+
+def test_while_everything_is_ended_on_purpose_nobody_is_told_of_ends(node):
+    node.up()
+    node.start("slow", "sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.1; done")
+    node.printed("slow", 1)
+    node.process.send_signal(signal.SIGTERM)
+    while "processes" in (seen := node.observe()):
+        assert seen["processes"][0]["state"] == "running", "an end that was asked for"
+    assert seen["error"]["code"] == "supervisor.closing"

@@ -25,16 +25,25 @@ class Progress:
         self._why = ""
         self._judged: dict[str, Json] = {}
         """The status of a build by the uid of the replica on which its gate ran."""
+        self._old: set[str] = set()
+        """Uids of replicas that were ready before we began: no news."""
         self.now: Resource | None = None
         self.is_gone = False
+
+    def begin(self, resource: Resource) -> None:
+        """Take something in as it was before we began."""
+        if resource["kind"] == "replica" and resource["status"]["phase"] == "ready":
+            self._old.add(resource["uid"])
+        self.see(resource)
 
     def see(self, resource: Resource, gone: bool = False) -> None:
         """Tell what is new."""
         kind, status = resource["kind"], resource["status"]
         if kind == "service" and resource["name"] == self._service:
             self.now, self.is_gone = resource, gone
-            self._explain(resource)
-        elif gone:
+            if status["observed_generation"] == resource["generation"]:
+                self._explain(resource)
+        elif gone or resource["uid"] in self._old:
             return
         elif kind == "build":
             self._judged[status["replica"]] = status
@@ -87,7 +96,7 @@ def until_ready(client: Client, service: str, wait_s: float = READY_S) -> Resour
         listing = client.list(kind)
         after = after or listing["revision"]
         for item in listing["items"]:
-            told.see(item)
+            told.begin(item)
         if _is_settled(told, service, 0):
             break
     began = time.monotonic()
@@ -112,7 +121,7 @@ def _is_settled(told: Progress, service: str, age_s: float) -> bool:
         return False
     code = (status.get("reason") or {}).get("code", "")
     stuck = code.startswith("placement.") and age_s > NOWHERE_S
-    if status["phase"] == "failed" or stuck:
+    if status["phase"] == "failed" or code == "gate.failed" or stuck:
         why = reason(status.get("reason"), f"service/{service}")
         raise Unavailable("service.not-ready", f"service/{service}", reason=why)
     return bool(status["phase"] == "ready")

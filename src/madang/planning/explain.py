@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from madang.planning.fleet import fleet_of
 from madang.planning.place import Refused, place, smallest_fix
-from madang.planning.replicas import build_of, loans
+from madang.planning.replicas import loans
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import demand_of
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Frozen, Reason, Ref
-from madang.resources.revision import Revision, Verdict
+from madang.resources.revision import Revision
 from madang.resources.service import Service
 
 
@@ -57,9 +57,8 @@ def _replica(replica: Replica, snapshot: Snapshot) -> Explanation:
     own = _of(replica)
     if replica.status.phase is ReplicaPhase.WAITING:
         return own.model_copy(update=_waiting(replica, snapshot))
-    build = build_of(replica, snapshot)
-    if build and build.status.verdict is Verdict.FAILED:
-        fix = Reason(code="gate.fix-change", values={"build": build.name})
+    if own.reason and own.reason.code == "gate.failed":
+        fix = Reason(code="gate.fix-change", values={"build": own.reason.values["build"]})
         return own.model_copy(update={"smallest_fix": fix})
     return own
 
@@ -81,14 +80,15 @@ def _waiting(replica: Replica, snapshot: Snapshot) -> dict[str, Reason | None]:
 def _of(resource: AnyResource, because: tuple[Explanation, ...] = ()) -> Explanation:
     """Read off what a resource's own status says."""
     status = resource.status
+    phase = str(getattr(status, "phase", getattr(status, "verdict", "")))
     return Explanation(
         subject=f"{resource.kind}/{resource.name}",
-        phase=str(getattr(status, "phase", getattr(status, "verdict", ""))),
+        phase=phase,
         reason=getattr(status, "reason", None),
         since=getattr(status, "since", 0.0),
         next_try=getattr(status, "next_try", None),
         smallest_fix=getattr(status, "smallest_fix", None),
-        last_lines=getattr(status, "last_lines", ()),
+        last_lines=() if phase == ReplicaPhase.READY else getattr(status, "last_lines", ()),
         because=because,
     )
 

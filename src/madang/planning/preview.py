@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from madang.planning.action import Action, Plan
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
 from madang.resources.kinds import KINDS
 from madang.resources.manifest import Manifest
+from madang.resources.quantity import written_size
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 
@@ -49,8 +50,23 @@ def wish(manifest: Manifest, snapshot: Snapshot, uid: str) -> Change:
         return Change("unchanged", before)
     after = before.model_copy(update={"spec": manifest.spec, "generation": before.generation + 1})
     old, new = before.spec.model_dump(mode="json"), manifest.spec.model_dump(mode="json")
-    fields = tuple(f"{key}: {old[key]} -> {new[key]}" for key in new if old.get(key) != new[key])
-    return Change("update", after, fields)
+    return Change("update", after, tuple(_differences(old, new)))
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Write what changed as people would, key by key: `needs.memory: 80GB -> 40GB`."""
+    for key, after in new.items():
+        before = old.get(key)
+        if isinstance(after, dict) and isinstance(before, dict):
+            yield from _differences(before, after, f"{path}{key}.")
+        elif before != after:
+            yield f"{path}{key}: {_written(key, before)} -> {_written(key, after)}"
+
+
+def _written(key: str, value: object) -> object:
+    if value is None or value == "":
+        return "-"
+    return written_size(value) if key == "memory" and isinstance(value, int) else value
 
 
 def follow(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[Snapshot, Plan]:

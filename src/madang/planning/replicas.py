@@ -352,12 +352,14 @@ def _ended(replica: Replica, snapshot: Snapshot, reason: Reason) -> Action:
     """It ended, or must: try again after a while, or call it failed after too often."""
     status = replica.status
     calm = status.ready_at is not None and snapshot.now - status.ready_at > CALM_S
-    restarts = 1 if calm else status.restarts + 1
+    restarts = 0 if calm else status.restarts
+    if reason.code == VANISHED:
+        wait_s = 0.0  # its supervisor came back without it: it is not to blame
+    else:
+        restarts += 1
+        wait_s = min(BACK_OFF_S * 2 ** (restarts - 1), BACK_OFF_S_MAX)
     if restarts > RESTARTS_MAX:
         return _fail(replica, snapshot, reason, "", retry_s=RETRY_S)
-    wait_s = min(BACK_OFF_S * 2 ** (restarts - 1), BACK_OFF_S_MAX)
-    if reason.code == VANISHED and restarts == 1:
-        wait_s = 0.0  # its supervisor came back without it: nothing says that it is to blame
     ended = change(
         replica,
         P.BACKING_OFF,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -64,7 +65,7 @@ class Connection:
         if order := self._observer:
             self._observer = None
             self._door.loop.cancel(self)
-            self._send({"id": order.get("id"), "ok": self._door.orders.observation()})
+            self._answer(order, self._door.orders.observation)
 
     def _turn(self) -> None:
         try:
@@ -84,19 +85,27 @@ class Connection:
 
     def _take(self, line: bytes) -> None:
         order: dict[str, Any] = {}
+
+        def work() -> dict[str, Any] | None:
+            order.update(read_order(line))
+            return self._door.orders.carry_out(order)
+
+        if not self._answer(order, work):
+            self.answer_observer()
+            self._observer = order
+            self._door.loop.alarm(self, seconds(order["wait_s"]), self.answer_observer)
+
+    def _answer(self, order: dict[str, Any], work: Callable[[], dict[str, Any] | None]) -> bool:
+        """Send what comes of an order; False when nothing did: it waits for a change."""
         try:
-            order = read_order(line)
-            done = self._door.orders.carry_out(order)
+            done = work()
         except Refused as no:
             error = {"code": no.code, "subject": no.subject, "values": no.values}
             self._send({"id": order.get("id"), "error": error})
-        else:
-            if done is not None:
-                self._send({"id": order.get("id"), "ok": done})
-            else:
-                self.answer_observer()
-                self._observer = order
-                self._door.loop.alarm(self, seconds(order["wait_s"]), self.answer_observer)
+            return True
+        if done is not None:
+            self._send({"id": order.get("id"), "ok": done})
+        return done is not None
 
     def _send(self, answer: dict[str, Any]) -> None:
         if self in self._door.connections:

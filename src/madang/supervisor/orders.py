@@ -56,7 +56,12 @@ class Orders:
         raise Refused("supervisor.bad-order", problem="no such order")
 
     def observation(self) -> dict[str, Any]:
-        """Return every process, with so few of the ended ones that it fits into one line."""
+        """Return every process, with so few of the ended ones that it fits into one line.
+
+        Raises Refused while everything is ended on purpose: nobody should take that for crashes.
+        """
+        if self._children.closing:
+            raise Refused("supervisor.closing")
         found = [_brief(process) for process in self._children.reports()]
         while len(encode({"": found})) > LINE_BYTES_MAX - 1024:
             ended = [process for process in found if process["state"] == "exited"]

@@ -39,8 +39,8 @@ ROOM_LINES_MAX = {
 ADAPTERS = ("accelerators", "engines", "launchers", "stores")
 BANNED = frozenset({"util", "utils", "helper", "helpers", "common", "base", "manager", "handler"})
 BROAD = frozenset({"Exception", "BaseException"})
-BROAD_PLACES = {("control", "carry_out"), ("api", "__call__"), ("cli", "main")}
-"""One resource's turn in control, the outermost HTTP layer, and the command line."""
+BROAD_PLACES = {("control", "guarded"), ("api", "__call__"), ("cli", "main")}
+"""A turn in control, the loop's or a resource's; the outermost HTTP layer; the command line."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -278,3 +279,21 @@ async def test_logs_come_from_the_node(yard: Yard) -> None:
     await yard.until("service", "bot", "ready")
     told = await yard.get("service/bot/logs", lines=2)
     assert len(told["items"][0]["lines"]) == 2
+
+
+async def test_a_turn_that_fails_ends_neither_the_loop_nor_the_api(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from madang.control import loop
+
+    real, failures = loop.plan, iter(range(2))
+
+    def failing(*arguments: Any) -> Any:
+        if next(failures, None) is not None:
+            raise ValueError("a rule of planning is wrong")
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "plan", failing)
+    await yard.add_model()
+    await yard.apply(BOT)
+    await yard.until("service", "bot", "ready")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from madang.control.guard import guarded
 from madang.control.observe import Observer
 from madang.control.world import World
 from madang.errors import Rejected, Unavailable
@@ -20,8 +20,6 @@ from madang.resources.resource import Reason, Ref
 from madang.resources.revision import Build, Check, Revision, Verdict
 from madang.supervisor.protocol import LaunchPlan
 from madang.verify.subject import Subject
-
-log = logging.getLogger("madang.control")
 
 NOT_NOW = frozenset({"supervisor.closing", "supervisor.stale-term"})
 """Refusals that say nothing about what was to be started."""
@@ -57,13 +55,7 @@ class Hands:
         """Do what the plan asks for; a node that can't be reached is left for the next turn."""
         unreachable: set[str] = set()
         for action in planned.effects():
-            try:
-                await self._do(action, unreachable)
-            except Unavailable as error:
-                log.warning("%s %s: %s", action.verb, action.subject.name, error)
-            except Exception:
-                # One resource's turn must not end the others'.
-                log.exception("%s %s", action.verb, action.subject.name)
+            await guarded(f"{action.verb} {action.subject.name}", self._do(action, unreachable))
 
     async def _do(self, action: Action, unreachable: set[str]) -> None:
         match action.effect:
@@ -131,8 +123,8 @@ class Hands:
         running = self._gates.pop(build, None)
         if running:
             running.cancel()
-        task = asyncio.create_task(self._gate(build, replica))
-        self._gates[build] = task
+        work = guarded(f"gate {build.name}", self._gate(build, replica))
+        self._gates[build] = asyncio.create_task(work)
 
     async def _gate(self, build_ref: Ref, replica_ref: Ref) -> None:
         replica = self.world.get(Replica, replica_ref)

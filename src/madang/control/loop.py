@@ -7,12 +7,11 @@ guarded by the version it was planned from, and a plan that lost a race is dropp
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from madang.control.act import Hands
+from madang.control.guard import guarded
 from madang.control.observe import Observer
 from madang.control.world import World
-from madang.errors import Conflict, Unavailable
 from madang.planning.action import Action, Plan
 from madang.planning.fleet import Memo
 from madang.planning.plan import plan
@@ -20,7 +19,8 @@ from madang.planning.snapshot import Snapshot
 from madang.resources.event import Event
 from madang.settings import TURN_SECONDS_MAX
 
-log = logging.getLogger("madang.control")
+AFTER_ERROR_S = 0.5
+"""Pause after a turn that ended in an error."""
 
 
 class Loop:
@@ -37,8 +37,11 @@ class Loop:
         await self.observer.first_look()
         while True:
             tick = self.world.tick
-            planned = await self.turn()
-            await self.world.moved(tick, self._pause_s(planned))
+            planned = await guarded("turn", self.turn())
+            if planned is None:
+                await self.world.clock.sleep(AFTER_ERROR_S)
+            else:
+                await self.world.moved(tick, self._pause_s(planned))
 
     async def turn(self) -> Plan:
         """Go round once, and return what was done."""
@@ -48,13 +51,10 @@ class Loop:
         planned = await asyncio.to_thread(plan, snapshot, self.memo)
         if not planned.actions:
             return planned
-        try:
-            # 3. Intend: all reservations and reasons on disk, in one transaction, before any act.
-            changed, gone = planned.intent()
-            await self.world.commit(changed, gone, [told(a, snapshot) for a in planned.telling()])
-        except (Conflict, Unavailable) as error:
-            log.warning("plan dropped: %s", error)
-            return Plan(wake_at=snapshot.now + 1.0)
+        # 3. Intend: all reservations and reasons on disk, in one transaction, before any act. Who
+        # lost a race raises here: the plan is dropped, and the next turn makes another.
+        changed, gone = planned.intent()
+        await self.world.commit(changed, gone, [told(a, snapshot) for a in planned.telling()])
         # 4. Act. What comes of it is seen in a later turn, and recorded by its plan.
         await self.hands.carry_out(planned)
         return planned

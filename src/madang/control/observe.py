@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from madang.control.gateways import Gateways
+from madang.control.guard import guarded
 from madang.control.world import World
 from madang.errors import MadangError, Unavailable
 from madang.planning.snapshot import Probed, Seen
@@ -148,7 +149,8 @@ class Observer:
         if key in self._probed or key in self._asking:
             return
         self._asking.add(key)
-        task = asyncio.create_task(self._until_answered(url, key))
+        work = guarded(f"probe {process.uid}", self._until_answered(url, key))
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

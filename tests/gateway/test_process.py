@@ -81,9 +81,17 @@ async def test_it_outlives_control_and_finds_it_again(
     assert gateway.log.count("control answers") == 2
 
 
-async def test_a_damaged_table_is_set_aside_and_named(start_gateway, home):
+def of_an_earlier_version():
+    """A table from when an endpoint's waiting was a sentence."""
+    endpoint = {"project": "p", "name": "bot", "model": "bot", "targets": []}
+    endpoint |= {"context_tokens": 1, "waiting": "service.starting"}
+    return msgspec.json.encode({"version": 1, "endpoints": [endpoint], "keys": {}})
+
+
+@pytest.mark.parametrize("table", [b'{"version": 1, "endp', of_an_earlier_version()])
+async def test_a_table_that_cannot_be_read_is_set_aside_and_named(start_gateway, home, table):
     home.gateway.mkdir(parents=True)
-    (home.gateway / "table.json").write_bytes(b'{"version": 1, "endp')
+    (home.gateway / "table.json").write_bytes(table)
     gateway = start_gateway()
     assert (await gateway.health()).status_code == 503
     assert (home.gateway / "table.corrupt").exists()
@@ -120,7 +128,7 @@ async def test_sigterm_lets_a_stream_finish_and_ends_well(
 def _accepts(url):
     try:
         return httpx.get(f"{url}/healthz").status_code
-    except httpx.ConnectError:
+    except httpx.TransportError:
         return False
 
 

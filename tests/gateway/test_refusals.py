@@ -7,13 +7,16 @@ import time
 
 import pytest
 
+from madang.traffic.table import Waiting
+
 PATH = "/v1/chat/completions"
+NO_ROOM = Waiting("model.too-large", {"memory": "1GB", "least": "2GB", "subject": "service/bot"})
 
 
 @pytest.fixture
 def door(app, table):
     """A gateway that has just heard of a table whose model has no replica."""
-    app.desk.take(table(waiting="loading the model"))
+    app.desk.take(table(waiting=NO_ROOM))
     app.desk.hear(time.monotonic())
     app.client.headers["Authorization"] = "Bearer sk-test"
     return app
@@ -62,7 +65,70 @@ async def test_an_upgrade_is_refused(door):
 
 async def test_a_model_without_replica_is_503_and_says_what_it_waits_for(door):
     error = error_of(await door.post(), 503, "model_not_ready")
-    assert "loading the model" in error["message"]
+    assert error["message"] == (
+        "The model 'bot' can't answer now: no replica is ready."
+        " The model does not fit into 1GB: it needs 2GB at least."
+    )
+
+
+async def test_a_model_without_replica_says_what_it_waits_for_in_korean_too(door):
+    door.client.headers["Accept-Language"] = "ko-KR,ko;q=0.9,en;q=0.8"
+    error = error_of(await door.post(), 503, "model_not_ready")
+    assert error["message"] == (
+        "'bot' 모델은 지금 답할 수 없습니다. 준비된 복제본이 없습니다."
+        " 모델이 1GB에 들어가지 않습니다. 적어도 2GB가 필요합니다."
+    )
+
+
+async def test_a_model_that_waits_for_nothing_known_is_just_not_ready(app, table):
+    app.desk.take(table())
+    app.client.headers["Authorization"] = "Bearer sk-test"
+    error = error_of(await app.post(), 503, "model_not_ready")
+    assert error["message"] == "The model 'bot' can't answer now: no replica is ready."
+
+
+KOREAN = "'messages[0].content' 안에 NUL 문자가 있습니다."
+ENGLISH = "'messages[0].content' holds a NUL character."
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("ko", KOREAN),
+        ("KO-kr", KOREAN),
+        ("ko-KR,ko;q=0.9,en-US;q=0.8", KOREAN),
+        ("en-US,ko;q=0.5", ENGLISH),
+        ("ja", ENGLISH),
+        ("", ENGLISH),
+        ("*", ENGLISH),
+        ("한국어", ENGLISH),
+    ],
+)
+async def test_a_refusal_is_said_in_the_language_that_the_client_asks_for(door, wanted, said):
+    door.client.headers["Accept-Language"] = wanted
+    response = await door.post(messages=[{"role": "user", "content": "\0"}])
+    error = error_of(response, 400, "invalid_request")
+    assert (error["message"], error["param"]) == (said, "messages[0].content")
+
+
+async def test_the_next_step_follows_the_sentence(door):
+    door.client.headers["Authorization"] = ""
+    door.client.headers["Accept-Language"] = "ko"
+    error = error_of(await door.post(), 401, "invalid_api_key")
+    assert error["message"] == ("키가 필요합니다. 이렇게 보내세요: 'Authorization: Bearer KEY'")
+
+
+async def test_what_a_caller_sends_never_fills_a_sentence_of_ours(door):
+    error = error_of(await door.post(model="{project} %s {0.__class__}"), 404, "model_not_found")
+    assert "'{project} %s {0.__class__}'" in error["message"]
+
+
+async def test_a_body_over_the_bound_is_413_in_korean_too(door):
+    headers = {"Accept-Language": "ko"}
+    response = await door.client.post(PATH, headers=headers, content=b"x" * 1001)
+    error = error_of(response, 413, "body_too_large")
+    assert error["message"] == "본문이 1000바이트보다 큽니다."
+    assert response.headers["content-length"] == str(len(response.content))
 
 
 async def test_an_unknown_model_is_404_and_names_those_that_exist(door):

@@ -102,6 +102,25 @@ async def test_an_engine_that_dies_in_mid_stream_ends_it_with_an_error_never_sil
     assert (usage.status, usage.output_tokens, usage.estimated) == (502, 2, True)
 
 
+async def test_an_error_in_mid_stream_is_said_in_the_language_of_the_reader(serve, engines):
+    engine = await engines.start()
+
+    async def die(request, body):
+        response = await engine.open(request)
+        await response.write(engine.event("one "))
+        request.transport.close()
+        return response
+
+    engine.behave = die
+    async with serve(engine.target) as door:
+        door.client.headers["Accept-Language"] = "ko-KR"
+        async with door.stream() as response:
+            lines = await lines_of(response)
+    error = json.loads(lines[-1].removeprefix("data: "))["error"]
+    assert error["message"] == "모델의 엔진이 답하는 도중에 멈추었습니다."
+    assert (error["code"], error["type"]) == ("engine_lost", "server_error")
+
+
 async def test_an_engine_that_ends_without_saying_so_is_not_believed(serve, engines):
     engine = await engines.start()
 

@@ -26,6 +26,7 @@ from madang.resources.replica import ReplicaPhase
 from madang.resources.revision import RevisionPhase, Verdict
 from madang.resources.service import ServicePhase
 from madang.resources.tenancy import Role
+from madang.traffic.requests import DECODER_SAYS
 
 SOURCE = Path(madang.__file__).parent
 CODE = re.compile(r"[a-z]+(-[a-z]+)*(\.[a-z][a-z0-9-]*)+")
@@ -38,6 +39,8 @@ SPOKEN = ("doctor.", "store.", "service.", "gate.", "build.")
 """Rooms whose codes pass through a variable before they are said."""
 SAY = {"Refused", "say", "words", "word", "tell", "note", "next_step"}
 """Beside the errors: what takes a code first, and the values of its sentence by name."""
+TURN_AWAY = {"Refusal", "invalid", "unavailable", "_ambiguous"}
+"""What the gateway refuses with; the values are a mapping for `Refusal`, by name for the others."""
 
 EXPANDED = {
     *(f"node.{phase}" for phase in NodePhase),
@@ -81,6 +84,8 @@ def uses() -> tuple[Use, ...]:
     found += [Use(code, "EXPANDED") for code in sorted(EXPANDED)]
     found += [Use(f"phase.{phase}", "EXPANDED") for phase in sorted(PHASES)]
     found += [Use(verb, "planning/action.py", frozenset({"subject"})) for verb in Verb]
+    for code, pattern in DECODER_SAYS.items():
+        found.append(Use(code, "traffic/requests.py", frozenset({"param", *pattern.groupindex})))
     return tuple(found)
 
 
@@ -93,7 +98,7 @@ def _of_file(path: Path) -> Iterator[Use]:
     where = str(path.relative_to(SOURCE))
     said: set[int] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _name(node) in ERRORS | CARRY | SAY:
+        if isinstance(node, ast.Call) and _name(node) in ERRORS | CARRY | SAY | TURN_AWAY:
             for code in _codes_of(node):
                 said.add(id(code))
                 yield Use(str(code.value), f"{where}:{node.lineno}", _values_of(node))
@@ -117,14 +122,23 @@ def _codes_of(call: ast.Call) -> list[ast.Constant]:
 def _values_of(call: ast.Call) -> frozenset[str] | None:
     """Return the names of the values that a call gives with its code; None: can't be read."""
     names = {k.arg for k in call.keywords}
+    if _name(call) == "Refusal":
+        return frozenset({"param", *(key for each in call.args for key in _keys_of(each))})
     if _name(call) in CARRY:
         given = next((k.value for k in call.keywords if k.arg == "values"), ast.Dict([], []))
         if _name(call) != "Reason" or not isinstance(given, ast.Dict):
             return None
-        return frozenset({"subject", *(str(getattr(key, "value", "")) for key in given.keys)})
+        return frozenset({"subject", *_keys_of(given)})
     if None in names or (len(call.args) > 1 and _name(call) == "words"):
         return None
-    return frozenset({"subject", *(name for name in names if name)})
+    always = "param" if _name(call) in TURN_AWAY else "subject"
+    return frozenset({always, *(name for name in names if name)})
+
+
+def _keys_of(given: ast.expr) -> list[str]:
+    """Return the names in a written-out mapping."""
+    keys = given.keys if isinstance(given, ast.Dict) else ()
+    return [str(getattr(key, "value", "")) for key in keys]
 
 
 def _is_code(value: object) -> bool:
@@ -195,6 +209,26 @@ def test_a_sentence_asks_only_for_values_that_it_is_given(use: Use) -> None:
         name for text in tables("en").get(use.code, {}).values() for name in placeholders(text)
     }
     assert asked <= use.values
+
+
+def test_the_gateway_refuses_in_no_words_of_its_own() -> None:
+    calls = [
+        (path.name, node)
+        for room in ("traffic", "gateway")
+        for path in sorted((SOURCE / room).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and _name(node) in TURN_AWAY
+    ]
+    spoken = [
+        f"{name}:{call.lineno}"
+        for name, call in calls
+        for given in (*call.args, *(k.value for k in call.keywords))
+        for part in ast.walk(given)
+        if isinstance(part, ast.JoinedStr)
+        or (isinstance(part, ast.Constant) and " " in str(part.value))
+    ]
+    assert spoken == []
+    assert {name for name, _ in calls} >= {"admission.py", "doors.py", "requests.py"}
 
 
 @pytest.mark.parametrize(

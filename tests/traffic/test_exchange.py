@@ -164,7 +164,7 @@ def test_a_request_that_reached_no_replica_leaves_no_record(router):
 def test_an_engine_that_refuses_without_words_is_still_understood(body):
     refusal = from_engine(400, body)
     assert (refusal.status, refusal.code) == (400, "refused_by_engine")
-    assert "HTTP 400" in refusal.message
+    assert refusal.values == {"status": 400, "words": ""}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_an_engine_that_refuses_without_words_is_still_understood(body):
     ],
 )
 def test_an_engines_words_are_passed_on_up_to_their_bound(body, said):
-    assert from_engine(422, body).message == said
+    assert from_engine(422, body).values["words"] == said
 
 
 def test_a_503_is_no_answer(router):

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from madang.messages import knows
 from madang.traffic import schema
 from madang.traffic.refusal import Refusal
-from madang.traffic.requests import FREE_DEPTH_MAX, Request, read
+from madang.traffic.requests import FREE_DEPTH_MAX, SHOWN_MAX, Request, read
 
 TURN = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -172,7 +173,7 @@ def test_only_text_can_be_read_here(part):
     refusal = refused("chat", chat(messages=[{"role": "user", "content": content}]))
     assert refusal.code == "text_only"
     assert refusal.param == "messages[0].content[1].type"
-    assert part in refusal.message
+    assert refusal.values == {"value": f"'{part}'"}
 
 
 @pytest.mark.parametrize(
@@ -188,11 +189,67 @@ def test_only_text_can_be_read_here(part):
 def test_an_unknown_field_is_refused_with_the_nearest_known_one(fields, param, near):
     refusal = refused("chat", chat(**fields))
     assert (refusal.code, refusal.param) == ("unknown_field", param)
-    assert f"'{near}'" in refusal.message
+    assert refusal.values == {"near": near}
 
 
 def test_an_unknown_field_that_is_like_nothing_gets_no_bad_advice():
-    assert "Did you mean" not in refused("chat", chat(zzzzqqqq=1)).message
+    assert refused("chat", chat(zzzzqqqq=1)).message == "gateway.unknown-field"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "values"),
+    [
+        ({"max_tokens": "9"}, "wrong-type", {"wanted": "int | null", "given": "str"}),
+        ({"messages": "hi"}, "wrong-type", {"wanted": "array", "given": "str"}),
+        ({"n": 9}, "out-of-bounds", {"bound": "<= 8"}),
+        ({"temperature": -1}, "out-of-bounds", {"bound": ">= 0.0"}),
+        ({"messages": []}, "wrong-length", {"bound": ">= 1"}),
+        ({"user": "x" * 513}, "wrong-length", {"bound": "<= 512"}),
+        ({"tools": [TOOL] * 129}, "wrong-length", {"bound": "<= 128"}),
+        ({"verbosity": "loud"}, "not-a-choice", {"value": "'loud'"}),
+        ({"messages": [{"role": "user"}]}, "field-missing", {"field": "messages[0].content"}),
+        ({"messages": [{"content": "x"}]}, "field-missing", {"field": "messages[0].role"}),
+        ({"audio": {}}, "not-available", {}),
+    ],
+)
+def test_the_decoders_words_become_a_sentence_of_ours(fields, message, values):
+    refusal = refused("chat", chat(**fields))
+    assert (refusal.message, refusal.values) == (f"gateway.{message}", values)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [(b"[]", "not-an-object"), (b"{}", "field-missing"), (b"", "not-json")]
+)
+def test_a_body_that_is_wrong_as_a_whole_is_refused_as_such(body, message):
+    refusal = refused("chat", body)
+    assert (refusal.message, refusal.param) == (f"gateway.{message}", None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Object missing required field `x`",
+        "Object contains unknown field `x`",
+        "x - at `$.model`",
+        "Expected `int` >= 1",
+        "Expected `null`",
+    ],
+)
+def test_nobody_can_put_the_decoders_words_into_its_mouth(words):
+    refusal = refused("chat", chat(verbosity=words))
+    assert (refusal.message, refusal.param) == ("gateway.not-a-choice", "verbosity")
+    assert refusal.values == {"value": f"'{words}'"}
+
+
+def test_what_was_sent_is_said_back_in_part_only():
+    assert len(refused("chat", chat(verbosity="x" * 10_000)).values["value"]) == SHOWN_MAX
+    assert len(refused("chat", chat(**{"x" * 10_000: 1})).param) == SHOWN_MAX
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"9" * 400, b"-" + b"9" * 30])
+def test_a_number_beyond_all_bounds_is_no_number(number):
+    body = chat(seed=12345).replace(b"12345", number)
+    assert refused("chat", body).param == "seed"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +349,8 @@ FIELDS = st.dictionaries(
 def test_whatever_is_accepted_is_accepted_again_as_we_wrote_it(fields):
     request = read("chat", chat(**fields))
     if isinstance(request, Refusal):
-        assert json.loads(request.body)["error"]["message"]
+        assert knows(request.message)
+        assert request.message != "gateway.value", request
         return
     written = request.encode("m")
     again = read("chat", written)

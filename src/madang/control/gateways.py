@@ -10,8 +10,9 @@ from madang.control.world import World
 from madang.planning.snapshot import EngineFacts
 from madang.resources.endpoint import Endpoint
 from madang.resources.replica import Replica, ReplicaPhase
-from madang.resources.resource import AnyResource, Ref
+from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Revision
+from madang.resources.service import Service
 from madang.resources.tenancy import Key
 from madang.settings import GATEWAY_LEASE_S
 from madang.traffic import table as traffic
@@ -166,7 +167,7 @@ def _endpoint(
         ),
         context_tokens=min(contexts, default=0),
         features=_shared_features(facts),
-        waiting="" if replicas else _waiting(world, service_ref),
+        waiting=None if replicas else _waiting(world, service_ref),
     )
 
 
@@ -190,12 +191,13 @@ def _target(replica: Replica, revision: Revision | None, token: Token) -> traffi
     )
 
 
-def _waiting(world: World, ref: Ref) -> str:
-    """Return the code of what keeps the service from answering."""
-    service = world.list("service").get(ref)
+def _waiting(world: World, ref: Ref) -> traffic.Waiting:
+    """Return what keeps the service from answering."""
+    service = world.get(Service, ref)
     if service is None:
-        return "service.missing"
-    if service.spec.scale == 0:
-        return "service.scaled-to-zero"
-    reason = service.status.reason
-    return reason.code if reason else "service.starting"
+        reason = Reason(code="service.missing")
+    elif service.spec.scale == 0:
+        reason = Reason(code="service.scaled-to-zero")
+    else:
+        reason = service.status.reason or Reason(code="service.starting")
+    return traffic.Waiting(reason.code, {"subject": f"service/{ref.name}", **reason.values})

@@ -24,7 +24,7 @@ class Gateway:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
         request_id = f"req-{self._boot}-{next(self._numbers):x}"
-        reply = Reply(send, request_id, self._means.desk.version)
+        reply = Reply(send, request_id, self._means.desk.version, scope["headers"])
         visit = Visit(self._means, receive, reply)
         self._visits.add(visit)
         try:

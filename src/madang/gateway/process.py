@@ -18,6 +18,7 @@ from typing import Any, cast
 import uvicorn
 import uvloop
 
+from madang import messages
 from madang.clocks import SystemClock, SystemRandom
 from madang.errors import Unavailable
 from madang.gateway.app import Gateway
@@ -127,6 +128,7 @@ async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     means = Means(desk, engines, clock, spool.record)
     gateway = Gateway(means, SystemRandom().token(BOOT_BYTES))
     puller.load()
+    messages.load()
     server = _Server(_config(gateway), lambda: _announce(listener))
     async with asyncio.TaskGroup() as group:
         loops = (gateway.sweep(), puller.run(), spool.write(), spool.deliver())

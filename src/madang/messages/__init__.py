@@ -47,6 +47,12 @@ def knows(code: str) -> bool:
     return code in _sentences("en")
 
 
+def load() -> None:
+    """Read every sentence now, so that nobody waits for a file when one is said."""
+    for lang in LANGUAGES:
+        _sentences(lang)
+
+
 def say(code: str, values: Mapping[str, Value | None], lang: str) -> Sentence:
     """Fill the sentence of a code; a code without one is said as it is.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from msgspec import json
+from msgspec import json, structs
 
-from madang.traffic.doors import Head
+from madang.traffic.doors import PATHS, Head
 from madang.traffic.refusal import Refusal, invalid, unavailable
 from madang.traffic.requests import Kind
 from madang.traffic.table import Endpoint, Key, RouteTable
@@ -15,8 +15,6 @@ NAMES_SHOWN_MAX = 20
 """A refusal lists at most this many models."""
 CALLERS = {"operator", "member"}
 """The roles that may use models; the others only look."""
-
-_DOOR_NAMES = {"chat": "chat completions", "completions": "completions", "embeddings": "embeddings"}
 
 
 class Directory:
@@ -30,32 +28,30 @@ class Directory:
         """Find the key; `at` is Unix seconds, `stale` says that control was not heard lately."""
         scheme, _, secret = (head.authorization or b"").partition(b" ")
         if scheme.lower() != b"bearer" or not secret.strip():
-            return _unknown_key("Send your key as 'Authorization: Bearer KEY'.")
+            return Refusal(401, "invalid_api_key", "gateway.key-needed")
         key = self.table.keys.get(sha256(secret.strip()).hexdigest())
         if key is None and stale:
-            message = "The key is not known here yet, and control can't be asked."
-            return unavailable(message, "key_unverified")
+            return unavailable("key_unverified", "gateway.key-unverified")
         if key is None:
-            return _unknown_key("The key is not known.")
+            return Refusal(401, "invalid_api_key", "gateway.key-unknown")
         if key.expires_at is not None and key.expires_at <= at:
-            return _unknown_key("The key has expired.")
+            return Refusal(401, "invalid_api_key", "gateway.key-expired")
         return key
 
     def resolve(self, key: Key, model: str, kind: Kind) -> Endpoint | Refusal:
         """Find the endpoint that a key means by a model's name, ready to be called."""
         if key.role not in CALLERS:
-            message = f"The role '{key.role}' may look at models, not use them."
-            return Refusal(403, "role_too_low", message)
+            return Refusal(403, "role_too_low", "gateway.role-too-low", {"role": key.role})
         endpoint = self.find(key, model)
         if isinstance(endpoint, Refusal):
             return endpoint
         if kind not in endpoint.features:
-            message = f"The model '{model}' does not offer {_DOOR_NAMES[kind]}."
-            return invalid(message, "model", "unsupported_by_model")
-        if not endpoint.targets:
-            why = endpoint.waiting or "no replica is ready"
-            return unavailable(f"The model '{model}' can't answer now: {why}", "model_not_ready")
-        return endpoint
+            door, code = PATHS[kind], "unsupported_by_model"
+            return invalid("gateway.not-offered", "model", code, model=model, path=door)
+        if endpoint.targets:
+            return endpoint
+        refusal = unavailable("model_not_ready", "gateway.model-not-ready", model=model)
+        return structs.replace(refusal, waiting=endpoint.waiting)
 
     def find(self, key: Key, model: str) -> Endpoint | Refusal:
         """Look up NAME in the key's project, or PROJECT/NAME; another project's is absent."""
@@ -66,9 +62,13 @@ class Directory:
             return found
         names = sorted(self._visible(key))
         shown = ", ".join(names[:NAMES_SHOWN_MAX]) + (", …" if len(names) > NAMES_SHOWN_MAX else "")
-        there = f"There are: {shown}." if names else "It has none yet."
-        message = f"The model '{model[:256]}' does not exist in project '{key.project}'. {there}"
-        return Refusal(404, "model_not_found", message, "model")
+        return Refusal(
+            404,
+            "model_not_found",
+            "gateway.model-not-found" if names else "gateway.no-models",
+            {"model": model[:256], "project": key.project, "models": shown},
+            "model",
+        )
 
     def _visible(self, key: Key) -> dict[str, Endpoint]:
         """Return every endpoint that this key may see, by the name it would call it."""
@@ -96,7 +96,3 @@ def _card(name: str, endpoint: Endpoint) -> dict[str, str | int | bool]:
     card: dict[str, str | int | bool] = {"id": name, "object": "model", "created": 0}
     card |= {"owned_by": endpoint.project, "context_tokens": endpoint.context_tokens}
     return card | {"ready": bool(endpoint.targets)}
-
-
-def _unknown_key(message: str) -> Refusal:
-    return Refusal(401, "invalid_api_key", message)

@@ -63,7 +63,7 @@ class Desk:
         """Let a request in as far as its head allows; each entry needs a `leave`."""
         self._open += 1
         if self._open > self.limits.requests_max:
-            return unavailable("This gateway has its hands full.", "overloaded")
+            return unavailable("overloaded", "gateway.overloaded")
         return doors.open_door(method, path, headers, self.limits.body_bytes_max)
 
     def leave(self) -> None:
@@ -84,7 +84,7 @@ class Desk:
     def health(self, now: float) -> bytes | Refusal:
         """Answer a health check: fit to serve with any table, however old."""
         if not self._loaded:
-            return unavailable("No route table yet.", "no_table")
+            return unavailable("no_table", "gateway.no-table")
         heard = None if self._heard_at == -inf else round(now - self._heard_at, 3)
         return json.encode({"status": "ok", "table": self.version, "control_heard_s_ago": heard})
 

@@ -12,13 +12,19 @@ from msgspec import Struct
 
 from madang.traffic.refusal import Refusal
 from madang.traffic.requests import Kind
+from madang.traffic.table import Value
 
 Door = Kind | Literal["models", "model", "health"]
 
+PATHS: dict[Kind, str] = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+}
+"""Where requests of each kind come in, here and at an engine."""
+
 _DOORS: dict[str, tuple[str, Door]] = {
-    "/v1/chat/completions": ("POST", "chat"),
-    "/v1/completions": ("POST", "completions"),
-    "/v1/embeddings": ("POST", "embeddings"),
+    **{path: ("POST", kind) for kind, path in PATHS.items()},
     "/v1/models": ("GET", "models"),
     "/healthz": ("GET", "health"),
 }
@@ -44,11 +50,16 @@ def open_door(
     """Find what is asked for, and refuse what could be read in two ways."""
     found = ("GET", _A_MODEL) if path.startswith(_MODEL) else _DOORS.get(path)
     if found is None:
-        return Refusal(404, "unknown_url", f"There is no {path[:256]} here.")
+        return Refusal(404, "unknown_url", "gateway.no-such-path", {"path": path[:256]})
     allow, door = found
     if method != allow:
-        message = f"{path[:256]} takes {allow}, not {method}."
-        return Refusal(405, "method_not_allowed", message, allow=allow)
+        return Refusal(
+            405,
+            "method_not_allowed",
+            "gateway.wrong-method",
+            {"path": path[:256], "allow": allow, "method": method},
+            allow=allow,
+        )
     kept = _keep(headers)
     if isinstance(kept, Refusal):
         return kept
@@ -64,10 +75,10 @@ def _keep(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | Refusa
     kept: dict[bytes, bytes] = {}
     for name, value in headers:
         if name == b"upgrade":
-            return _ambiguous("Upgrades are not available here.")
+            return _ambiguous("gateway.no-upgrade")
         if name in _ONCE:
             if name in kept:
-                return _ambiguous(f"The header {name.decode()} came twice.")
+                return _ambiguous("gateway.header-twice", header=name.decode())
             kept[name] = value
     return kept
 
@@ -75,25 +86,24 @@ def _keep(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | Refusa
 def _length(kept: dict[bytes, bytes], body_bytes_max: int) -> int | Refusal | None:
     """Return the body's length, None for chunks; what has neither has no body."""
     if kept.get(b"content-encoding", b"identity") != b"identity":
-        return Refusal(
-            415, "unsupported_encoding", "Send the body uncompressed.", "Content-Encoding"
-        )
+        return Refusal(415, "unsupported_encoding", "gateway.compressed", param="Content-Encoding")
     chunked = kept.get(b"transfer-encoding")
     if chunked is not None:
         if chunked.lower() != b"chunked" or b"content-length" in kept:
-            return _ambiguous("The only transfer-encoding here is 'chunked', and without a length.")
+            return _ambiguous("gateway.transfer-encoding")
         return None
     digits = kept.get(b"content-length", b"0")
     if not digits.isdigit() or len(digits) > 18:
-        return _ambiguous("The content-length is not a number.")
+        return _ambiguous("gateway.bad-length")
     return too_large(body_bytes_max) if int(digits) > body_bytes_max else int(digits)
 
 
-def _ambiguous(message: str) -> Refusal:
-    return Refusal(400, "ambiguous_request", message, close=True)
+def _ambiguous(message: str, **values: Value) -> Refusal:
+    return Refusal(400, "ambiguous_request", message, values, close=True)
 
 
 def too_large(body_bytes_max: int) -> Refusal:
     """The body is over its bound."""
-    message = f"The body is larger than {body_bytes_max} bytes."
-    return Refusal(413, "body_too_large", message, close=True)
+    return Refusal(
+        413, "body_too_large", "gateway.body-too-large", {"limit": body_bytes_max}, close=True
+    )

@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from madang.traffic.doors import PATHS
 from madang.traffic.limits import Limits
 from madang.traffic.refusal import Refusal, from_engine, unavailable
 from madang.traffic.requests import Request
@@ -25,15 +26,10 @@ ATTEMPTS_MAX = 2
 CLIENT_LEFT = 499
 """The status recorded, never sent, when the client did not wait."""
 
-PATHS = {
-    "chat": "/v1/chat/completions",
-    "completions": "/v1/completions",
-    "embeddings": "/v1/embeddings",
-}
-ENGINE_DIED = Refusal(502, "engine_lost", "The model's engine stopped in mid-answer.")
-ENGINE_SILENT = Refusal(504, "engine_silent", "The model's engine did not answer in time.")
-ANSWER_TOO_LARGE = Refusal(502, "answer_too_large", "The model's answer is over the bound.")
-STOPPING = unavailable("This gateway is stopping.", "gateway_stopping")
+ENGINE_DIED = Refusal(502, "engine_lost", "gateway.engine-lost")
+ENGINE_SILENT = Refusal(504, "engine_silent", "gateway.engine-silent")
+ANSWER_TOO_LARGE = Refusal(502, "answer_too_large", "gateway.answer-too-large")
+STOPPING = unavailable("gateway_stopping", "gateway.stopping")
 
 
 class Admitted(Struct, frozen=True):
@@ -82,8 +78,8 @@ class Exchange:
         target = self._router.take(targets, now, without)
         if target is None:
             wait_s = max(1, round(self._router.wait_s(targets, now)))
-            message = f"No replica of '{self._request.model}' can be reached now."
-            return unavailable(message, "no_replica", wait_s)
+            model = self._request.model
+            return unavailable("no_replica", "gateway.no-replica", wait_s, model=model)
         self._attempts += 1
         self._target, self._replica = target, target.uid
         self.deadline = now + self._limits.first_byte_s
@@ -106,8 +102,7 @@ class Exchange:
         elif fault == "busy" or self._attempts == ATTEMPTS_MAX:
             self._blame(target, now)
         if self._attempts == ATTEMPTS_MAX:
-            message = f"The replicas of '{self._request.model}' gave no answer."
-            return unavailable(message, "no_answer")
+            return unavailable("no_answer", "gateway.no-answer", model=self._request.model)
         other = self._choose(now, without=target.uid)
         return self._choose(now, "") if fault == "lost" and isinstance(other, Refusal) else other
 
@@ -174,7 +169,7 @@ class Exchange:
             return from_engine(self._engine_status, body)
         self._tokens, _ = tokens_in(body)
         if self._tokens is None and not is_object(body):
-            return Refusal(502, "engine_failed", "The model's engine sent no valid answer.")
+            return Refusal(502, "engine_failed", "gateway.engine-garbled")
         return self._rename(body)
 
     def _note_first_byte(self, now: float) -> None:

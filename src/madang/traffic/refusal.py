@@ -1,13 +1,17 @@
-"""A "no" to an application: a value that knows its own OpenAI shape, as an answer and as an event.
+"""A "no" to an application: a value. Its sentence is a code, which `gateway` says in a language.
 
 The official client picks its error class by status; `code` is stable and may be matched on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import DecodeError, Struct, json
 
-MESSAGE_CHARACTERS_MAX = 500
+from madang.traffic.table import Value, Waiting
+
+WORDS_CHARACTERS_MAX = 500
 """An engine's own words are cut to this length."""
 
 RETRY_AFTER_S = 1
@@ -15,7 +19,6 @@ RETRY_AFTER_S = 1
 
 Headers = list[tuple[bytes, bytes]]
 
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _ENGINE_FAULTS = {401, 403, 404, 405, 407}
 """Answers of an engine that blame us, not the application."""
 
@@ -25,27 +28,20 @@ class Refusal(Struct, frozen=True):
 
     status: int
     code: str
+    """For programs."""
     message: str
+    """For people: a code of `messages`."""
+    values: Mapping[str, Value] = {}
+    """What its sentence is filled with, beside `param`."""
     param: str | None = None
     """The part of the request it is about, as the application wrote it: `messages[0].content`."""
+    waiting: Waiting | None = None
+    """What keeps a model from answering."""
     retry_after_s: int | None = None
     allow: str = ""
     """The methods that this path knows."""
     close: bool = False
     """True: the connection can't be trusted with another request."""
-
-    @property
-    def body(self) -> bytes:
-        """The answer's body."""
-        kind = _TYPES.get(self.status)
-        kind = kind or ("invalid_request_error" if self.status < 500 else "server_error")
-        fields = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return json.encode({"error": fields})
-
-    @property
-    def event(self) -> bytes:
-        """The same as the last event of a stream that can't go on."""
-        return b"data: " + self.body + b"\n\n"
 
     @property
     def headers(self) -> Headers:
@@ -60,19 +56,23 @@ class Refusal(Struct, frozen=True):
         return found
 
 
-def invalid(message: str, param: str | None = None, code: str = "invalid_request") -> Refusal:
+def invalid(
+    message: str, param: str | None = None, code: str = "invalid_request", **values: Value
+) -> Refusal:
     """The request itself is wrong; sending it again won't help."""
-    return Refusal(400, code, message, param)
+    return Refusal(400, code, message, values, param)
 
 
-def unavailable(message: str, code: str, retry_after_s: int = RETRY_AFTER_S) -> Refusal:
+def unavailable(
+    code: str, message: str, retry_after_s: int = RETRY_AFTER_S, **values: Value
+) -> Refusal:
     """Nothing is wrong with the request; the same may work a little later."""
-    return Refusal(503, code, message, retry_after_s=retry_after_s)
+    return Refusal(503, code, message, values, retry_after_s=retry_after_s)
 
 
 def slow_body(body_s: float) -> Refusal:
     """The body did not arrive in time."""
-    return Refusal(408, "body_too_slow", f"The body took longer than {body_s:g} s.", close=True)
+    return Refusal(408, "body_too_slow", "gateway.body-too-slow", {"seconds": body_s}, close=True)
 
 
 class _Words(Struct):
@@ -88,16 +88,18 @@ class _EngineError(Struct):
 def from_engine(status: int, body: bytes) -> Refusal:
     """Turn an engine's refusal into ours: its words for the application's mistakes, ours else.
 
-    >>> from_engine(400, b'{"error": {"code": 400, "message": "too long"}}').message
+    >>> from_engine(400, b'{"error": {"code": 400, "message": "too long"}}').values["words"]
     'too long'
     """
     if not 400 <= status < 500 or status in _ENGINE_FAULTS:
-        return Refusal(502, "engine_failed", f"The model's engine failed (HTTP {status}).")
+        return Refusal(502, "engine_failed", "gateway.engine-failed", {"status": status})
     try:
         said = json.decode(body, type=_EngineError)
     except (DecodeError, UnicodeDecodeError):
         said = _EngineError()
     words = said.error.message if isinstance(said.error, _Words) else said.error
     words = words or said.message or (said.detail if isinstance(said.detail, str) else "")
-    words = words or f"The model's engine refused the request (HTTP {status})."
-    return Refusal(status, "refused_by_engine", words[:MESSAGE_CHARACTERS_MAX])
+    words = words[:WORDS_CHARACTERS_MAX]
+    return Refusal(
+        status, "refused_by_engine", "gateway.engine-refused", {"status": status, "words": words}
+    )

@@ -19,6 +19,8 @@ Kind = Literal["chat", "completions", "embeddings"]
 
 FREE_DEPTH_MAX = 32
 """How deep a tool's or an answer's JSON schema may nest."""
+SHOWN_MAX = 256
+"""So many characters of what was sent are said back."""
 BYTES_PER_TOKEN = 4
 """For estimates only, where an engine gave no usage."""
 
@@ -36,8 +38,19 @@ _NESTED = {
 }
 _ENCODER = json.Encoder()
 _DROPPED = structs.fields(schema.Ignored)
-_UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
-_PATH = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
+_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_VALUE = re.compile(r"Invalid (?:enum )?value (.*)", re.DOTALL)
+
+DECODER_SAYS = {
+    "gateway.wrong-type": re.compile(r"Expected `(?P<wanted>.*)`, got `(?P<given>.*)`"),
+    "gateway.wrong-length": re.compile(r"Expected `\w+` of length (?P<bound>.*)"),
+    "gateway.out-of-bounds": re.compile(r"Expected `\w+` (?P<bound>[<>]=? .*)"),
+    "gateway.number-too-large": re.compile(r".* out of range"),
+    "gateway.value": re.compile(r"(?P<cause>.*)", re.DOTALL),
+}
+"""Which sentence tells what the decoder says of a value, and its values; the first that fits."""
 
 
 class Request(Struct):
@@ -66,7 +79,7 @@ def read(kind: Kind, data: bytes) -> Request | Refusal:
     except ValidationError as error:
         return _explain(kind, str(error))
     except (DecodeError, UnicodeDecodeError, RecursionError):
-        return invalid("The body is not valid JSON in UTF-8.", code="invalid_json")
+        return invalid("gateway.not-json", code="invalid_json")
     refused = _check(body, data)
     if refused:
         return refused
@@ -90,12 +103,12 @@ def _prepare(body: schema.Body) -> tuple[bool, bool]:
 def _check(body: schema.Body, data: bytes) -> Refusal | None:
     """Check what a type can't say."""
     if b"\\u0000" in data and (path := _find_nul(to_builtins(body), "")):
-        return invalid(f"'{path}' holds a NUL character.", path)
+        return invalid("gateway.nul", path)
     if isinstance(body, schema.Embedding):
         return _check_inputs(body.input, "input")
     stops = [body.stop] if isinstance(body.stop, str) else body.stop or ()
     if any(len(stop.encode()) > schema.STOP_BYTES_MAX for stop in stops):
-        return invalid(f"'stop' takes at most {schema.STOP_BYTES_MAX} bytes each.", "stop")
+        return invalid("gateway.stop-too-long", "stop", limit=schema.STOP_BYTES_MAX)
     if isinstance(body, schema.Completion):
         return _check_inputs(body.prompt, "prompt")
     return next((refused for path, free in _free(body) if (refused := _bound(free, path))), None)
@@ -106,11 +119,11 @@ def _check_inputs(given: str | list[Any], param: str) -> Refusal | None:
         return None
     kinds = {type(item) for item in given}
     if len(kinds) > 1:
-        return invalid(f"'{param}' mixes text and token ids.", param)
+        return invalid("gateway.mixed-inputs", param)
     if kinds != {int} and len(given) > schema.INPUTS_MAX:
-        return invalid(f"'{param}' takes at most {schema.INPUTS_MAX} entries.", param)
+        return invalid("gateway.too-many-inputs", param, limit=schema.INPUTS_MAX)
     if kinds == {int} and not all(0 <= token <= schema.TOKENS_MAX for token in given):
-        return invalid(f"'{param}' holds a number that is no token id.", param)
+        return invalid("gateway.not-a-token", param)
     return None
 
 
@@ -125,11 +138,11 @@ def _free(body: schema.Chat) -> Iterator[tuple[str, Any]]:
 def _bound(value: Any, path: str, depth: int = FREE_DEPTH_MAX) -> Refusal | None:
     """Refuse a free-form part that nests too deep or holds a number nobody can read back."""
     if isinstance(value, int) and abs(value) > schema.INT_MAX:
-        return invalid(f"'{path}' holds a number out of range.", path)
+        return invalid("gateway.number-too-large", path)
     if not isinstance(value, dict | list):
         return None
     if not depth:
-        return invalid(f"'{path}' nests deeper than {FREE_DEPTH_MAX} levels.", path)
+        return invalid("gateway.too-deep", path, limit=FREE_DEPTH_MAX)
     items = value.values() if isinstance(value, dict) else value
     return next((found for item in items if (found := _bound(item, path, depth - 1))), None)
 
@@ -154,21 +167,28 @@ def _explain(kind: Kind, words: str) -> Refusal:
     found = _PATH.search(words)
     path = found[1] if found else ""
     words = _PATH.sub("", words)
-    if unknown := _UNKNOWN.search(words):
+    if unknown := _UNKNOWN.match(words):
         return _unknown(kind, path, unknown[1])
+    if missing := _MISSING.match(words):
+        field = f"{path}.{missing[1]}".lstrip(".")
+        return invalid("gateway.field-missing", path or None, field=field)
+    if not path:
+        return invalid("gateway.not-an-object")
     if words.startswith("Expected `null`"):
-        return invalid(f"'{path}' is not available here.", path, "unsupported_parameter")
-    if words.startswith("Invalid value") and path.endswith(".type"):
-        said = words.removeprefix("Invalid value ")
-        return invalid(f"{said} is not available here: text and functions only.", path, "text_only")
-    words = words.replace("`", "'")
-    return invalid(f"'{path}': {words}." if path else f"{words}.", path or None)
+        return invalid("gateway.not-available", path, "unsupported_parameter")
+    if value := _VALUE.match(words):
+        if path.endswith(".type"):
+            return invalid("gateway.text-only", path, "text_only", value=value[1][:SHOWN_MAX])
+        return invalid("gateway.not-a-choice", path, value=value[1][:SHOWN_MAX])
+    fits = ((code, pattern.fullmatch(words)) for code, pattern in DECODER_SAYS.items())
+    return next(invalid(code, path, **said.groupdict()) for code, said in fits if said)
 
 
 def _unknown(kind: Kind, path: str, name: str) -> Refusal:
     """Name the field that was probably meant."""
-    param = f"{path}.{name}".lstrip(".")[:256]
+    param = f"{path}.{name}".lstrip(".")[:SHOWN_MAX]
     known = _NESTED if path else _BODIES[kind].__struct_fields__
     near = get_close_matches(name[:64], known, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return invalid(f"Unknown field '{param}'.{hint}", param, "unknown_field")
+    if near:
+        return invalid("gateway.unknown-field-near", param, "unknown_field", near=near[0])
+    return invalid("gateway.unknown-field", param, "unknown_field")

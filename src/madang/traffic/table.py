@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+Value = str | int | float
+"""What a sentence may be filled with."""
+
 
 class Target(Struct, frozen=True):
     """One ready replica."""
@@ -21,6 +24,13 @@ class Target(Struct, frozen=True):
     """How many requests it works on at once."""
 
 
+class Waiting(Struct, frozen=True):
+    """Why nothing answers under a name: a code of `messages` and the values of its sentence."""
+
+    code: str
+    values: dict[str, Value]
+
+
 class Endpoint(Struct, frozen=True):
     """A name that applications call, and where its requests may go."""
 
@@ -31,8 +41,8 @@ class Endpoint(Struct, frozen=True):
     targets: tuple[Target, ...]
     context_tokens: int
     features: frozenset[str] = frozenset({"chat", "completions", "embeddings"})
-    waiting: str = ""
-    """Why it has no target, in English; empty while it has one."""
+    waiting: Waiting | None = None
+    """Why it has no target; None while it has one."""
 
 
 class Key(Struct, frozen=True):

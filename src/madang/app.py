@@ -39,11 +39,13 @@ GATEWAY = "gateway"
 CONTROL = "control"
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "MADANG_LANG", "SSL_CERT_FILE", "TMPDIR")
 """What control and gateway see of the environment of `madang up`."""
+SPARING = {"MALLOC_ARENA_MAX": "2"}
+"""Memory: without it the C library keeps a heap of its own for every thread."""
 
 
 def boot_plans(home: Home, host: str, port: int) -> list[dict[str, Any]]:
     """Return what the supervisor starts by itself: control, and the gateway on the next port."""
-    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | SPARING
     python = (sys.executable, "-I", "-m")
     where = (str(home.path), "--host", host, "--port")
     parts = {

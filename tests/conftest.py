@@ -13,7 +13,8 @@ import pytest
 
 from madang.settings import Home
 
-for _name in ("PYTHONUNBUFFERED", "MADANG_HOME", "MADANG_LANG", "MADANG_PROJECT"):
+_MADE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+for _name in ("PYTHONUNBUFFERED", "MADANG_HOME", "MADANG_LANG", "MADANG_PROJECT", *_MADE):
     os.environ.pop(_name, None)  # what somebody has set here must not decide what a test sees
 
 

@@ -24,9 +24,6 @@ STALE_TABLE_S = 5.0
 GATEWAY_LEASE_S = 10.0
 """A gateway that has not asked for this long no longer holds back a replica's stop."""
 
-DRAIN_S = 30.0
-"""How long a replica may finish its requests once no gateway sends it new ones."""
-
 LOG_RING_BYTES = 4 << 20
 """Size of each of the two files that keep a process's output."""
 

@@ -226,6 +226,7 @@ async def test_changes_and_events_can_be_waited_for(yard: Yard) -> None:
     changed = await waiting
     assert changed["items"][0]["resource"]["name"] == "bot"
     assert (await telling)["items"] == []
+    await yard.until("service", "bot", "ready")
     codes = [event["code"] for event in (await yard.get("event"))["items"]]
     assert codes.index("service.created") < codes.index("replica.started")
 
@@ -296,4 +297,75 @@ async def test_a_turn_that_fails_ends_neither_the_loop_nor_the_api(
     monkeypatch.setattr(loop, "plan", failing)
     await yard.add_model()
     await yard.apply(BOT)
+    await yard.until("service", "bot", "ready")
+
+
+async def test_a_client_that_hangs_up_leaves_the_world_as_the_store_has_it(yard: Yard) -> None:
+    world = yard.desk.world
+    for number in range(30):
+        work = asyncio.create_task(yard.apply({"kind": "organization", "name": f"o{number}"}))
+        await asyncio.sleep(0.001 * (number % 6))
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    await asyncio.gather(*world._commits, return_exceptions=True)
+    stored = {r.ref for r, gone in await world.store.changes(0) if r.kind == "organization"}
+    assert stored == set(world.list("organization"))
+
+
+@pytest.mark.parametrize("name", ["b" * 41, "가" * 14])
+async def test_a_service_name_leaves_room_for_its_replicas_names(yard: Yard, name: str) -> None:
+    answer = await yard.apply({**BOT, "name": name}, status=400)
+    assert answer["error"]["code"] == "manifest.value"
+
+
+async def test_a_revoked_admin_key_stays_revoked_while_another_operator_is_there(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path)
+    async with opened(home) as yard:
+        await yard.post("key", {"name": "boss", "role": "operator"})
+        assert (await yard.client.delete("/api/v1/key/admin")).is_success
+        assert (await yard.client.get("/api/v1/whoami")).status_code == 401
+    async with opened(home) as yard:
+        assert (await yard.client.get("/api/v1/whoami")).status_code == 401
+
+
+async def test_the_owner_of_a_home_is_never_locked_out_of_it(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    async with opened(home) as yard:
+        first = home.admin_key.read_text()
+        assert (await yard.client.delete("/api/v1/key/admin")).is_success
+    async with opened(home) as yard:
+        assert home.admin_key.read_text() != first, "the revoked secret does not come back"
+        assert (await yard.get("whoami"))["role"] == "operator"
+    home.admin_key.unlink()
+    async with opened(home) as yard:
+        assert (await yard.get("whoami"))["role"] == "operator"
+
+
+async def test_who_may_not_add_a_model_is_told_by_status(yard: Yard) -> None:
+    made = await yard.post("key", {"name": "dev"})
+    answer = await yard.client.post(
+        "/api/v1/model", json={"name": "m", "source": "/x"},
+        headers={"Authorization": f"Bearer {made['key']}"},
+    )  # fmt: skip
+    assert answer.status_code == 403
+
+
+async def test_a_damaged_record_of_a_model_is_told_as_the_cause(yard: Yard) -> None:
+    await yard.add_model()
+    for record in yard.home.blobs.iterdir():
+        record.write_text("garbage")
+    await yard.apply(BOT)
+    await yard.until("replica", "bot-1-1", "backing-off")
+    assert (await yard.get("service/bot/explanation"))["reason"]["code"] == "blob.record-damaged"
+
+
+async def test_models_and_services_of_one_apply_come_together_or_not_at_all(yard: Yard) -> None:
+    path = yard.home.path / "m.json"
+    path.write_text('{"fake": 1}')
+    weights = {"kind": "model", "name": "tiny", "source": str(path)}
+    await yard.apply(weights, {**BOT, "project": "no/where"}, status=404)
+    assert (await yard.get("model"))["items"] == []
+    await yard.apply(weights, BOT)
     await yard.until("service", "bot", "ready")

@@ -228,3 +228,26 @@ def test_other_projects_are_never_named_in_a_fix() -> None:
         s for s in paper.snapshot.services.values() if s.status.phase is ServicePhase.PENDING
     )
     assert "fix-add" in explain(waiting, paper.snapshot).model_dump_json()
+
+
+def test_a_clock_that_is_set_back_does_not_turn_seconds_into_hours() -> None:
+    paper = serving()
+    paper.kill(paper.replicas("bot")[0].uid, exit_code=1)
+    paper.turn()
+    paper.snapshot = replace(paper.snapshot, now=paper.now - 86_400)
+    paper.settle()
+    assert phases(paper) == ["ready"]
+
+
+def test_an_engine_that_announces_itself_and_never_answers_is_taken_for_hung() -> None:
+    paper = Paper(snapshot(node("n"), model(), service()))
+    paper.turn()
+    paper.wait(2.0)
+    mute = replace(paper.snapshot.seen, probed={})
+    paper.snapshot = replace(paper.snapshot, seen=mute)
+    paper.turn()
+    paper.snapshot = replace(paper.snapshot, now=paper.now + 61)
+    paper.turn()
+    status = paper.replicas("bot")[0].status
+    assert status.reason is not None
+    assert status.reason.code == "replica.no-answer"

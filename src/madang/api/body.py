@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from madang.api.desk import identify
 from madang.errors import MadangError, Rejected
 from madang.messages import language, say
 from madang.settings import BODY_BYTES_MAX
@@ -37,8 +38,10 @@ class Guard:
             await send(message)
 
         try:
-            body = await _read(receive) if scope["method"] not in {"GET", "HEAD"} else b""
-            if body:
+            body = b""
+            if scope["method"] not in {"GET", "HEAD"}:
+                _identify(scope)  # before a byte of the body is read
+                body = await _read(receive)
                 check_json(body)
             await self.app(scope, _replay(body, receive), watched)
         except MadangError as error:
@@ -50,6 +53,11 @@ class Guard:
             if started:
                 raise
             await _answer(send, 500, error_body(MadangError("api.internal"), scope))
+
+
+def _identify(scope: Scope) -> None:
+    wanted = [v.decode("latin-1") for k, v in scope["headers"] if k.lower() == b"authorization"]
+    identify(wanted, scope["app"].state.desk.keys)
 
 
 async def _read(receive: Receive) -> bytes:
@@ -91,6 +99,21 @@ def check_json(body: bytes) -> None:
 
     Stricter than the standard library: no NaN, no lone surrogates, no UTF-16, no NUL in strings.
     """
+    if not body:
+        return
+    brackets = body.count(b"[") + body.count(b"{")
+    if brackets > DEPTH_MAX and _depth(body) > DEPTH_MAX:
+        raise Rejected("api.json-too-deep", limit=DEPTH_MAX)
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Rejected("api.not-json", cause=str(error)) from error
+    if b"\\u0000" in body:
+        raise Rejected("api.not-json", cause="NUL in a string")
+
+
+def _depth(body: bytes) -> int:
+    """Return how deep brackets nest, those in strings left out; stops where it is too deep."""
     depth = deepest = 0
     in_string = escaped = False
     for byte in body:
@@ -102,16 +125,11 @@ def check_json(body: bytes) -> None:
         elif byte in b"[{":
             depth += 1
             deepest = max(deepest, depth)
+            if deepest > DEPTH_MAX:
+                break
         elif byte in b"]}":
             depth -= 1
-    if deepest > DEPTH_MAX:
-        raise Rejected("api.json-too-deep", limit=DEPTH_MAX)
-    try:
-        msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Rejected("api.not-json", cause=str(error)) from error
-    if b"\\u0000" in body:
-        raise Rejected("api.not-json", cause="NUL in a string")
+    return deepest
 
 
 def error_body(error: MadangError, scope: Scope) -> Mapping[str, Any]:

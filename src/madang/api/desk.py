@@ -57,11 +57,15 @@ _bearer = HTTPBearer(auto_error=False, description="An api key, as in HOME/admin
 
 async def caller(request: Request, _shown: Annotated[Any, Depends(_bearer)] = None) -> Principal:
     """Return who is calling; no source address is ever trusted."""
-    lines = request.headers.getlist("authorization")
+    return identify(request.headers.getlist("authorization"), desk_of(request).keys)
+
+
+def identify(lines: list[str], keys: Keys) -> Principal:
+    """Return whose key these Authorization headers hold; raises `Unauthorized`."""
     scheme, _, secret = lines[0].partition(" ") if len(lines) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not 0 < len(secret.encode()) <= KEY_BYTES_MAX:
         raise Unauthorized("key.needed")
-    key = desk_of(request).keys.find(secret.strip())
+    key = keys.find(secret.strip())
     if key is None:
         raise Unauthorized("key.unknown")
     return Principal(actor=f"key/{key.name}", role=key.spec.role, project=key.spec.home)

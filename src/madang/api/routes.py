@@ -36,7 +36,7 @@ router = APIRouter(prefix="/api/v1")
 
 Wait = Annotated[float, Query(ge=0, le=WAIT_S_MAX, description="seconds to wait for something")]
 Revision = Annotated[int, Query(ge=0, le=2**53)]
-LINES_MAX = 10_000
+LINES_MAX = 1000
 
 
 class Apply(Frozen):
@@ -134,7 +134,8 @@ async def changes(
         if items or left_s <= 0:
             return {"revision": newest, "items": items}
         after = newest
-        await desk.world.moved(tick, left_s)
+        if not changed:
+            await desk.world.moved(tick, left_s)
 
 
 @router.get("/event")
@@ -160,6 +161,7 @@ async def events(
 async def add_model(who: Caller, desk: AtDesk, asked: NewModel) -> StreamingResponse:
     """Read a model's files on the server; lines of progress, then the model or an error."""
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
+    desk.intake.check_add_model(who, ref)
     return StreamingResponse(
         _import(who, desk, ref, asked.source), media_type="application/x-ndjson"
     )
@@ -243,7 +245,12 @@ def _replicas(desk: Desk, found: AnyResource) -> list[Replica]:
         for ref, replica in sorted(desk.world.list("replica").items())
         if isinstance(replica, Replica)
         and ref.project == found.project
-        and found.name in {ref.name, replica.spec.service, replica.spec.revision}
+        and found.name
+        == {
+            "replica": ref.name,
+            "service": replica.spec.service,
+            "revision": replica.spec.revision,
+        }.get(found.kind)
     ]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from madang.control.guard import guarded
 from madang.control.observe import Observer
 from madang.control.world import World
-from madang.errors import Rejected, Unavailable
+from madang.errors import MadangError, Unavailable
 from madang.planning.action import Action, Plan, RunGate, Start, Stop
 from madang.planning.replicas import STOP_GRACE_S
 from madang.ports import Assignment, Blobs, Engine, Launcher
@@ -21,6 +22,10 @@ from madang.resources.revision import Build, Check, Revision, Verdict
 from madang.supervisor.protocol import LaunchPlan
 from madang.verify.subject import Subject
 
+GATES_MAX = 4
+"""Gates that run at once; others wait for their turn."""
+GATE_AGAIN_S = 1.0
+"""Pause before a gate that gave no verdict is run again."""
 NOT_NOW = frozenset({"supervisor.closing", "supervisor.stale-term"})
 """Refusals that say nothing about what was to be started."""
 
@@ -50,6 +55,7 @@ class Hands:
         self.observer = observer
         self.tools = tools
         self._gates: dict[Ref, asyncio.Task[None]] = {}
+        self._examiners = ThreadPoolExecutor(GATES_MAX, "gate")
 
     async def carry_out(self, planned: Plan) -> None:
         """Do what the plan asks for; a node that can't be reached is left for the next turn."""
@@ -81,19 +87,13 @@ class Hands:
             # In a thread: a file that has changed is read again from end to end.
             plan = await asyncio.to_thread(self._launch_plan, replica)
             await self.tools.launchers[replica.status.node].start(plan)
-        except Rejected as error:
-            if error.code in NOT_NOW:
+        except MadangError as error:
+            is_far = isinstance(error, Unavailable) and not error.code.startswith("blob.")
+            if is_far or error.code in NOT_NOW:
                 unreachable.add(replica.status.node)
-                return
+                raise
             reason = Reason(code=error.code, values=error.values)
             self.observer.refuse(replica.uid, replica.status.epoch, reason)
-        except Unavailable as error:
-            if error.code.startswith("blob."):
-                reason = Reason(code=error.code, values=error.values)
-                self.observer.refuse(replica.uid, replica.status.epoch, reason)
-                return
-            unreachable.add(replica.status.node)
-            raise
 
     def _launch_plan(self, replica: Replica) -> LaunchPlan:
         status = replica.status
@@ -120,9 +120,8 @@ class Hands:
 
     def _run_gate(self, build: Ref, replica: Ref) -> None:
         """Judge in the background; an older gate of the same build is let go."""
-        running = self._gates.pop(build, None)
-        if running:
-            running.cancel()
+        if build in self._gates:
+            self._gates[build].cancel()
         work = guarded(f"gate {build.name}", self._gate(build, replica))
         self._gates[build] = asyncio.create_task(work)
 
@@ -137,14 +136,25 @@ class Hands:
             token=self.tools.token(replica.uid, replica.status.epoch),
             metrics=self.tools.engines[build.spec.engine].metrics,
         )
-        checks = await asyncio.to_thread(self.tools.judge, subject, build.spec.gate)
-        if checks is not None:
-            await self._record(build, checks)
+        asking = asyncio.get_running_loop().run_in_executor
+        while self._is_asked(build):
+            checks = await asking(self._examiners, self.tools.judge, subject, build.spec.gate)
+            if checks is not None:
+                await guarded(f"verdict {build.name}", self._record(build, checks))
+            # Still open: no judgement was possible, or it could not be written. Planning says
+            # when it is enough.
+            await self.world.clock.sleep(GATE_AGAIN_S)
+        self._gates.pop(build_ref, None)
+
+    def _is_asked(self, asked: Build) -> bool:
+        """Tell whether this question is still open: of the same replica, by the same control."""
+        build = self.world.get(Build, asked.ref)
+        return build is not None and build.status == asked.status
 
     async def _record(self, asked: Build, checks: Sequence[Check]) -> None:
         """Write the verdict, unless the build was asked of somebody else meanwhile."""
         build = self.world.get(Build, asked.ref)
-        if build is None or build.status != asked.status:
+        if build is None or not self._is_asked(asked):
             return
         passed = all(check.passed for check in checks)
         now = self.world.clock.now()

@@ -57,8 +57,11 @@ async def prepare(world: World, hardware: Hardware, admin_key: Path, random: Ran
         for ref, accelerator in world.list("accelerator").items()
         if accelerator.spec.node == hardware.node and ("accelerator", ref) not in wanted
     ]
-    if world.get(Key, Ref(PROJECT, ADMIN)) is None:
-        made.append(_admin(admin_key, random, now))
+    admin = _admin(world, admin_key, random, now)
+    if admin and admin.resource_version:
+        changed.append(admin)
+    elif admin:
+        made.append(admin)
     if made or changed or gone:
         events = [
             Event(
@@ -133,17 +136,28 @@ def _refreshed(
             yield known.model_copy(update={"spec": fresh.spec, "generation": known.generation + 1})
 
 
-def _admin(path: Path, random: Random, now: float) -> Key:
-    """Return the operator's key; its secret goes into a file that only its owner can read.
+def _admin(world: World, path: Path, random: Random, now: float) -> Key | None:
+    """Return the operator's key if it must be made or made anew; None if all is well.
 
-    The file comes first: should we end here, the next start finds it and takes the same key.
+    Its secret goes into a file that only its owner can read, before the key is stored: should we
+    end between the two, the next start of a still empty world takes the same one. A revoked key
+    does not come back; but whoever owns the home is never locked out of it, so when there is no
+    operator's key left, or the file of this one is lost, it gets a new secret.
     """
-    if path.exists():
+    keys = [key for key in world.list("key").values() if isinstance(key, Key)]
+    known = world.get(Key, Ref(PROJECT, ADMIN))
+    is_new = not world.list("organization")
+    if known and path.exists():
+        return None
+    if not known and any(key.spec.role is Role.OPERATOR for key in keys):
+        return None
+    if is_new and path.exists():
         secret = path.read_text().strip()
     else:
         secret = new_secret(random)
         write_private(path, secret + "\n")
-    return make_key(Ref(PROJECT, ADMIN), "key-admin", secret, Role.OPERATOR, now)
+    fresh = make_key(Ref(PROJECT, ADMIN), "key-admin", secret, Role.OPERATOR, now)
+    return known.model_copy(update={"spec": fresh.spec}) if known else fresh
 
 
 def write_private(path: Path, text: str) -> None:
@@ -155,3 +169,8 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

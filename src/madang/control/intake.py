@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
@@ -58,6 +58,7 @@ class Intake:
         self.load = load
         self.random = random
         self._imports = asyncio.Semaphore(IMPORTS_MAX)
+        self._turn = asyncio.Lock()
 
     def find(self, who: Principal, kind: str, ref: Ref) -> AnyResource:
         """Return what this caller may see; `NotFound` for what is absent and for others' alike."""
@@ -83,40 +84,61 @@ class Intake:
         manifests = [read(document, project) for document in documents]
         for manifest in manifests:
             self._allow(who, manifest)
-        return await self._again(lambda: self._apply(who, manifests, dry_run=dry_run))
+        versions: dict[Ref, ModelVersion] = {}
+        for manifest in manifests:
+            if isinstance(manifest.spec, ModelSpec) and not dry_run:
+                versions[manifest.ref] = await self._load(manifest.spec.source, _untold)
+        return await self._again(lambda: self._apply(who, manifests, versions, dry_run=dry_run))
 
     async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try once more from the newest state while control writes statuses in between."""
+        """Try once more from the newest state while control writes statuses in between.
+
+        One person's checks and writes at a time: nothing is deleted while something else is made
+        to stand on it.
+        """
         for _ in range(ATTEMPTS_MAX - 1):
             try:
-                return await attempt()
+                async with self._turn:
+                    return await attempt()
             except Conflict as error:
                 if error.code != "store.stale":
                     raise
-        return await attempt()
+        async with self._turn:
+            return await attempt()
 
     async def _apply(
-        self, who: Principal, manifests: Sequence[Manifest], *, dry_run: bool
+        self,
+        who: Principal,
+        manifests: Sequence[Manifest],
+        versions: Mapping[Ref, ModelVersion],
+        *,
+        dry_run: bool,
     ) -> Applied:
         snapshot = self.world.snapshot(self.seen())
         changes = [wish(m, snapshot, f"{m.kind}-{self.random.token(8)}") for m in manifests]
         for change in changes:
             self._check(change, changes)
-        _, planned = follow(snapshot, changes)
+        _, planned = await asyncio.to_thread(follow, snapshot, changes)
         applied = Applied(tuple(changes), telling(planned, changes))
         if not dry_run:
-            await self._write(who, changes)
+            await self._write(who, changes, versions)
         return applied
 
-    async def _write(self, who: Principal, changes: Sequence[Change]) -> None:
+    async def _write(
+        self, who: Principal, changes: Sequence[Change], versions: Mapping[Ref, ModelVersion]
+    ) -> None:
+        """Write all changes, models with the versions that were read, in one commit."""
+        fresh, events = [], []
         for change in changes:
-            if isinstance(change.resource, Model) and change.what != "unchanged":
-                model = change.resource
-                await self.add_model(who, model.ref, model.spec.source, lambda _done, _of: None)
-        rest = [c for c in changes if c.what != "unchanged" and c.resource.kind != "model"]
-        if rest:
-            events = [self._told(who, c.resource, f"{c.resource.kind}.{c.what}d") for c in rest]
-            await self.world.commit([c.resource for c in rest], events=events)
+            resource = change.resource
+            if change.what == "unchanged":
+                continue
+            if isinstance(resource, Model):
+                resource = self._grown(resource.ref, resource.spec.source, versions[resource.ref])
+            fresh.append(resource)
+            events.append(self._told(who, resource, f"{resource.kind}.{change.what}d"))
+        if fresh:
+            await self.world.commit(fresh, events=events)
 
     def _allow(self, who: Principal, manifest: Manifest) -> None:
         if manifest.kind in {"organization", "project"}:
@@ -212,40 +234,56 @@ class Intake:
         stored = await self.world.commit([key], events=[self._told(who, key, "key.created")])
         return secret, stored[0]
 
+    def check_add_model(self, who: Principal, ref: Ref) -> None:
+        """Refuse whoever may not have the server read a file for that project."""
+        subject = f"model/{ref.name}"
+        if not who.may_write(ref.project):
+            _refuse_write(who, subject, ref.project)
+        self._operators_only(who, subject)
+        self._need(Project, Ref(ref.project, ref.project.partition("/")[2]), subject, ())
+
     async def add_model(
         self, who: Principal, ref: Ref, source: str, progress: Progress
     ) -> AnyResource:
         """Read a model's files and keep them as the newest version of that name."""
-        subject = f"model/{ref.name}"
-        if not who.may_write(ref.project):
-            _refuse_write(who, subject, ref.project)
-        self._operators_only(who, subject)  # it names a file on the server
-        self._need(Project, Ref(ref.project, ref.project.partition("/")[2]), subject, ())
+        self.check_add_model(who, ref)
+        version = await self._load(source, progress)
+        return await self._again(lambda: self._keep(who, ref, source, version))
+
+    async def _load(self, source: str, progress: Progress) -> ModelVersion:
         async with self._imports:
-            version = await asyncio.to_thread(self.load, source, progress)
+            return await asyncio.to_thread(self.load, source, progress)
+
+    async def _keep(
+        self, who: Principal, ref: Ref, source: str, version: ModelVersion
+    ) -> AnyResource:
+        grown = self._grown(ref, source, version)
+        if grown is self.world.get(Model, ref):
+            return grown
+        number = grown.status.versions[-1].number
+        event = self._told(who, grown, "model.imported", version=number)
+        return (await self.world.commit([grown], events=[event]))[0]
+
+    def _grown(self, ref: Ref, source: str, version: ModelVersion) -> Model:
+        """Return the model with this version as its newest; as it is, if it has these bytes."""
         before = self.world.get(Model, ref)
         if before and any(v.digest == version.digest for v in before.status.versions):
             return before
+        now = self.world.clock.now()
+        spec = ModelSpec(source=source)
         model = before or Model(
             project=ref.project,
             name=ref.name,
             uid=f"model-{self.random.token(8)}",
-            created_at=self.world.clock.now(),
-            spec=ModelSpec(source=source),
+            created_at=now,
+            spec=spec,
             status=ModelStatus(),
         )
-        numbered = version.model_copy(
-            update={"number": len(model.status.versions) + 1, "imported_at": self.world.clock.now()}
-        )
-        grown = model.model_copy(
-            update={
-                "spec": ModelSpec(source=source),
-                "generation": model.generation + (before is not None),
-                "status": ModelStatus(versions=(*model.status.versions, numbered)),
-            }
-        )
-        event = self._told(who, grown, "model.imported", version=numbered.number)
-        return (await self.world.commit([grown], events=[event]))[0]
+        number = len(model.status.versions) + 1
+        numbered = version.model_copy(update={"number": number, "imported_at": now})
+        status = ModelStatus(versions=(*model.status.versions, numbered))
+        generation = model.generation + (before is not None)
+        return model.model_copy(update={"spec": spec, "generation": generation, "status": status})
 
     def _told(self, who: Principal, resource: AnyResource, code: str, **values: Value) -> Event:
         return Event(
@@ -258,6 +296,10 @@ class Intake:
             uid=resource.uid,
             values=values,
         )
+
+
+def _untold(_done: int, _of: int) -> None:
+    """Take progress that nobody waits for."""
 
 
 def _refuse_write(who: Principal, subject: str, project: str) -> NoReturn:

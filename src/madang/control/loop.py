@@ -7,6 +7,8 @@ guarded by the version it was planned from, and a plan that lost a race is dropp
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from madang.control.act import Hands
 from madang.control.guard import guarded
@@ -31,6 +33,8 @@ class Loop:
         self.observer = observer
         self.hands = hands
         self.memo = Memo()
+        thinker = ThreadPoolExecutor(1, "plan")  # its own: no slow engine may keep it waiting
+        self._think = partial(asyncio.get_running_loop().run_in_executor, thinker)
 
     async def run(self) -> None:
         """Turn until cancelled."""
@@ -48,7 +52,7 @@ class Loop:
         # 1. Observe: one immutable moment of what is stored and what is seen.
         snapshot = self.world.snapshot(self.observer.seen())
         # 2. Plan: pure, so it can think in a thread while the API goes on answering.
-        planned = await asyncio.to_thread(plan, snapshot, self.memo)
+        planned = await self._think(plan, snapshot, self.memo)
         if not planned.actions:
             return planned
         # 3. Intend: all reservations and reasons on disk, in one transaction, before any act. Who

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from madang.control.gateways import Gateways
 from madang.control.guard import guarded
@@ -50,6 +51,7 @@ class Observer:
         self._refused: dict[tuple[str, int], Reason] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(PROBES_MAX)
+        self._askers = ThreadPoolExecutor(PROBES_MAX, "probe")
         self._looked = {node: asyncio.Event() for node in launchers}
 
     def seen(self) -> Seen:
@@ -155,10 +157,11 @@ class Observer:
         task.add_done_callback(self._tasks.discard)
 
     async def _until_answered(self, url: str, key: tuple[str, int]) -> None:
+        asking = asyncio.get_running_loop().run_in_executor
         try:
             while self._is_running(key):
                 async with self._slots:
-                    answer = await asyncio.to_thread(self.ask, url, *key)
+                    answer = await asking(self._askers, self.ask, url, *key)
                 if answer is not None:
                     self._probed[key] = answer
                     self.world.wake()

@@ -32,6 +32,7 @@ class World:
         self.closing = False
         """True once control is about to end: nobody should wait for anything any more."""
         self._moved = asyncio.Event()
+        self._commits: set[asyncio.Task[Sequence[AnyResource]]] = set()
 
     async def open(self) -> None:
         """Take the store, with a new term, and read all of it."""
@@ -71,6 +72,15 @@ class World:
         Raises `Conflict` when something was written by somebody else since it was read.
         """
         writes = [Write(r) for r in changed] + [Write(r, gone=True) for r in gone]
+        work = asyncio.create_task(self._commit(writes, events))
+        self._commits.add(work)
+        work.add_done_callback(self._commits.discard)
+        # Whoever waits may be cancelled; what was stored must be folded in all the same.
+        return await asyncio.shield(work)
+
+    async def _commit(
+        self, writes: Sequence[Write], events: Sequence[Event]
+    ) -> Sequence[AnyResource]:
         stored = await self.store.commit(writes, events)
         self._fold(zip(stored, (write.gone for write in writes), strict=True))
         return stored

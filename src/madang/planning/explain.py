@@ -84,13 +84,19 @@ def _of(resource: AnyResource, because: tuple[Explanation, ...] = ()) -> Explana
     return Explanation(
         subject=f"{resource.kind}/{resource.name}",
         phase=phase,
-        reason=getattr(status, "reason", None),
+        reason=getattr(status, "reason", None) or _phase_reason(resource, phase),
         since=getattr(status, "since", 0.0),
         next_try=getattr(status, "next_try", None),
         smallest_fix=getattr(status, "smallest_fix", None),
         last_lines=() if phase == ReplicaPhase.READY else getattr(status, "last_lines", ()),
         because=because,
     )
+
+
+def _phase_reason(resource: AnyResource, phase: str) -> Reason | None:
+    """Say at least where a replica is on its way."""
+    on_its_way = isinstance(resource, Replica) and phase != ReplicaPhase.READY
+    return Reason(code=f"replica.{phase}") if on_its_way else None
 
 
 def _belongs(replica: Replica, revision: Revision) -> bool:

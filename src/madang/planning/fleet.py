@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from madang.planning.snapshot import Snapshot
 from madang.resources.replica import Replica
+from madang.resources.resource import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Fleet:
     slots: Mapping[str, Slot]
     reachable: frozenset[str]
     """Nodes whose supervisor can be seen: nothing new is placed anywhere else."""
+    refusals: dict[str, tuple[Reason, Reason]] = field(default_factory=dict, compare=False)
+    """What was found when a revision was last asked of this very fleet: (reason, smallest fix)."""
 
     def after(self, accelerators: tuple[str, ...], memory_bytes: int, holders: int = 1) -> Fleet:
         """Return the fleet in which these accelerators hold that much more (or less) each."""
@@ -49,7 +52,7 @@ class Fleet:
         for name in accelerators:
             if name in slots:
                 slots[name] = slots[name].holding(memory_bytes, holders)
-        return replace(self, slots=slots)
+        return Fleet(slots, self.reachable)
 
     def without(self, replica: Replica) -> Fleet:
         """Return the fleet in which this replica has let go."""
@@ -86,15 +89,6 @@ class Memo:
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
         self._fleet = Fleet({}, frozenset())
-        self._refused: dict[str, Fleet] = {}
-
-    def is_refused(self, replica: Replica, fleet: Fleet) -> bool:
-        """Tell whether this fleet, the very same, was found to have no place for it."""
-        return self._refused.get(replica.uid) is fleet
-
-    def refuse(self, replica: Replica, fleet: Fleet) -> None:
-        """Note that this fleet has no place for it."""
-        self._refused[replica.uid] = fleet
 
     def fleet(self, snapshot: Snapshot) -> Fleet:
         """Return the fleet of this snapshot, added up again only if something in it changed."""
@@ -104,5 +98,4 @@ class Memo:
             new is not old for new, old in zip(key, self._key, strict=True)
         ):
             self._key, self._fleet = key, fleet_of(snapshot)
-            self._refused.clear()
         return self._fleet

@@ -10,7 +10,7 @@ from madang.planning.replicas import step, wake_at
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
 from madang.planning.statuses import plan_nodes, plan_statuses
-from madang.resources.replica import Replica, ReplicaPhase
+from madang.resources.replica import Replica
 from madang.resources.resource import Reason
 
 ROUNDS_MAX = 16
@@ -49,14 +49,10 @@ def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Itera
             if _claim(action, touched):
                 yield action
         for replica in house.replicas:
-            if memo.is_refused(replica, fleet):
-                continue
             chosen = step(replica, snapshot, fleet)
             if chosen and _claim(chosen, touched):
                 yield chosen
                 fleet = _taken(fleet, replica, chosen)
-            elif replica.status.phase is ReplicaPhase.WAITING:
-                memo.refuse(replica, fleet)
     yield from _orphans(snapshot)
 
 

@@ -75,10 +75,13 @@ def _place(replica: Replica, snapshot: Snapshot, fleet: Fleet) -> Action | None:
     demand = demand_of(revision, snapshot) if revision else None
     if demand is None:
         return None
-    found = place(demand, fleet)
-    if isinstance(found, Refused):
+    known = fleet.refusals.get(revision.uid) if revision else None
+    found = None if known else place(demand, fleet)
+    if isinstance(found, Refused) and revision:
         fix = smallest_fix(found, fleet, loans(replica, snapshot, fleet))
-        return _hold(replica, snapshot, found.reason, fix)
+        known = fleet.refusals[revision.uid] = (found.reason, fix)
+    if not isinstance(found, Placement):
+        return _hold(replica, snapshot, *known) if known else None
     started = change(
         replica,
         P.STARTING,
@@ -151,17 +154,18 @@ def _starting(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | N
         return _ended(replica, snapshot, hung) if age_s > ANNOUNCE_S else None
     if not status.url:
         url = str(process.announced.get("url", ""))
-        known: Replica = replica.with_status(pid=process.pid, url=url)
+        known: Replica = replica.with_status(pid=process.pid, url=url, since=snapshot.now)
         return Action(Verb.ANSWERING_REPLICA, replica, Reason(code="replica.announced"), (known,))
-    return _probed(replica, snapshot, age_s)
+    return _probed(replica, snapshot)
 
 
-def _probed(replica: Replica, snapshot: Snapshot, age_s: float) -> Action | None:
+def _probed(replica: Replica, snapshot: Snapshot) -> Action | None:
     """Go on with an engine that has announced itself: as itself, and past its gate."""
     probed = snapshot.seen.probed.get((replica.uid, replica.status.epoch))
     if probed is None:
         hung = Reason(code="replica.no-answer", values={"seconds": int(PROBE_S)})
-        return _ended(replica, snapshot, hung) if age_s > ANNOUNCE_S + PROBE_S else None
+        is_late = snapshot.now - replica.status.since > PROBE_S
+        return _ended(replica, snapshot, hung) if is_late else None
     if not probed.healthy:
         why = Reason(code="replica.wrong-identity", values={"detail": probed.detail})
         return _ended(replica, snapshot, why)
@@ -273,7 +277,9 @@ def _backing_off(replica: Replica, snapshot: Snapshot, fleet: Fleet) -> Action |
         free: Replica = replica.with_status(accelerators=(), memory_bytes=0, pid=0, url="")
         gone = Reason(code="replica.process-gone")
         return Action(Verb.RELEASE_REPLICA, replica, gone, (free,))
-    due = status.next_try is not None and snapshot.now >= status.next_try
+    # A clock that was set back must not turn seconds into hours.
+    is_back = snapshot.now < status.since
+    due = status.next_try is not None and (snapshot.now >= status.next_try or is_back)
     return _place(replica, snapshot, fleet) if due or _reprieved(replica, snapshot) else None
 
 

@@ -14,6 +14,8 @@ from madang.resources.service import NOT_YET, NotYet
 
 _NAME = TypeAdapter(Name)
 _PROJECT = TypeAdapter(ProjectName)
+SERVICE_NAME_BYTES_MAX = 40
+"""Its replicas add `-REVISION-SERIAL`, and must still fit into a name: numbers up to 10^10."""
 MANIFESTS_MAX = 1000
 """How many objects one `apply` may bring."""
 
@@ -60,6 +62,9 @@ def read(document: object, project: str) -> Manifest:
     if kind == "project":
         home, written_name = _project_home(written_name, subject)
     name = _valid(_NAME, written_name, "name", subject)
+    if kind == "service" and len(name.encode()) > SERVICE_NAME_BYTES_MAX:
+        cause = f"a service's name has at most {SERVICE_NAME_BYTES_MAX} bytes"
+        raise Rejected("manifest.value", subject, key="name", cause=cause)
     ref = Ref(home if model.scoped else "", name)
     if model.scoped and not home:
         raise Rejected("manifest.no-project", subject)

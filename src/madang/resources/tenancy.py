@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from pydantic import Field
+
 from madang.resources.resource import Frozen, ProjectName, Resource
 
 
@@ -28,7 +30,7 @@ class Empty(Frozen):
 class TitleSpec(Frozen):
     """What people call it."""
 
-    title: str = ""
+    title: str = Field(default="", max_length=256)
 
 
 class Organization(Resource[TitleSpec, Empty]):
@@ -85,7 +87,3 @@ class Principal(Frozen):
         if self.role is Role.OPERATOR:
             return True
         return self.role is Role.MEMBER and project == self.project != ""
-
-
-CONTROL = Principal(actor="control", role=Role.OPERATOR)
-"""Control itself, when it acts by a plan."""

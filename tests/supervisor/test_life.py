@@ -92,7 +92,7 @@ def test_a_stranger_with_a_journaled_number_is_left_alone(node, alive):
     stranger = subprocess.Popen(SLEEP, start_new_session=True)
     (node.home / "supervisor").mkdir(parents=True)
     entry = {"uid": "a", "epoch": 1, "pid": stranger.pid, "start_ticks": 1, "accelerators": []}
-    journal = {"boot_id": processes.boot_id(), "term": 4, "processes": [entry]}
+    journal = {"boot_id": processes.boot_id(), "processes": [entry]}
     (node.home / "supervisor" / "journal.json").write_text(json.dumps(journal))
     assert "ready" in node.up()
     assert alive(stranger.pid)
@@ -131,6 +131,44 @@ def test_no_descriptors_left_is_an_answer_and_passes(running):
     )
     resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     assert client.ask("start", plan=plan)["ok"]["state"] == "running"
+
+
+def test_without_descriptors_nothing_is_taken_for_gone(running, alive, ended):
+    """A stop, a tail and a start meet EMFILE, and nobody dies of it."""
+    stopped = running.start("a", *FAMILY)["pid"]
+    crashed = running.start("b", "sh", "-c", "sleep 1000 & echo $!; wait")["pid"]
+    below = [int(line) for line in [*running.printed("a", 2), *running.printed("b", 1)]]
+    client = running.client()
+    client.ask("observe", after=0, wait_s=0)
+    pid = running.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    assert "cannot read" in client.ask("tail", uid="a", lines=1)["ok"]["lines"][0]
+    client.ask("stop", uid="a", epoch=1, grace_s=0)
+    os.kill(crashed, signal.SIGKILL)
+    ended(crashed)
+    seen = client.ask("observe", after=0, wait_s=0)["ok"]["processes"]
+    assert [process["pid"] for process in seen] == [stopped, crashed]
+    assert all(alive(pid) for pid in [stopped, *below])
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    running.until("a", lambda found: not found)
+    for pid in below:
+        ended(pid)
+
+
+def test_children_get_the_limit_of_open_files_that_was_there_before(node):
+    low = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 60))  # noqa: E731
+    node.up(preexec_fn=low)
+    assert resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE) == (60, 60)
+    node.start("a", "sh", "-c", "ulimit -Sn; ulimit -Hn; umask")
+    assert node.printed("a", 3) == ["40", "60", "0077"]
+
+
+def test_every_file_of_the_home_is_for_its_owner_alone(running):
+    running.start("a", "echo", "hello")
+    running.printed("a", 1)
+    found = [path for path in running.home.rglob("*") if path.lstat().st_mode & 0o077]
+    assert found == []
 
 
 def test_sigterm_stops_everything_and_exits_with_zero(running, ended):

@@ -42,7 +42,7 @@ def alarms():
 def yard(alarms, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "logs").mkdir()
-    journal = SimpleNamespace(term=0, write=list)
+    journal = SimpleNamespace(write=list)
     return children.Children(alarms, journal, 1 << 20)
 
 
@@ -166,12 +166,12 @@ def test_no_order_can_do_more_than_be_refused(alarms, tmp_path, orders):
     def spawn(plan, enlist):
         raise FileNotFoundError(2, "No such file")
 
-    journal = SimpleNamespace(term=0, write=list)
+    journal = SimpleNamespace(write=list)
     yard = children.Children(alarms, journal, 1 << 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         patch.setattr(children, "spawn", spawn)
-        room = Orders(yard, journal)
+        room = Orders(yard)
         for order in orders:
             try:
                 line = encode({"id": 1, "ok": room.carry_out(order)})

@@ -22,7 +22,7 @@ from madang.supervisor.journal import Journal
 from madang.supervisor.logring import RING_BYTES
 from madang.supervisor.loop import Loop
 from madang.supervisor.orders import Orders, read_plan
-from madang.supervisor.processes import adopt_orphans
+from madang.supervisor.processes import become_root
 
 SOCKET = "run/supervisor.sock"
 BOOT = "run/boot.json"
@@ -33,12 +33,13 @@ EXIT_HELD = 3
 
 def main(home: str, ready_fd: int, ring_bytes: int) -> int:
     """Run until SIGTERM; return the exit code."""
+    become_root()
     try:
         lock = _move_in(home)
         loop, journal = Loop(), Journal()
         journal.end_leftovers()
         children = Children(loop, journal, ring_bytes)
-        door = Door(loop, Orders(children, journal), _listen())
+        door = Door(loop, Orders(children), _listen())
         children.on_change = door.tell
         _watch_signals(loop, children)
         _start_boot_plans(children)
@@ -68,7 +69,6 @@ def _move_in(home: str) -> int:
     os.write(lock, b"%d\n" % os.getpid())
     for folder in ("run", "logs", "supervisor"):
         os.makedirs(folder, exist_ok=True)
-        os.chmod(folder, 0o700)
     return lock
 
 
@@ -85,7 +85,6 @@ def _listen() -> socket.socket:
 
 def _watch_signals(loop: Loop, children: Children) -> None:
     """Turn signals into bytes for the loop: one way for ends of children, orphans and our own."""
-    adopt_orphans()
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)

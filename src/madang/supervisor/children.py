@@ -51,6 +51,8 @@ class Child:
     """Monotonic: from when on it has lived long enough to forget its failures."""
     failures: int = 0
     stopping: bool = False
+    asked: bool = False
+    """Whether it has got its SIGTERM."""
     exit_code: int | None = None
     """Set once its leader has ended, also while others of its sessions still live."""
     sessions: set[int] = field(default_factory=set)
@@ -185,15 +187,19 @@ class Children:
     def _end(self, child: Child, grace_s: float) -> None:
         """Ask it to end, and make it end after its grace."""
         if child.exit_code is None:
-            if not child.stopping:
-                child.stopping = True
-                child.sessions |= {e.session for e in processes.members(child.sessions)}
-                os.killpg(child.now.pid, signal.SIGTERM)
-            self._loop.alarm(child, grace_s, lambda: processes.kill(child.sessions))
+            child.stopping = True
+            try:
+                if not child.asked:  # whose sessions we must know before they lose their parent
+                    child.sessions |= {e.session for e in processes.members(child.sessions)}
+                    child.asked = True
+                    os.killpg(child.now.pid, signal.SIGTERM)
+                self._loop.alarm(child, grace_s, lambda: self._sweep(child))
+            except OSError:
+                self._loop.alarm(child, BACKOFF_FIRST_S, lambda: self._end(child, grace_s))
 
     def _sweep(self, child: Child, pause_s: float = 0.01) -> None:
-        """Its leader has ended: kill what is left, and look again until nothing is."""
-        if processes.kill(child.sessions):
+        """Kill what is left of it, and look again until nothing is and its leader is reaped."""
+        if processes.kill(child.sessions) or child.exit_code is None:
             again_s = min(1.0, pause_s * 2)
             self._loop.alarm(child, pause_s, lambda: self._sweep(child, again_s))
             return

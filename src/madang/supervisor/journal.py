@@ -1,4 +1,4 @@
-"""What outlives a supervisor: the highest term it saw, and what it had running."""
+"""What outlives a supervisor: what it had running."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ class Journal:
         kept: dict[str, Any] = {}
         with suppress(FileNotFoundError, ValueError), open(PATH) as file:
             kept = json.load(file)
-        self.term: int = kept.get("term", 0)
         same_boot = kept.get("boot_id") == processes.boot_id()
         self._left: list[dict[str, Any]] = kept.get("processes", []) if same_boot else []
 
     def write(self, running: list[dict[str, Any]]) -> None:
         """Replace what is kept. Raises OSError, and then the old journal is still there."""
-        kept = {"boot_id": processes.boot_id(), "term": self.term, "processes": running}
+        kept = {"boot_id": processes.boot_id(), "processes": running}
         with open(PATH + ".new", "w") as file:
             json.dump(kept, file)
         os.replace(PATH + ".new", PATH)

@@ -45,12 +45,15 @@ class LogRing:
 
 
 def tail(uid: str, lines: int) -> list[str]:
-    """Return the last lines of that uid's ring; empty when it has none."""
+    """Return the last lines of that uid's ring; empty when it has none, told when unreadable."""
     text = b""
-    for path in (f"{FOLDER}/{uid}.log.1", f"{FOLDER}/{uid}.log"):
-        with suppress(FileNotFoundError), open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES_MAX))
-            text += file.read()
+    try:
+        for path in (f"{FOLDER}/{uid}.log.1", f"{FOLDER}/{uid}.log"):
+            with suppress(FileNotFoundError), open(path, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES_MAX))
+                text += file.read()
+    except OSError as error:
+        text += f"[cannot read this log now: {error.strerror}]\n".encode()
     kept = text[-TAIL_BYTES_MAX:].decode(errors="replace").splitlines()
     return kept[-lines:] if lines else []
 

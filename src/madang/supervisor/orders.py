@@ -9,17 +9,9 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from madang.supervisor import logring
+from madang.supervisor import logring, protocol
 from madang.supervisor.children import Children, Refused
-from madang.supervisor.journal import Journal
-from madang.supervisor.protocol import (
-    LINE_BYTES_MAX,
-    VERSION,
-    LaunchPlan,
-    Process,
-    encode,
-    plan_from,
-)
+from madang.supervisor.protocol import LINE_BYTES_MAX, VERSION, LaunchPlan, Process, encode
 
 TAIL_LINES_MAX = 1000
 SECONDS_MAX = 3600.0
@@ -30,9 +22,9 @@ _UNSAID = Process("", -1, "waiting")
 class Orders:
     """Carries out orders on the children, and keeps an older control from giving any."""
 
-    def __init__(self, children: Children, journal: Journal) -> None:
+    def __init__(self, children: Children) -> None:
         self._children = children
-        self._journal = journal
+        self._term = 0  # not kept: when a supervisor starts, no earlier control is alive
         self._boot = os.urandom(8).hex()
 
     def carry_out(self, order: dict[str, Any]) -> dict[str, Any] | None:
@@ -69,12 +61,9 @@ class Orders:
         return {"seq": self._children.seq, "boot": self._boot, "processes": found}
 
     def _heed(self, term: int) -> None:
-        if term < self._journal.term:
-            raise Refused("supervisor.stale-term", term=term, newest=self._journal.term)
-        if term > self._journal.term:
-            self._journal.term = term
-            with suppress(OSError):  # a full disk must not make us blind; the next write keeps it
-                self._children.record()
+        if term < self._term:
+            raise Refused("supervisor.stale-term", term=term, newest=self._term)
+        self._term = term
 
 
 def read_order(line: bytes) -> dict[str, Any]:
@@ -89,7 +78,7 @@ def read_order(line: bytes) -> dict[str, Any]:
 def read_plan(body: dict[str, Any]) -> LaunchPlan:
     """Read what we use of a plan ourselves; the kernel judges the rest. Raises Refused."""
     try:
-        plan = plan_from(body)
+        plan = protocol.plan_from(body)
     except TypeError as error:
         raise Refused("supervisor.bad-order", problem=str(error)[:200]) from None
     match body:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 from collections.abc import Callable, Set
 from contextlib import suppress
@@ -16,6 +17,7 @@ READY_NUMBER = 3
 """Every child finds READY_FD under this number."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+_FILES_BEFORE = resource.getrlimit(resource.RLIMIT_NOFILE)
 _libc = ctypes.CDLL(None)  # loaded here, because nothing may be loaded between fork and exec
 
 
@@ -30,7 +32,10 @@ class Entry(NamedTuple):
 
 
 def entry(pid: int) -> Entry | None:
-    """Read one process; None when it is gone or only waits to be reaped."""
+    """Read one process; None when it is gone or only waits to be reaped.
+
+    Raises OSError when it can't be seen, for want of descriptors or memory: that is not "gone".
+    """
     stat = _read(f"/proc/{pid}/stat")
     fields = stat[stat.rfind(b")") + 2 :].split()
     if not fields or fields[0] in b"ZX":
@@ -39,7 +44,7 @@ def entry(pid: int) -> Entry | None:
 
 
 def members(sessions: Set[int]) -> list[Entry]:
-    """Return the living processes of these sessions and everything descended from them."""
+    """Return the living processes of these sessions and all descended from them; raises OSError."""
     rest = [e for name in os.listdir("/proc") if name.isdigit() and (e := entry(int(name)))]
     found: dict[int, Entry] = {}
     while joined := {e.pid: e for e in rest if e.session in sessions or e.parent in found}:
@@ -49,8 +54,11 @@ def members(sessions: Set[int]) -> list[Entry]:
 
 
 def kill(sessions: Set[int]) -> list[int]:
-    """Kill all that `members` finds, and return who that was: ask again until nobody is left."""
-    pids = [member.pid for member in members(sessions)]
+    """Kill all that `members` finds; return who may still live: ask again until nobody does."""
+    try:
+        pids = [member.pid for member in members(sessions)]
+    except OSError:
+        return list(sessions)  # who can't be seen now is not gone
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -58,9 +66,10 @@ def kill(sessions: Set[int]) -> list[int]:
 
 
 def rss_bytes(pid: int) -> int:
-    """Resident memory of one process; 0 when it is gone."""
-    fields = _read(f"/proc/{pid}/statm").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+    """Resident memory of one process; 0 when it is gone, or can't be read now."""
+    with suppress(OSError, IndexError):
+        return int(_read(f"/proc/{pid}/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def boot_id() -> str:
@@ -68,8 +77,13 @@ def boot_id() -> str:
     return _read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
-def adopt_orphans() -> None:
-    """Make this process the parent of everything below it that loses its own."""
+def become_root() -> None:
+    """Adopt all below us that loses its parent, make files for us alone, open all that we may.
+
+    Children get the limit of open files that was there before.
+    """
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES_BEFORE[1],) * 2)
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -121,6 +135,7 @@ def _become(plan: LaunchPlan, parent: int, ends: tuple[int, int, int], go: int) 
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        resource.setrlimit(resource.RLIMIT_NOFILE, _FILES_BEFORE)
         os.execvpe(plan.argv[0], plan.argv, {**plan.env, READY_FD: str(READY_NUMBER)})  # noqa: S606
     except (OSError, ValueError, TypeError) as error:
         cause = getattr(error, "strerror", None) or str(error)
@@ -133,5 +148,5 @@ def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or never ours
         return b""

@@ -229,6 +229,12 @@ def test_chat_with_an_unknown_service_names_the_nearest(run) -> None:
     assert (done.status, "perhaps service/hello" in done.err) == (4, True)
 
 
+@pytest.mark.usefixtures("hello")
+def test_chat_with_a_named_service_asks_the_gateway_alone(run, hello) -> None:
+    assert run("chat", "hello", "Hi").out == "Good day.\n"
+    assert not [path for path in hello.asked if "/service" in path]
+
+
 def test_chat_with_several_services_asks_which(run, hello) -> None:
     hello.serve({"name": "second", "model": "m"})
     done = run("chat", "What is it?")

@@ -155,6 +155,7 @@ def test_a_taken_port_is_named_when_it_was_asked_for_and_passed_over_when_not(
     [
         (("--host", "0.0.0.0"), "up.host-not-loopback"),
         (("--host", "example.org"), "up.host-not-loopback"),
+        (("--host", "::1"), "up.host-not-loopback"),
         (("--port", "70000"), "setting.port"),
         (("--port", "x"), "cli.usage"),
     ],
@@ -305,3 +306,9 @@ def test_nothing_is_fetched_when_everything_is_there(monkeypatch, tmp_path: Path
     monkeypatch.setattr(first, "ENGINE_PACKAGE", "json")
     monkeypatch.setattr(first.subprocess, "run", called)
     first.fetch()
+
+
+def test_what_up_makes_is_for_its_owner_alone(run, bare: Home) -> None:
+    assert run("up").status == 0
+    made = (bare.boot, bare.listen, bare.first_run, bare.path / "supervisor" / "journal.json")
+    assert [path.stat().st_mode & 0o077 for path in made] == [0, 0, 0, 0]

@@ -23,23 +23,19 @@ class Address(NamedTuple):
     def api(self) -> str:
         """The API's address, without a path.
 
-        >>> Address("::1", 7070).api
-        'http://[::1]:7070'
+        >>> Address("127.0.0.1", 7070).api
+        'http://127.0.0.1:7070'
         """
-        return f"http://{self._written_host}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def gateway(self) -> str:
         """The gateway's address, ending in /v1."""
-        return f"http://{self._written_host}:{self.port + 1}/v1"
-
-    @property
-    def _written_host(self) -> str:
-        return f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{self.host}:{self.port + 1}/v1"
 
 
 def loopback(host: str) -> str:
-    """Return the host as an address; raises `Rejected` for one that others can reach.
+    """Return the host as an address; raises `Rejected` for all but IPv4 loopback.
 
     >>> loopback("localhost")
     '127.0.0.1'
@@ -47,7 +43,7 @@ def loopback(host: str) -> str:
     if host == "localhost":
         return "127.0.0.1"
     with suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
+        if ipaddress.IPv4Address(host).is_loopback:
             return host
     raise Rejected("up.host-not-loopback", host=host)
 
@@ -92,8 +88,7 @@ def write(home: Home, address: Address) -> None:
 
 
 def _is_free(address: Address) -> bool:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family) as api, socket.socket(family) as gateway:
+    with socket.socket() as api, socket.socket() as gateway:
         for end, port in ((api, address.port), (gateway, address.port + 1)):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

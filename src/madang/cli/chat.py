@@ -10,7 +10,7 @@ from madang.cli.kinds import naming
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import show_json, tell, word
 from madang.client import Client, Message
-from madang.errors import NotFound, Rejected
+from madang.errors import Rejected
 
 TURNS_MAX = 40
 """How many messages of a conversation are sent along; older ones are forgotten."""
@@ -34,21 +34,23 @@ def chat(
         if question is None and not sys.stdin.isatty():
             question = sys.stdin.read(QUESTION_CHARACTERS_MAX).strip()
         if question is None:
-            _talk(client, service)
+            with naming(client, "service", service):
+                _talk(client, service)
         elif question:
-            _ask(client, service, question, options.json)
+            with naming(client, "service", service):
+                _ask(client, service, question, options.json)
         else:
             raise Rejected("chat.no-question")
 
 
 def _meant(client: Client, service: str | None, question: str | None) -> tuple[str, str | None]:
-    """Tell a service from a question: a lone word that is no service's name is a question."""
-    names = [r["name"] for r in client.list("service")["items"]]
-    if service in names:
-        return str(service), question
+    """Tell a service from a question: what stands alone and has a space is a question.
+
+    A service that is named needs no control: the gateway knows it.
+    """
     if service is not None and (question is not None or " " not in service):
-        with naming(client, "service", service):
-            raise NotFound("cli.not-found", f"service/{service}", kind="service")
+        return service, question
+    names = [r["name"] for r in client.list("service")["items"]]
     if len(names) != 1:
         raise Rejected("chat.which-service", count=len(names), names=", ".join(names))
     return names[0], service

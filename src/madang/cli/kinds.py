@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from madang.client import Client
-from madang.errors import NotFound, Rejected
+from madang.errors import NotFound, Rejected, Unavailable
 
 KINDS = (
     "organization", "project", "key", "site", "pool", "node", "accelerator",
@@ -51,7 +51,12 @@ def naming(client: Client, kind: str, name: str) -> Iterator[None]:
     except NotFound as error:
         if kind not in KINDS:
             raise
-        names = [r["name"] for r in client.list(kind)["items"]]
+        try:
+            names = [r["name"] for r in client.list(kind)["items"]]
+        except Unavailable:
+            raise error from None
+        if name in names:
+            raise
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         if not near:
             raise NotFound("cli.not-found", f"{kind}/{name}", kind=kind) from error

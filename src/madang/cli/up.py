@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -111,13 +112,16 @@ def _start(home: Home, where: Address) -> int:
 
 @contextmanager
 def _usable(home: Home) -> Iterator[None]:
-    """Make the home, and turn what the file system says about it into one line."""
+    """Make the home, all of it ours alone; turn what the file system says into one line."""
+    mask = os.umask(0o077)
     try:
         home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         yield
     except OSError as error:
         cause = error.strerror or str(error)
         raise Rejected("up.home-unusable", str(home.path), cause=cause) from error
+    finally:
+        os.umask(mask)
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def say(code: str, values: Mapping[str, Value | None], lang: str) -> Sentence:
     if found is None:
         return Sentence(code)
     filled = _Gaps({name: _written(value) for name, value in values.items()})
-    return Sentence(*(part.format_map(filled) for part in found))
+    said = (part.format_map(filled).rstrip(" ") for part in found)  # its last value may be empty
+    return Sentence(*said)
 
 
 def _written(value: Value | None) -> str:

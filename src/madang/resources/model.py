@@ -56,7 +56,7 @@ class Model(Resource[ModelSpec, ModelStatus]):
 
 
 def split_model(written: str) -> tuple[str, int | None]:
-    """Split `name` or `name@version`; raises ValueError for a version that is no number.
+    """Split `name` or `name@version`; raises ValueError for a version below 1.
 
     >>> split_model("qwen@2"), split_model("qwen")
     (('qwen', 2), ('qwen', None))
@@ -64,6 +64,6 @@ def split_model(written: str) -> tuple[str, int | None]:
     name, at, version = written.partition("@")
     if not at:
         return name, None
-    if not version.isascii() or not version.isdigit() or len(version) > 9:
-        raise ValueError(f"{written!r}: a version is a number, as in {name}@1")
+    if not version.isascii() or not version.isdigit() or not 0 < int(version) < 10**9:
+        raise ValueError(f"{written!r}: a version is a number from 1 on, as in qwen@1")
     return name, int(version)

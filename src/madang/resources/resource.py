@@ -26,16 +26,17 @@ def canonical(name: object) -> object:
     return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
+    """Return a name that is one; raises ValueError."""
     plain = all(c in "abcdefghijklmnopqrstuvwxyz0123456789-" or "가" <= c <= "힣" for c in name)
-    if not plain or name.startswith("-") or name.endswith("-"):
+    if not name or not plain or name.startswith("-") or name.endswith("-"):
         raise ValueError("a name has lowercase letters, digits, Hangul and inner hyphens only")
     if len(name.encode()) > NAME_BYTES_MAX:
         raise ValueError(f"a name has at most {NAME_BYTES_MAX} bytes")
     return name
 
 
-Name = Annotated[str, BeforeValidator(canonical), Field(min_length=1), AfterValidator(_check_name)]
+Name = Annotated[str, BeforeValidator(canonical), Field(min_length=1), AfterValidator(check_name)]
 """Lowercase letters, digits, Hangul and inner hyphens; at most 63 bytes; NFC."""
 
 
@@ -44,7 +45,7 @@ def _check_project(project: str) -> str:
     if project and (not slash or "/" in name):
         raise ValueError("a project is written organization/project")
     for part in (organization, name) if project else ():
-        _check_name(part)
+        check_name(part)
         if not part:
             raise ValueError("a project is written organization/project")
     return project

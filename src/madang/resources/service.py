@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from madang.resources.model import split_model
 from madang.resources.quantity import Size
-from madang.resources.resource import Condition, Frozen, Name, Resource, canonical
+from madang.resources.resource import Condition, Frozen, Name, Resource, canonical, check_name
 
 REPLICAS_MAX = 10_000
 
@@ -21,7 +21,7 @@ class NotYet(ValueError):
 def _check_model(written: str) -> str:
     if "://" in written:
         raise NotYet(f"{written!r}: import it first, with: madang model add NAME SOURCE")
-    split_model(written)
+    check_name(split_model(written)[0])
     return written
 
 

@@ -15,22 +15,9 @@ import pytest
 
 from madang.api.app import build
 from madang.api.desk import Desk
-from madang.clocks import SystemClock, SystemRandom
-from madang.control.act import Hands, Tools
-from madang.control.first import Hardware, prepare
-from madang.control.gateways import Gateways
-from madang.control.intake import Intake, Keys
-from madang.control.loop import Loop
-from madang.control.observe import Observer
-from madang.control.world import World
-from madang.engines.fake import Fake
-from madang.planning.snapshot import Probed
-from madang.ports import Found
-from madang.registry.blobs import FileBlobs
-from madang.registry.importing import import_model
 from madang.resources.revision import Check
 from madang.settings import Home
-from madang.stores.sqlite import SqliteStore
+from madang.testing import control
 from madang.testing.node import PaperNode
 from madang.verify.subject import Subject
 
@@ -86,47 +73,20 @@ class Yard:
 @asynccontextmanager
 async def opened(home: Home, node: PaperNode | None = None) -> AsyncIterator[Yard]:
     """Run control on this home until the block ends."""
-    node = node or PaperNode()
-    fake, verdict = Fake(), [True]
-    store = SqliteStore(home)
-    world = World(store, {"fake": fake.facts}, SystemClock())
-    await world.open()
-    cpu = Found("cpu0", "cpu", 16 * 10**9, shared=True, attributes={"cores": 4})
-    await prepare(world, Hardware("n", [cpu]), home.admin_key, SystemRandom())
+    node, verdict = node or PaperNode(), [True]
 
-    def token(uid: str, epoch: int) -> str:
-        return f"{uid}/{epoch}"
-
-    def judge(subject: Subject, gate: Sequence[str]) -> Sequence[Check]:
+    def judge(_subject: Subject, gate: Sequence[str]) -> Sequence[Check]:
         detail = "" if verdict[0] else "expected text, got none"
         return [Check(name=f"{gate[0]}.answers", passed=verdict[0], seconds=0, detail=detail)]
 
-    gateways = Gateways(world, token)
-    observer = Observer(world, {"n": node}, gateways, lambda *_: Probed(healthy=True))
-    blobs = FileBlobs(home.blobs)
-    tools = Tools({"n": node}, {"fake": fake}, blobs, judge, token)
-    intake = Intake(
-        world, observer.seen, lambda source, told: import_model(source, blobs, told),
-        SystemRandom(),
-    )  # fmt: skip
-    desk = Desk(
-        home, world, intake, observer, gateways, Keys(world), {"n": node},
-        lambda: {"api": "http://api", "gateway": "http://gateway/v1"},
-    )  # fmt: skip
-    loop = Loop(world, observer, Hands(world, observer, tools))
-    tasks = [asyncio.create_task(observer.watch("n")), asyncio.create_task(loop.run())]
-    await observer.first_look()
-    transport = httpx.ASGITransport(app=build(desk), raise_app_exceptions=False)
-    key = home.admin_key.read_text().strip()
-    headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://api", headers=headers
-    ) as client:
-        yield Yard(desk, node, client, home, verdict)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await store.close()
+    async with control.opened(home, control.Edges(node, judge=judge)) as desk:
+        transport = httpx.ASGITransport(app=build(desk), raise_app_exceptions=False)
+        key = home.admin_key.read_text().strip()
+        headers = {"Authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://api", headers=headers
+        ) as client:
+            yield Yard(desk, node, client, home, verdict)
 
 
 @pytest.fixture

@@ -1,0 +1,94 @@
+"""The whole of control in one process, on any store, node, clock and files: the real loop and API.
+
+Only the edges may be other ones than in `madang.app`: where processes run, who answers behind them,
+and how a gate judges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from madang.api.desk import Desk
+from madang.clocks import SystemClock, SystemRandom
+from madang.control.act import Hands, Tools
+from madang.control.first import Hardware, prepare
+from madang.control.gateways import Gateways
+from madang.control.intake import Intake, Keys
+from madang.control.loop import Loop
+from madang.control.observe import Observer
+from madang.control.world import World
+from madang.engines.fake import Fake
+from madang.planning.snapshot import Probed
+from madang.ports import Clock, Found, Launcher
+from madang.registry.blobs import FileBlobs
+from madang.registry.importing import import_model
+from madang.resources.revision import Check
+from madang.settings import Home
+from madang.stores.sqlite import SqliteStore
+from madang.verify.subject import Subject
+
+NODE = "n"
+CPU = Found("cpu0", "cpu", 16 * 10**9, shared=True, attributes={"cores": 4})
+ADDRESSES = {"api": "http://api", "gateway": "http://gateway/v1"}
+
+Judge = Callable[[Subject, Sequence[str]], Sequence[Check] | None]
+
+
+def approve(_subject: Subject, gate: Sequence[str]) -> Sequence[Check]:
+    """Let every build pass."""
+    return [Check(name=f"{gate[0]}.answers", passed=True, seconds=0, detail="")]
+
+
+@dataclass
+class Edges:
+    """What control stands on here; whatever is not given is the real thing."""
+
+    node: Launcher
+    store: Any = None
+    blobs: Any = None
+    clock: Clock | None = None
+    judge: Judge = approve
+    found: Sequence[Found] = (CPU,)
+
+
+@asynccontextmanager
+async def opened(home: Home, edges: Edges) -> AsyncIterator[Desk]:
+    """Run control on this home until the block ends."""
+    fake = Fake()
+    store = edges.store or SqliteStore(home)
+    blobs = edges.blobs or FileBlobs(home.blobs)
+    world = World(store, {"fake": fake.facts}, edges.clock or SystemClock())
+    await world.open()
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        await prepare(world, Hardware(NODE, edges.found), home.admin_key, SystemRandom())
+        desk, hands = _wired(home, world, edges, fake, blobs)
+        loop = Loop(world, desk.observer, hands)
+        tasks += [asyncio.create_task(desk.observer.watch(NODE)), asyncio.create_task(loop.run())]
+        await desk.observer.first_look()
+        yield desk
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.close()
+
+
+def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tuple[Desk, Hands]:
+    def token(uid: str, epoch: int) -> str:
+        return f"{uid}/{epoch}"
+
+    launchers = {NODE: edges.node}
+    gateways = Gateways(world, token)
+    observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
+    tools = Tools(launchers, {"fake": fake}, blobs, edges.judge, token)
+    intake = Intake(
+        world, observer.seen, lambda source, told: import_model(source, blobs, told),
+        SystemRandom(),
+    )  # fmt: skip
+    desk = Desk(home, world, intake, observer, gateways, Keys(world), launchers, lambda: ADDRESSES)
+    return desk, Hands(world, observer, tools)

@@ -26,7 +26,8 @@ from madang.clocks import SystemClock, SystemRandom
 from madang.control.act import Hands, Tools
 from madang.control.first import Hardware, prepare
 from madang.control.gateways import Gateways
-from madang.control.intake import Intake, Keys
+from madang.control.intake import Intake
+from madang.control.keys import Keys
 from madang.control.loop import Loop
 from madang.control.observe import Observer
 from madang.control.world import World
@@ -38,6 +39,7 @@ from madang.resources.endpoint import Endpoint, EndpointSpec
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Revision, RevisionPhase, RevisionSpec, RevisionStatus
+from madang.resources.rights import CONTROL
 from madang.resources.service import Needs, ServicePhase
 from madang.resources.tenancy import Empty
 from madang.settings import Home
@@ -103,10 +105,10 @@ async def running(home: Home, replicas: int) -> AsyncIterator[tuple[Desk, Loop]]
     await world.open()
     cpu = Found("cpu0", "cpu", 10**13, shared=True, attributes={"cores": 64})
     await prepare(world, Hardware("n", [cpu]), home.admin_key, SystemRandom())
-    await world.commit(filling(replicas))
+    await world.commit(CONTROL, filling(replicas))
     node = PaperNode(
         Process(r.uid, 1, "running", pid=1, announced={"url": "http://127.0.0.1:9"})
-        for r in world.list("replica").values()
+        for r in world.list(CONTROL, "replica").values()
     )
     gateways = Gateways(world, lambda uid, _epoch: uid)
     observer = Observer(world, {"n": node}, gateways, lambda *_: Probed(healthy=True))

@@ -154,7 +154,8 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.control.act import Hands, Tools
     from madang.control.first import Hardware, prepare
     from madang.control.gateways import Gateways
-    from madang.control.intake import Intake, Keys
+    from madang.control.intake import Intake
+    from madang.control.keys import Keys
     from madang.control.observe import Observer
     from madang.launchers.local import Local
     from madang.registry.blobs import FileBlobs

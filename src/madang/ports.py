@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from madang.planning.snapshot import EngineFacts
-from madang.resources.event import Event
+from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
+from madang.resources.rights import Principal
 from madang.supervisor.protocol import LaunchPlan, Observation
 from madang.traffic.table import Usage
 
@@ -42,7 +43,10 @@ class UsageTotal:
 
 
 class Store(Protocol):
-    """Where state lives. Acknowledged means on disk."""
+    """Where state lives. Acknowledged means on disk.
+
+    Whoever asks is told only of what lies at its own place: that of others is as if absent.
+    """
 
     async def open(self) -> int:
         """Make ready, migrate if needed (after a backup), and return this control's *term*.
@@ -51,42 +55,59 @@ class Store(Protocol):
         the same state, `Corrupt` for a state written by a newer version.
         """
 
-    async def load(self) -> tuple[int, Sequence[AnyResource]]:
+    @property
+    def id(self) -> str:
+        """What tells this state from every other; made with it, kept by its copies."""
+
+    async def load(self, who: Principal) -> tuple[int, Sequence[AnyResource]]:
         """Return the newest revision of the feed and every living resource."""
 
     async def commit(
-        self, writes: Sequence[Write], events: Sequence[Event] = ()
+        self, who: Principal, writes: Sequence[Write], events: Sequence[Event] = ()
     ) -> Sequence[AnyResource]:
         """Do all of it or none, durably, and return the resources as stored.
 
         MUST stamp every resource of one commit with one new `resource_version`, higher than any
-        before, in commit order, and raise `Conflict` when any guard fails or a living resource
-        already has that kind, project and name.
+        before, in commit order; raise `Conflict` when any guard fails or a living resource
+        already has that kind, project and name; and raise `Forbidden` for a write outside the
+        caller's place. For an audited caller MUST add an audit record per write with what was
+        there before, and one per event that belongs to no write, in the same transaction.
         """
 
-    async def changes(self, after: int, limit: int = 1000) -> Sequence[tuple[AnyResource, bool]]:
+    async def changes(
+        self, who: Principal, after: int, limit: int = 1000
+    ) -> Sequence[tuple[AnyResource, bool]]:
         """Return what changed after that revision, in order, as (newest state, is gone).
 
         MUST end between two commits, if need be above `limit`, and raise `Rejected` with code
         `store.feed-pruned` when what went after that revision is no longer known; 0 always works.
         """
 
-    async def events(
-        self, after: int = 0, limit: int = 1000, project: str | None = None
-    ) -> Sequence[Event]:
-        """Return events with a sequence number above `after`, oldest first."""
-
-    async def record_usage(self, records: Sequence[Usage]) -> Sequence[UsageTotal]:
-        """Keep usage records, skipping ids that are already kept.
-
-        Returns what has been used in all, these included, by project and endpoint.
-        """
-
-    async def backup(self, path: Path) -> None:
+    async def backup(self, who: Principal, path: Path) -> None:
         """Write a consistent copy of everything to a new file."""
 
     async def close(self) -> None:
         """Finish what was acknowledged and let go."""
+
+
+class History(Protocol):
+    """What has happened; lives beside the state, in the same transactions."""
+
+    async def events(
+        self, who: Principal, after: int = 0, limit: int = 1000, project: str | None = None
+    ) -> Sequence[Event]:
+        """Return events with a sequence number above `after`, oldest first."""
+
+    async def audit(
+        self, who: Principal, after: int = 0, limit: int = 1000
+    ) -> Sequence[AuditRecord]:
+        """Return audit records with a sequence number above `after`, oldest first."""
+
+    async def record_usage(self, who: Principal, records: Sequence[Usage]) -> Sequence[UsageTotal]:
+        """Keep usage records, skipping ids that are already kept.
+
+        Returns what has been used in all, these included, by project and endpoint.
+        """
 
 
 class Launcher(Protocol):

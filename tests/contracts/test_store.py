@@ -20,6 +20,7 @@ from madang.resources.event import Event
 from madang.resources.place import Accelerator, AcceleratorSpec
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
 from madang.resources.resource import AnyResource, Reason
+from madang.resources.rights import CONTROL
 from madang.resources.service import Needs, Service, ServiceSpec, ServiceStatus
 from madang.resources.tenancy import Empty
 from madang.settings import Home
@@ -95,18 +96,18 @@ def usage(number: int) -> Usage:
 
 
 async def put(store: Store, *resources: AnyResource) -> list[Any]:
-    return list(await store.commit([Write(each) for each in resources]))
+    return list(await store.commit(CONTROL, [Write(each) for each in resources]))
 
 
 async def state(store: Store) -> dict[tuple[str, str], int]:
-    _, living = await store.load()
+    _, living = await store.load(CONTROL)
     return {(each.project, each.name): each.resource_version for each in living}
 
 
 async def test_a_new_store_is_empty_at_revision_zero(store: Store) -> None:
-    assert await store.load() == (0, [])
-    assert list(await store.changes(0)) == []
-    assert list(await store.events()) == []
+    assert await store.load(CONTROL) == (0, [])
+    assert list(await store.changes(CONTROL, 0)) == []
+    assert list(await store.events(CONTROL)) == []
 
 
 async def test_everything_of_a_resource_comes_back(make: MakeStore, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ async def test_everything_of_a_resource_comes_back(make: MakeStore, tmp_path: Pa
     async with opened(make(tmp_path)) as store:
         stored = await put(store, *given)
     async with opened(make(tmp_path)) as store:
-        revision, loaded = await store.load()
+        revision, loaded = await store.load(CONTROL)
     assert list(loaded) == stored
     assert [each.model_copy(update={"resource_version": 0}) for each in loaded] == list(given)
     assert revision == stored[0].resource_version
@@ -142,8 +143,8 @@ async def test_an_update_of_something_never_stored_is_refused(store: Store) -> N
     with pytest.raises(Conflict):
         await put(store, service(resource_version=1))
     with pytest.raises(Conflict):
-        await store.commit([Write(service(), gone=True)])
-    assert await store.load() == (0, [])
+        await store.commit(CONTROL, [Write(service(), gone=True)])
+    assert await store.load(CONTROL) == (0, [])
 
 
 async def test_a_version_is_no_key_to_another_uid(store: Store) -> None:
@@ -164,19 +165,19 @@ async def test_a_living_name_is_taken_only_in_its_kind_and_project(store: Store)
 async def test_a_name_is_free_again_once_it_is_gone(store: Store) -> None:
     (first,) = await put(store, service(uid="old"))
     replaced = [Write(first, gone=True), Write(service(uid="new"))]
-    _, fresh = await store.commit(replaced)
-    _, living = await store.load()
+    _, fresh = await store.commit(CONTROL, replaced)
+    _, living = await store.load(CONTROL)
     assert [each.uid for each in living] == ["new"]
-    fed = [(each.uid, gone) for each, gone in await store.changes(first.resource_version)]
+    fed = [(each.uid, gone) for each, gone in await store.changes(CONTROL, first.resource_version)]
     assert fed == [("old", True), ("new", False)]
     with pytest.raises(Conflict):
-        await store.commit([Write(first, gone=True)])
+        await store.commit(CONTROL, [Write(first, gone=True)])
     assert await state(store) == {("org/team", "bot"): fresh.resource_version}
 
 
 async def test_what_is_gone_cannot_be_written_again(store: Store) -> None:
     (stored,) = await put(store, service())
-    (buried,) = await store.commit([Write(stored, gone=True)])
+    (buried,) = await store.commit(CONTROL, [Write(stored, gone=True)])
     with pytest.raises(Conflict):
         await put(store, buried)
 
@@ -187,9 +188,9 @@ async def test_one_failing_guard_undoes_the_whole_commit(store: Store, place: in
     writes = [service("a", "1"), service("b", "2")]
     writes.insert(place, service("stale", "s", resource_version=9))
     with pytest.raises(Conflict):
-        await store.commit([Write(each) for each in writes], [event()])
-    assert await store.load() == (before[0].resource_version, before)
-    assert list(await store.events()) == []
+        await store.commit(CONTROL, [Write(each) for each in writes], [event()])
+    assert await store.load(CONTROL) == (before[0].resource_version, before)
+    assert list(await store.events(CONTROL)) == []
 
 
 async def test_the_same_resource_twice_in_one_commit_is_refused(store: Store) -> None:
@@ -201,43 +202,45 @@ async def test_the_same_resource_twice_in_one_commit_is_refused(store: Store) ->
 
 
 async def test_events_are_numbered_in_order_and_kept_with_their_change(store: Store) -> None:
-    await store.commit([Write(service())], [event("a"), event("b")])
-    await store.commit([], [event("c", project="org/other")])
-    found = list(await store.events())
+    await store.commit(CONTROL, [Write(service())], [event("a"), event("b")])
+    await store.commit(CONTROL, [], [event("c", project="org/other")])
+    found = list(await store.events(CONTROL))
     assert [each.name for each in found] == ["a", "b", "c"]
     assert [each.seq for each in found] == sorted({each.seq for each in found})
     assert found[0].model_copy(update={"seq": 0}) == event("a")
 
 
 async def test_events_are_paged_and_filtered_by_project(store: Store) -> None:
-    await store.commit([], [event(f"e{n}", project=("", "org/team")[n % 2]) for n in range(6)])
-    first = await store.events(limit=2)
-    rest = await store.events(after=first[-1].seq)
+    await store.commit(
+        CONTROL, [], [event(f"e{n}", project=("", "org/team")[n % 2]) for n in range(6)]
+    )
+    first = await store.events(CONTROL, limit=2)
+    rest = await store.events(CONTROL, after=first[-1].seq)
     assert [each.name for each in (*first, *rest)] == [f"e{n}" for n in range(6)]
-    own = await store.events(project="org/team")
+    own = await store.events(CONTROL, project="org/team")
     assert [each.name for each in own] == ["e1", "e3", "e5"]
-    assert [each.name for each in await store.events(project="")] == ["e0", "e2", "e4"]
+    assert [each.name for each in await store.events(CONTROL, project="")] == ["e0", "e2", "e4"]
 
 
 async def test_the_feed_holds_the_newest_state_of_each_in_commit_order(store: Store) -> None:
     a, b = await put(store, service("a", "1"), service("b", "2"))
     (c,) = await put(store, service("c", "3"))
     (a,) = await put(store, a)
-    (b,) = await store.commit([Write(b, gone=True)])
-    assert list(await store.changes(0)) == [(c, False), (a, False), (b, True)]
-    assert list(await store.changes(a.resource_version)) == [(b, True)]
-    assert list(await store.changes(b.resource_version)) == []
+    (b,) = await store.commit(CONTROL, [Write(b, gone=True)])
+    assert list(await store.changes(CONTROL, 0)) == [(c, False), (a, False), (b, True)]
+    assert list(await store.changes(CONTROL, a.resource_version)) == [(b, True)]
+    assert list(await store.changes(CONTROL, b.resource_version)) == []
 
 
 async def test_a_page_of_the_feed_never_cuts_a_commit_in_two(store: Store) -> None:
     for batch in ("abc", "de", "f"):
         await put(store, *(service(letter, letter) for letter in batch))
     seen, after = [], 0
-    while page := await store.changes(after, limit=2):
+    while page := await store.changes(CONTROL, after, limit=2):
         seen.append("".join(each.name for each, _ in page))
         after = page[-1][0].resource_version
     assert seen == ["abc", "de", "f"]
-    assert "".join(each.name for each, _ in await store.changes(0, limit=5)) == "abcde"
+    assert "".join(each.name for each, _ in await store.changes(CONTROL, 0, limit=5)) == "abcde"
 
 
 async def test_the_term_is_higher_at_each_opening(make: MakeStore, tmp_path: Path) -> None:
@@ -271,7 +274,7 @@ async def test_a_closed_store_says_so(make: MakeStore, tmp_path: Path) -> None:
     await store.close()
     await store.close()
     with pytest.raises(Unavailable, match=r"store\.closed"):
-        await store.load()
+        await store.load(CONTROL)
     with pytest.raises(Unavailable, match=r"store\.closed"):
         await put(store, service())
 
@@ -279,9 +282,9 @@ async def test_a_closed_store_says_so(make: MakeStore, tmp_path: Path) -> None:
 async def test_versions_go_on_after_reopening(make: MakeStore, tmp_path: Path) -> None:
     async with opened(make(tmp_path)) as store:
         (stored,) = await put(store, service())
-        (last,) = await store.commit([Write(stored, gone=True)])
+        (last,) = await store.commit(CONTROL, [Write(stored, gone=True)])
     async with opened(make(tmp_path)) as store:
-        assert await store.load() == (last.resource_version, [])
+        assert await store.load(CONTROL) == (last.resource_version, [])
         (next_one,) = await put(store, service(uid="u2"))
     assert next_one.resource_version > last.resource_version
 
@@ -319,12 +322,12 @@ def requests(totals: Sequence[UsageTotal]) -> int:
 
 async def test_usage_is_kept_once_per_id_and_added_up(make: MakeStore, tmp_path: Path) -> None:
     async with opened(make(tmp_path)) as store:
-        assert requests(await store.record_usage([usage(1), usage(2), usage(1)])) == 2
-        assert requests(await store.record_usage([usage(2), usage(3)])) == 3
-        assert requests(await store.record_usage([usage(n) for n in range(1200)])) == 1200
+        assert requests(await store.record_usage(CONTROL, [usage(1), usage(2), usage(1)])) == 2
+        assert requests(await store.record_usage(CONTROL, [usage(2), usage(3)])) == 3
+        assert requests(await store.record_usage(CONTROL, [usage(n) for n in range(1200)])) == 1200
     async with opened(make(tmp_path)) as store:
-        assert requests(await store.record_usage([])) == 1200, "read from disk"
-        (total,) = await store.record_usage([usage(n) for n in range(1201)])
+        assert requests(await store.record_usage(CONTROL, [])) == 1200, "read from disk"
+        (total,) = await store.record_usage(CONTROL, [usage(n) for n in range(1201)])
         assert total.requests == 1201
         assert total.output_tokens == 1201 * usage(0).output_tokens
 
@@ -367,7 +370,7 @@ class Model(RuleBasedStateMachine):
             if order == "gone":
                 del expected[name]
         try:
-            stored_now = self.run(self.store.commit(writes, [event(orders[0][0])]))
+            stored_now = self.run(self.store.commit(CONTROL, writes, [event(orders[0][0])]))
         except Conflict:
             assert not valid
             return
@@ -394,7 +397,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 5))
     def follow(self, limit: int) -> None:
-        for each, gone in self.run(self.store.changes(self.seen, limit)):
+        for each, gone in self.run(self.store.changes(CONTROL, self.seen, limit)):
             assert each.resource_version >= self.seen
             self.seen = each.resource_version
             if gone:
@@ -413,10 +416,10 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def is_as_expected(self) -> None:
-        revision, living = self.run(self.store.load())
+        revision, living = self.run(self.store.load(CONTROL))
         assert revision == self.revision
         assert {each.name: each for each in living} == self.living
-        assert [each.name for each in self.run(self.store.events())] == self.told
+        assert [each.name for each in self.run(self.store.events(CONTROL))] == self.told
         if self.seen == self.revision:
             assert self.fed == self.living
 

@@ -163,7 +163,7 @@ async def engines() -> AsyncIterator[Fleet]:
 def table(*targets: Target, version: int = 1, **fields: Any) -> RouteTable:
     """A table with one model, `bot`, and one key."""
     endpoint = Endpoint(PROJECT, "bot", "bot", targets, context_tokens=4096, **fields)
-    keys = {sha256(KEY.encode()).hexdigest(): Key("app", PROJECT, "member")}
+    keys = {sha256(KEY.encode()).hexdigest(): Key("app", PROJECT, "member", may_infer=True)}
     return RouteTable(version, (endpoint,), keys)
 
 

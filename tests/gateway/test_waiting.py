@@ -24,10 +24,10 @@ class Shelf:
     async def open(self):
         return 1
 
-    async def load(self):
+    async def load(self, who):
         return 1, self.resources
 
-    async def record_usage(self, records):
+    async def record_usage(self, who, records):
         return ()
 
 
@@ -61,7 +61,9 @@ KOREAN = (
 @pytest.mark.parametrize(("lang", "said"), [("en", ENGLISH), ("ko", KOREAN)])
 async def test_a_model_that_finds_no_place_is_503_with_plannings_reason(app, table, lang, said):
     routes = await routed(planned(needs={"memory": "80GB"}))
-    keys = {digest: Key("app", builders.PROJECT, "member") for digest in table().keys}
+    keys = {
+        digest: Key("app", builders.PROJECT, "member", may_infer=True) for digest in table().keys
+    }
     app.desk.take(msgspec.structs.replace(routes, keys=keys))
     headers = {"Authorization": "Bearer sk-test", "Accept-Language": lang}
     response = await app.client.post(

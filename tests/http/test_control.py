@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from madang.errors import Rejected
+from madang.resources.rights import CONTROL
 from madang.settings import Home
 from madang.testing.node import PaperNode
 
@@ -167,7 +168,8 @@ async def test_a_member_lives_in_its_own_project_only(yard: Yard) -> None:
         transport=yard.client._transport, base_url="http://api", headers=headers
     ) as member:
         assert (await member.get("/api/v1/whoami")).json() == {
-            "actor": "key/dev", "role": "member", "project": "acme/lab",
+            "actor": "key/dev", "role": "member", "project": "acme/lab", "where": "acme/lab",
+            "rights": ["infer", "keys", "read", "write"], "user": "",
         }  # fmt: skip
         assert (await member.get("/api/v1/service")).json()["items"] == []
         other = await member.get("/api/v1/service/bot", params={"project": PROJECT})
@@ -308,8 +310,10 @@ async def test_a_client_that_hangs_up_leaves_the_world_as_the_store_has_it(yard:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
     await asyncio.gather(*world._commits, return_exceptions=True)
-    stored = {r.ref for r, gone in await world.store.changes(0) if r.kind == "organization"}
-    assert stored == set(world.list("organization"))
+    stored = {
+        r.ref for r, gone in await world.store.changes(CONTROL, 0) if r.kind == "organization"
+    }
+    assert stored == set(world.list(CONTROL, "organization"))
 
 
 @pytest.mark.parametrize("name", ["b" * 41, "가" * 14])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from madang.ports import Write
 from madang.resources.event import Event
+from madang.resources.rights import CONTROL
 from madang.resources.service import Service, ServiceSpec, ServiceStatus
 from madang.settings import Home
 from madang.stores.sqlite import SqliteStore
@@ -33,7 +34,7 @@ async def commit_for_ever(store: SqliteStore, term: int, writer: int) -> None:
         uid = f"s{term}-{writer}-{serial}"
         told = Event(at=0, actor="test", code="made", kind="service", name=uid)
         pair = [Write(made(uid, "a")), Write(made(uid, "b"))]
-        stored = await store.commit(pair, [told])
+        stored = await store.commit(CONTROL, pair, [told])
         os.write(1, f"{stored[0].resource_version} {uid}\n".encode())
 
 

@@ -14,6 +14,7 @@ from typing import IO
 
 import pytest
 
+from madang.resources.rights import CONTROL
 from madang.settings import Home
 from madang.stores.sqlite import SqliteStore
 
@@ -64,9 +65,9 @@ async def test_no_acknowledged_write_is_lost_to_kill_9(
     nursery.stdin.close()
     store = SqliteStore(Home(tmp_path))
     assert await store.open() == ROUNDS + 1
-    _, living = await store.load()
+    _, living = await store.load(CONTROL)
     kept = {each.uid: each.resource_version for each in living}
-    events = {each.name for each in await store.events(limit=10**6)}
+    events = {each.name for each in await store.events(CONTROL, limit=10**6)}
     await store.close()
     lost = [uid for uid, version in told.items() if kept.get(f"{uid}-a") != version]
     torn = [uid[:-2] for uid in kept if not {f"{uid[:-2]}-a", f"{uid[:-2]}-b"} <= set(kept)]

@@ -13,17 +13,19 @@ from sqlalchemy import create_engine
 
 from madang.errors import Corrupt, Unavailable
 from madang.ports import Write
+from madang.resources.rights import CONTROL
 from madang.resources.tenancy import Empty, Organization, TitleSpec
 from madang.settings import Home
 from madang.stores import migrations, sqlite
 from madang.stores.tables import metadata
 
-SECOND = '''"""One more table, and a column."""
+NEWEST = migrations.VERSIONS[-1]
+SECOND = f'''"""One more table, and a column."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9998"
+down_revision = "{NEWEST}"
 
 def upgrade():
     op.create_table("extra", sa.Column("id", sa.Integer, primary_key=True))
@@ -72,8 +74,10 @@ def test_every_version_has_one_script(tmp_path: Path) -> None:
 async def old_state(home: Home) -> Organization:
     store = sqlite.SqliteStore(home)
     await store.open()
-    org = Organization(name="org", uid="o", spec=TitleSpec(title="기관"), status=Empty())
-    (stored,) = await store.commit([Write(org)])
+    org = Organization(
+        project="org", name="org", uid="o", spec=TitleSpec(title="기관"), status=Empty()
+    )
+    (stored,) = await store.commit(CONTROL, [Write(org)])
     await store.close()
     assert isinstance(stored, Organization)
     return stored
@@ -84,10 +88,10 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pretend to be the version after this one."""
     scripts = tmp_path / "scripts"
     shutil.copytree(migrations.SCRIPTS, scripts)
-    second = scripts / "versions" / "v0002.py"
+    second = scripts / "versions" / "v9998.py"
     second.write_text(SECOND)
     monkeypatch.setattr(sqlite, "SCRIPTS", scripts)
-    monkeypatch.setattr(sqlite, "VERSIONS", ("0001", "0002"))
+    monkeypatch.setattr(sqlite, "VERSIONS", (*migrations.VERSIONS, "9998"))
     return second
 
 
@@ -98,11 +102,11 @@ async def test_an_older_state_is_copied_then_migrated(
     request.getfixturevalue("next_version")
     store = sqlite.SqliteStore(home)
     assert await store.open() == 2
-    assert await store.load() == (stored.resource_version, [stored])
+    assert await store.load(CONTROL) == (stored.resource_version, [stored])
     await store.close()
     assert "extra" in schema(home.state)
     (copy,) = home.backups.iterdir()
-    assert copy.name == "term-0000000001-version-0001.db"
+    assert copy.name == f"term-0000000001-version-{NEWEST}.db"
     assert "extra" not in schema(copy)
     assert await store.open() == 3
     await store.close()
@@ -113,7 +117,7 @@ async def test_a_migration_that_fails_changes_nothing_and_keeps_one_copy(
     home: Home, next_version: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as older:
-        older.setattr(sqlite, "VERSIONS", ("0001",))
+        older.setattr(sqlite, "VERSIONS", migrations.VERSIONS)
         stored = await old_state(home)
     before = schema(home.state)
     next_version.write_text(SECOND + '    op.drop_table("never-there")\n')
@@ -125,7 +129,7 @@ async def test_a_migration_that_fails_changes_nothing_and_keeps_one_copy(
     next_version.write_text(SECOND)
     store = sqlite.SqliteStore(home)
     await store.open()
-    assert (await store.load())[1] == [stored]
+    assert (await store.load(CONTROL))[1] == [stored]
     await store.close()
 
 
@@ -136,7 +140,7 @@ async def test_the_newest_five_copies_stay(home: Home, next_version: Path) -> No
     other = home.backups / "mine.db"
     other.write_text("not a copy of ours")
     with pytest.MonkeyPatch.context() as older:
-        older.setattr(sqlite, "VERSIONS", ("0001",))
+        older.setattr(sqlite, "VERSIONS", migrations.VERSIONS)
         for _ in range(9):
             await old_term(home)
     store = sqlite.SqliteStore(home)
@@ -144,7 +148,7 @@ async def test_the_newest_five_copies_stay(home: Home, next_version: Path) -> No
     await store.close()
     names = sorted(path.name for path in home.backups.glob("term-*"))
     assert len(names) == sqlite.BACKUPS_KEPT
-    assert names[-1] == "term-0000000009-version-0001.db"
+    assert names[-1] == f"term-0000000009-version-{NEWEST}.db"
     assert other.exists()
 
 
@@ -172,8 +176,10 @@ def test_a_fresh_state_loads_no_alembic(tmp_path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path; from madang.settings import Home\n"
         "from madang.stores.sqlite import SqliteStore\n"
+        "from madang.resources.rights import CONTROL\n"
         "store = SqliteStore(Home(Path(sys.argv[1])))\n"
-        "async def main():\n    await store.open(); await store.load(); await store.close()\n"
+        "async def main():\n    await store.open(); await store.load(CONTROL)\n"
+        "    await store.close()\n"
         "for _ in range(2): asyncio.run(main())\n"
         "print('alembic' in sys.modules)"
     )

@@ -19,6 +19,7 @@ from madang.errors import Corrupt, MadangError, Rejected, Unavailable
 from madang.ports import Write
 from madang.resources.event import Event
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
+from madang.resources.rights import CONTROL
 from madang.settings import Home
 from madang.stores import lane, place, queries
 from madang.stores.sqlite import SqliteStore
@@ -48,7 +49,7 @@ def replica(name: str, **more: Any) -> Replica:
 
 async def put(store: SqliteStore, *names: str, pad: int = 0) -> list[Any]:
     told = Event(at=0, actor="a", code="c", kind="replica", name="n", values={"pad": "x" * pad})
-    return list(await store.commit([Write(replica(name)) for name in names], [told]))
+    return list(await store.commit(CONTROL, [Write(replica(name)) for name in names], [told]))
 
 
 async def refused_opening(store: SqliteStore) -> MadangError:
@@ -82,7 +83,7 @@ async def test_what_waits_together_is_committed_together(
     blocker = asyncio.create_task(store._lane.outside(lambda _c: time.sleep(0.05)))
     await asyncio.gather(blocker, *(put(store, f"r{n}") for n in range(100)))
     assert len(groups) == 2
-    assert len((await store.load())[1]) == 100
+    assert len((await store.load(CONTROL))[1]) == 100
     await store.close()
 
 
@@ -95,7 +96,7 @@ async def test_too_many_waiting_writes_are_refused_and_the_rest_arrive(
     busy = [each for each in outcomes if isinstance(each, Unavailable)]
     assert busy
     assert {each.code for each in busy} == {"store.busy"}
-    assert len((await store.load())[1]) == 30 - len(busy)
+    assert len((await store.load(CONTROL))[1]) == 30 - len(busy)
 
 
 async def test_only_the_owner_can_read_the_files(store: SqliteStore, home: Home) -> None:
@@ -161,17 +162,18 @@ async def test_a_full_disk_undoes_the_write_and_later_ones_work(
         assert isinstance(refusal, Unavailable)
         assert refusal.code == "store.write-failed"
         assert "full" in str(refusal.values["cause"])
-    assert [each.name for each in (await store.load())[1]] == ["before"]
-    assert len(await store.events()) == 1
+    assert [each.name for each in (await store.load(CONTROL))[1]] == ["before"]
+    assert len(await store.events(CONTROL)) == 1
     await pragma(store, "max_page_count=1000000")
     (stored, *_) = await put(store, *many)
-    assert (await store.load())[0] == stored.resource_version
+    assert (await store.load(CONTROL))[0] == stored.resource_version
 
 
 LIMITED = """
 import asyncio, resource, sys
 from pathlib import Path
 from madang.errors import Unavailable
+from madang.resources.rights import CONTROL
 from madang.resources.event import Event
 from madang.settings import Home
 from madang.stores.sqlite import SqliteStore
@@ -180,20 +182,20 @@ async def main():
     store = SqliteStore(Home(Path(sys.argv[1])))
     await store.open()
     told = [Event(at=0, actor="a", code="c", kind="k", name="n", values={"pad": "x" * 900})]
-    await store.commit([], told)
+    await store.commit(CONTROL, [], told)
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, most))
     count = 1
     try:
         while True:
-            await store.commit([], told * 20)
+            await store.commit(CONTROL, [], told * 20)
             count += 20
     except Unavailable as error:
         assert error.code == "store.write-failed", error
-    assert len(await store.events(limit=10_000)) == count
+    assert len(await store.events(CONTROL, limit=10_000)) == count
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    await store.commit([], told)
-    assert len(await store.events(limit=10_000)) == count + 1
+    await store.commit(CONTROL, [], told)
+    assert len(await store.events(CONTROL, limit=10_000)) == count + 1
     await store.close()
     print("usable again after", count)
 
@@ -268,7 +270,7 @@ async def test_a_row_that_cannot_be_read_is_named(home: Home, statement: str) ->
     edit(home, statement)
     await store.open()
     with pytest.raises(Corrupt) as refused:
-        await store.load()
+        await store.load(CONTROL)
     await store.close()
     assert refused.value.code == "store.unreadable"
     assert refused.value.subject.endswith("/odd")
@@ -280,14 +282,14 @@ async def test_only_the_newest_tombstones_stay_and_late_readers_are_told(home: H
     versions = []
     for name in "abcdef":
         (stored,) = await put(store, name)
-        await store.commit([Write(stored, gone=True)])
+        await store.commit(CONTROL, [Write(stored, gone=True)])
         versions.append(stored.resource_version)
-    fed = [(each.name, gone) for each, gone in await store.changes(0)]
+    fed = [(each.name, gone) for each, gone in await store.changes(CONTROL, 0)]
     assert fed == [("d", True), ("e", True), ("f", True)]
     with pytest.raises(Rejected) as refused:
-        await store.changes(versions[0])
+        await store.changes(CONTROL, versions[0])
     assert refused.value.code == "store.feed-pruned"
-    late = [each.name for each, _ in await store.changes(versions[3])]
+    late = [each.name for each, _ in await store.changes(CONTROL, versions[3])]
     assert late == ["d", "e", "f"]
     await store.close()
 
@@ -300,10 +302,10 @@ async def test_tombstones_above_the_bound_go_in_steps(
     await store.open()
     stored = await put(store, *(f"r{n}" for n in range(11)))
     left = []
-    await store.commit([Write(each, gone=True) for each in stored])
+    await store.commit(CONTROL, [Write(each, gone=True) for each in stored])
     for _ in range(3):
-        left.append(len(await store.changes(0)))
-        await store.commit([], [])
+        left.append(len(await store.changes(CONTROL, 0)))
+        await store.commit(CONTROL, [], [])
     assert left == [7, 3, 2]
     await store.close()
 
@@ -315,29 +317,29 @@ async def test_only_the_newest_events_are_kept_and_the_rest_goes_in_steps(
     store = SqliteStore(home, events_kept=5)
     await store.open()
     told = [Event(at=n, actor="a", code="c", kind="k", name="n") for n in range(15)]
-    await store.commit([], told)
-    left = [len(await store.events())]
+    await store.commit(CONTROL, [], told)
+    left = [len(await store.events(CONTROL))]
     for _ in range(3):
-        await store.commit([], [])
-        left.append(len(await store.events()))
+        await store.commit(CONTROL, [], [])
+        left.append(len(await store.events(CONTROL)))
     assert left == [11, 7, 5, 5]
-    assert [each.at for each in await store.events()] == [10, 11, 12, 13, 14]
-    await store.commit([], told[:1])
-    assert [each.seq for each in await store.events()] == [12, 13, 14, 15, 16]
+    assert [each.at for each in await store.events(CONTROL)] == [10, 11, 12, 13, 14]
+    await store.commit(CONTROL, [], told[:1])
+    assert [each.seq for each in await store.events(CONTROL)] == [12, 13, 14, 15, 16]
     await store.close()
 
 
 async def test_a_backup_is_a_store_of_its_own(store: SqliteStore, home: Home) -> None:
     stored = await put(store, "a", "b")
     copy = Home(home.path / "copy")
-    await store.backup(copy.state)
+    await store.backup(CONTROL, copy.state)
     await put(store, "later")
     assert sorted(path.name for path in copy.path.iterdir()) == ["state.db"]
     assert copy.state.stat().st_mode & 0o777 == 0o600
     other = SqliteStore(copy)
     assert await other.open() == 2
-    assert await other.load() == (stored[0].resource_version, stored)
-    assert len(await other.events()) == 1
+    assert await other.load(CONTROL) == (stored[0].resource_version, stored)
+    assert len(await other.events(CONTROL)) == 1
     await other.close()
 
 
@@ -347,11 +349,11 @@ async def test_a_backup_replaces_nothing_and_leaves_no_part_behind(
     taken = tmp_path / "taken.db"
     taken.write_text("mine")
     with pytest.raises(Rejected) as refused:
-        await store.backup(taken)
+        await store.backup(CONTROL, taken)
     assert refused.value.code == "store.backup-exists"
     assert taken.read_text() == "mine"
     with pytest.raises(Unavailable) as failed:
-        await store.backup(taken / "below" / "copy.db")
+        await store.backup(CONTROL, taken / "below" / "copy.db")
     assert failed.value.code == "store.backup-failed"
     assert not list(tmp_path.glob("*.part"))
 
@@ -363,7 +365,7 @@ async def test_ten_thousand_replicas_load_in_little_processor_time(home: Home) -
     await store.close()
     await store.open()
     before = time.process_time()
-    _, living = await store.load()
+    _, living = await store.load(CONTROL)
     spent_s = time.process_time() - before
     await store.close()
     print(f"{len(living)} replicas loaded in {spent_s:.2f} s of processor time")

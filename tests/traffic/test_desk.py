@@ -35,11 +35,11 @@ TABLE = RouteTable(
         endpoint("lab", "secret", TARGET),
     ),
     {
-        digest("app"): Key("app", "seoul/minwon", "member"),
-        digest("old"): Key("old", "seoul/minwon", "member", expires_at=100.0),
-        digest("boss"): Key("boss", "seoul/minwon", "operator"),
+        digest("app"): Key("app", "seoul/minwon", "member", may_infer=True),
+        digest("old"): Key("old", "seoul/minwon", "member", may_infer=True, expires_at=100.0),
+        digest("boss"): Key("boss", "seoul/minwon", "operator", where="", may_infer=True),
         digest("eyes"): Key("eyes", "seoul/minwon", "viewer"),
-        digest("none"): Key("none", "empty", "member"),
+        digest("none"): Key("none", "empty", "member", may_infer=True),
     },
 )
 

@@ -14,7 +14,7 @@ from madang.traffic.route import Router
 from madang.traffic.table import Endpoint, Key, Target
 
 LIMITS = Limits()
-KEY = Key("app", "p", "member")
+KEY = Key("app", "p", "member", may_infer=True)
 FLEET = tuple(Target(uid, 1, f"http://{uid}", "t") for uid in "abc")
 
 

@@ -12,14 +12,15 @@ from fastapi.security import HTTPBearer
 
 from madang.control.first import PROJECT
 from madang.control.gateways import Gateways
-from madang.control.intake import Intake, Keys
+from madang.control.intake import Intake
+from madang.control.keys import Keys
 from madang.control.observe import Observer
 from madang.control.world import World
 from madang.errors import Forbidden, Rejected, Unauthorized
 from madang.ports import Launcher
 from madang.resources.kinds import KINDS
-from madang.resources.resource import AnyResource, Ref
-from madang.resources.tenancy import Principal, Role
+from madang.resources.resource import Ref
+from madang.resources.rights import Principal, Right
 from madang.settings import Home
 
 KEY_BYTES_MAX = 256
@@ -65,23 +66,40 @@ def identify(lines: list[str], keys: Keys) -> Principal:
     scheme, _, secret = lines[0].partition(" ") if len(lines) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not 0 < len(secret.encode()) <= KEY_BYTES_MAX:
         raise Unauthorized("key.needed")
-    key = keys.find(secret.strip())
-    if key is None:
+    who = keys.find(secret.strip())
+    if who is None:
         raise Unauthorized("key.unknown")
-    return Principal(actor=f"key/{key.name}", role=key.spec.role, project=key.spec.home)
-
-
-Caller = Annotated[Principal, Depends(caller)]
-
-
-async def operator(who: Caller) -> Principal:
-    """Return the caller if it is an operator."""
-    if who.role is not Role.OPERATOR:
-        raise Forbidden("role.operator-needed", who.actor, role=who.role.value)
     return who
 
 
-Operator = Annotated[Principal, Depends(operator)]
+class Needs:
+    """What a route asks of its caller: one of these rights, somewhere. None: any known key.
+
+    Where the right must hold is decided by what the route is about, in `control.authority`;
+    a route without this, or `OPEN`, ends the start.
+    """
+
+    def __init__(self, *rights: Right, site: bool = False) -> None:
+        self.rights = frozenset(rights)
+        self.site = site
+
+    async def __call__(self, who: Annotated[Principal, Depends(caller)]) -> Principal:
+        """Return the caller if it has what is needed."""
+        if self.rights and not self.rights & who.rights:
+            needed = " | ".join(sorted(self.rights))
+            raise Forbidden("role.right-needed", who.actor, right=needed, role=who.role)
+        if self.site and not who.sees(""):
+            raise Forbidden("role.site-needed", who.actor, where=who.where)
+        return who
+
+
+Caller = Annotated[Principal, Depends(Needs())]
+Reader = Annotated[Principal, Depends(Needs(Right.READ))]
+Writer = Annotated[Principal, Depends(Needs(Right.WRITE, Right.MANAGE))]
+Remover = Annotated[Principal, Depends(Needs(Right.WRITE, Right.MANAGE, Right.KEYS))]
+KeyMaker = Annotated[Principal, Depends(Needs(Right.KEYS))]
+Operator = Annotated[Principal, Depends(Needs(Right.OPERATE, site=True))]
+Auditor = Annotated[Principal, Depends(Needs(Right.AUDIT, site=True))]
 
 Project = Annotated[
     str | None,
@@ -97,15 +115,12 @@ def ref_of(who: Principal, kind: str, name: str, project: str | None) -> Ref:
         raise Rejected("manifest.value", kind, key="name", cause="too long")
     if not KINDS[kind].scoped:
         return Ref("", name)
+    if kind == "organization":
+        return Ref(name, name)
     if kind == "project":
         full = name if "/" in name else (project or who.project)
         return Ref(full, full.partition("/")[2])
+    if kind == "user":
+        organization, slash, own = name.partition("/")
+        return Ref(organization, own) if slash else Ref(who.project.partition("/")[0], name)
     return Ref(project or who.project or PROJECT, name)
-
-
-def shown(resource: AnyResource) -> dict[str, Any]:
-    """Return a resource as JSON; a key without even its digest."""
-    body: dict[str, Any] = {"kind": resource.kind, **resource.model_dump(mode="json")}
-    if resource.kind == "key":
-        body["spec"].pop("digest")
-    return body

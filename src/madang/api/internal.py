@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from madang.control.gateways import Gateways
 from madang.control.world import World
+from madang.resources.rights import GATEWAY
 from madang.traffic.table import Pull, Usage
 
 BODY_BYTES_MAX = 8 << 20
@@ -25,7 +26,7 @@ def build(world: World, gateways: Gateways) -> ASGIApp:
 
     async def usage(body: bytes) -> Answer:
         records = msgspec.json.decode(body, type=list[Usage])
-        await world.record_usage(records)
+        await world.record_usage(GATEWAY, records)
         return 200, b"{}"
 
     paths = {"/internal/routes": routes, "/internal/usage": usage}

@@ -16,21 +16,25 @@ from madang.api.desk import (
     AtDesk,
     Caller,
     Desk,
+    KeyMaker,
     Kind,
     Operator,
     Project,
+    Reader,
+    Remover,
+    Writer,
     ref_of,
-    shown,
 )
 from madang.control.doctor import examine
 from madang.control.first import PROJECT
+from madang.control.keys import Wanted
 from madang.control.report import report
 from madang.errors import MadangError, NotFound
 from madang.planning.explain import Explanation, explain
 from madang.resources.event import Event
 from madang.resources.replica import Replica
-from madang.resources.resource import AnyResource, Frozen, Name, Ref
-from madang.resources.tenancy import Role
+from madang.resources.resource import AnyResource, Frozen, Name, Place, Ref
+from madang.resources.rights import CONTROL, Grant, Principal, Right, Role
 
 router = APIRouter(prefix="/api/v1")
 
@@ -61,17 +65,28 @@ class NewKey(Frozen):
     name: Name
     role: Role = Role.MEMBER
     project: str = ""
+    where: Place | None = None
+    """Where its rights hold; by default its project, an operator's or auditor's as the caller's."""
+    scopes: list[Right] = []
+    user: str = Field(default="", max_length=200)
     expires_s: float | None = Field(default=None, gt=0, le=10**9)
 
 
 @router.get("/whoami")
-async def whoami(who: Caller) -> dict[str, str]:
-    """Tell who is calling."""
-    return {"actor": who.actor, "role": who.role, "project": who.project}
+async def whoami(who: Caller) -> dict[str, Any]:
+    """Tell who is calling, and what they may do where."""
+    return {
+        "actor": who.actor,
+        "role": who.role,
+        "project": who.project,
+        "where": who.where,
+        "rights": sorted(who.rights),
+        "user": who.user,
+    }
 
 
 @router.get("/status")
-async def status(who: Caller, desk: AtDesk) -> dict[str, Any]:
+async def status(who: Reader, desk: AtDesk) -> dict[str, Any]:
     """Return everything at a glance, as far as the caller may see it."""
     seen = desk.observer.seen()
     return {**desk.where(), **report(who, desk.world, desk.intake, seen)}
@@ -85,7 +100,7 @@ async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
 
 
 @router.post("/apply")
-async def apply(who: Caller, desk: AtDesk, asked: Apply) -> dict[str, Any]:
+async def apply(who: Writer, desk: AtDesk, asked: Apply) -> dict[str, Any]:
     """Make the world as the documents say: all of them, or none."""
     applied = await desk.intake.apply(
         who, asked.documents, asked.project or who.project or PROJECT, dry_run=asked.dry_run
@@ -114,21 +129,19 @@ async def apply(who: Caller, desk: AtDesk, asked: Apply) -> dict[str, Any]:
 
 @router.get("/changes")
 async def changes(
-    who: Caller, desk: AtDesk, after: Revision, wait_s: Wait = 0.0,
+    who: Reader, desk: AtDesk, after: Revision, wait_s: Wait = 0.0,
     kind: Kind | None = None, project: Project = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what changed after a revision, as soon as there is something (long poll)."""
     deadline = desk.world.clock.monotonic() + wait_s
     while True:
         tick = desk.world.tick
-        changed = await desk.world.store.changes(after) if desk.world.revision > after else ()
+        changed = await desk.world.store.changes(who, after) if desk.world.revision > after else ()
         newest = max((r.resource_version for r, _ in changed), default=after)
         items = [
-            {"gone": gone, "resource": shown(resource)}
+            {"gone": gone, "resource": resource.shown()}
             for resource, gone in changed
-            if who.sees(resource.project)
-            and kind in {None, resource.kind}
-            and project in {None, resource.project}
+            if kind in {None, resource.kind} and project in {None, resource.project}
         ]
         left_s = desk.world.left_s(deadline)
         if items or left_s <= 0:
@@ -140,25 +153,22 @@ async def changes(
 
 @router.get("/event")
 async def events(
-    who: Caller, desk: AtDesk, after: Revision = 0, wait_s: Wait = 0.0,
+    who: Reader, desk: AtDesk, after: Revision = 0, wait_s: Wait = 0.0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200, project: Project = None,
 ) -> dict[str, list[Event]]:  # fmt: skip
     """Return events after a sequence number, as soon as there are some (long poll)."""
-    everything = who.sees("")
     deadline = desk.world.clock.monotonic() + wait_s
     while True:
         tick = desk.world.tick
-        scope = project if everything or project else who.project
-        found = await desk.world.store.events(after, limit, scope)
-        visible = [event for event in found if who.sees(event.project)]
+        found = await desk.world.store.events(who, after, limit, project)
         left_s = desk.world.left_s(deadline)
-        if visible or left_s <= 0:
-            return {"items": visible}
+        if found or left_s <= 0:
+            return {"items": list(found)}
         await desk.world.moved(tick, left_s)
 
 
 @router.post("/model")
-async def add_model(who: Caller, desk: AtDesk, asked: NewModel) -> StreamingResponse:
+async def add_model(who: Writer, desk: AtDesk, asked: NewModel) -> StreamingResponse:
     """Read a model's files on the server; lines of progress, then the model or an error."""
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
     desk.intake.check_add_model(who, ref)
@@ -167,7 +177,7 @@ async def add_model(who: Caller, desk: AtDesk, asked: NewModel) -> StreamingResp
     )
 
 
-async def _import(who: Caller, desk: Desk, ref: Ref, source: str) -> AsyncIterator[str]:
+async def _import(who: Principal, desk: Desk, ref: Ref, source: str) -> AsyncIterator[str]:
     loop = asyncio.get_running_loop()
     done: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
 
@@ -179,7 +189,7 @@ async def _import(who: Caller, desk: Desk, ref: Ref, source: str) -> AsyncIterat
     try:
         while (step := await done.get()) is not None:
             yield json.dumps({"bytes": step[0], "of": step[1]}) + "\n"
-        yield json.dumps({"resource": shown(await task)}) + "\n"
+        yield json.dumps({"resource": (await task).shown()}) + "\n"
     except MadangError as error:
         told = {"code": error.code, "subject": error.subject, "values": error.values}
         yield json.dumps({"error": told}) + "\n"
@@ -188,11 +198,18 @@ async def _import(who: Caller, desk: Desk, ref: Ref, source: str) -> AsyncIterat
 
 
 @router.post("/key")
-async def create_key(who: Caller, desk: AtDesk, asked: NewKey) -> dict[str, Any]:
+async def create_key(who: KeyMaker, desk: AtDesk, asked: NewKey) -> dict[str, Any]:
     """Make an api key. Its secret is in this answer and nowhere else."""
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
-    secret, key = await desk.intake.create_key(who, ref, asked.role, asked.expires_s)
-    return {"key": secret, "resource": shown(key)}
+    wanted = Wanted(ref, _granted(who, ref, asked), asked.user, asked.expires_s)
+    secret, key = await desk.intake.create_key(who, wanted)
+    return {"key": secret, "resource": key.shown()}
+
+
+def _granted(who: Principal, ref: Ref, asked: NewKey) -> Grant:
+    wide = asked.role in {Role.OPERATOR, Role.AUDITOR}
+    where = (who.where if wide else ref.project) if asked.where is None else asked.where
+    return Grant(role=asked.role, where=where, scopes=frozenset(asked.scopes))
 
 
 @router.get("/process/{name}/logs")
@@ -208,25 +225,25 @@ async def process_logs(
 
 @router.get("/{kind}")
 async def list_resources(
-    who: Caller, desk: AtDesk, kind: Kind, project: Project = None
+    who: Reader, desk: AtDesk, kind: Kind, project: Project = None
 ) -> dict[str, Any]:
     """Return every resource of a kind that the caller may see."""
     found = desk.intake.list(who, kind, project)
-    return {"revision": desk.world.revision, "items": [shown(resource) for resource in found]}
+    return {"revision": desk.world.revision, "items": [resource.shown() for resource in found]}
 
 
 @router.get("/{kind}/{name:path}/explanation")
 async def explanation(
-    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
+    who: Reader, desk: AtDesk, kind: Kind, name: str, project: Project = None
 ) -> Explanation:
     """Say why a resource is as it is, and the smallest change that would help."""
     found = desk.intake.find(who, kind, ref_of(who, kind, name, project))
-    return explain(found, desk.world.snapshot(desk.observer.seen()))
+    return explain(found, desk.world.snapshot(CONTROL, desk.observer.seen()))
 
 
 @router.get("/{kind}/{name:path}/logs")
 async def logs(
-    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None,
+    who: Reader, desk: AtDesk, kind: Kind, name: str, project: Project = None,
     lines: Annotated[int, Query(ge=1, le=LINES_MAX)] = 100,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the last lines of a replica, or of every replica of a service."""
@@ -234,15 +251,15 @@ async def logs(
     return {
         "items": [
             {"replica": replica.name, "lines": await _tail(desk, replica, lines)}
-            for replica in _replicas(desk, found)
+            for replica in _replicas(who, desk, found)
         ]
     }
 
 
-def _replicas(desk: Desk, found: AnyResource) -> list[Replica]:
+def _replicas(who: Principal, desk: Desk, found: AnyResource) -> list[Replica]:
     return [
         replica
-        for ref, replica in sorted(desk.world.list("replica").items())
+        for ref, replica in sorted(desk.world.list(who, "replica").items())
         if isinstance(replica, Replica)
         and ref.project == found.project
         and found.name
@@ -262,15 +279,16 @@ async def _tail(desk: Desk, replica: Replica, lines: int) -> list[str]:
 
 @router.get("/{kind}/{name:path}")
 async def get_resource(
-    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
+    who: Reader, desk: AtDesk, kind: Kind, name: str, project: Project = None
 ) -> dict[str, Any]:
     """Return one resource."""
-    return shown(desk.intake.find(who, kind, ref_of(who, kind, name, project)))
+    return desk.intake.find(who, kind, ref_of(who, kind, name, project)).shown()
 
 
 @router.delete("/{kind}/{name:path}")
 async def delete_resource(
-    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
+    who: Remover, desk: AtDesk, kind: Kind, name: str, project: Project = None
 ) -> dict[str, Any]:
     """Take a resource down: a service politely, anything else at once if nothing needs it."""
-    return shown(await desk.intake.delete(who, kind, ref_of(who, kind, name, project)))
+    gone = await desk.intake.delete(who, kind, ref_of(who, kind, name, project))
+    return gone.shown()

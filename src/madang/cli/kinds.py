@@ -10,7 +10,7 @@ from madang.client import Client
 from madang.errors import NotFound, Rejected, Unavailable
 
 KINDS = (
-    "organization", "project", "key", "site", "pool", "node", "accelerator",
+    "organization", "project", "user", "key", "site", "pool", "node", "accelerator",
     "model", "service", "revision", "build", "replica", "endpoint",
 )  # fmt: skip
 """As `resources.kinds` has them, without the price of importing it; a test compares the two."""

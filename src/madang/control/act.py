@@ -19,6 +19,7 @@ from madang.resources.place import Accelerator, Node
 from madang.resources.replica import Replica
 from madang.resources.resource import Reason, Ref
 from madang.resources.revision import Build, Check, Revision, Verdict
+from madang.resources.rights import CONTROL, GATE
 from madang.supervisor.protocol import LaunchPlan
 from madang.verify.subject import Subject
 
@@ -80,7 +81,7 @@ class Hands:
 
     async def _start(self, ref: Ref, unreachable: set[str]) -> None:
         """Start a replica's process; a refusal is told to planning as an end."""
-        replica = self.world.get(Replica, ref)
+        replica = self.world.get(CONTROL, Replica, ref)
         if replica is None or replica.status.node in unreachable:
             return
         try:
@@ -97,11 +98,13 @@ class Hands:
 
     def _launch_plan(self, replica: Replica) -> LaunchPlan:
         status = replica.status
-        revision = self.world.get(Revision, Ref(replica.project, replica.spec.revision))
-        node = self.world.get(Node, Ref("", status.node))
+        revision = self.world.get(CONTROL, Revision, Ref(replica.project, replica.spec.revision))
+        node = self.world.get(CONTROL, Node, Ref("", status.node))
         assert revision is not None, replica.name
         engine = self.tools.engines[revision.spec.recipe]
-        devices = [self.world.get(Accelerator, Ref("", name)) for name in status.accelerators]
+        devices = [
+            self.world.get(CONTROL, Accelerator, Ref("", name)) for name in status.accelerators
+        ]
         return engine.launch(
             Assignment(
                 uid=replica.uid,
@@ -126,8 +129,8 @@ class Hands:
         self._gates[build] = asyncio.create_task(work)
 
     async def _gate(self, build_ref: Ref, replica_ref: Ref) -> None:
-        replica = self.world.get(Replica, replica_ref)
-        build = self.world.get(Build, build_ref)
+        replica = self.world.get(CONTROL, Replica, replica_ref)
+        build = self.world.get(CONTROL, Build, build_ref)
         if replica is None or build is None:
             return
         subject = Subject(
@@ -148,12 +151,12 @@ class Hands:
 
     def _is_asked(self, asked: Build) -> bool:
         """Tell whether this question is still open: of the same replica, by the same control."""
-        build = self.world.get(Build, asked.ref)
+        build = self.world.get(CONTROL, Build, asked.ref)
         return build is not None and build.status == asked.status
 
     async def _record(self, asked: Build, checks: Sequence[Check]) -> None:
         """Write the verdict, unless the build was asked of somebody else meanwhile."""
-        build = self.world.get(Build, asked.ref)
+        build = self.world.get(CONTROL, Build, asked.ref)
         if build is None or not self._is_asked(asked):
             return
         passed = all(check.passed for check in checks)
@@ -174,4 +177,4 @@ class Hands:
             uid=build.uid,
             values={"check": failed.name, "detail": failed.detail} if failed else {},
         )
-        await self.world.commit([judged], events=[event])
+        await self.world.commit(GATE, [judged], events=[event])

@@ -11,6 +11,7 @@ from madang.errors import Value
 from madang.planning.snapshot import Seen
 from madang.resources.quantity import written_size
 from madang.resources.resource import Frozen
+from madang.resources.rights import CONTROL
 from madang.resources.service import Service, ServicePhase
 from madang.settings import Home
 
@@ -40,7 +41,7 @@ def examine(home: Home, world: World, seen: Seen, gateways: Gateways) -> list[Fi
 
 
 def _nodes(world: World, seen: Seen) -> Iterator[Finding]:
-    for node in world.list("node").values():
+    for node in world.list(CONTROL, "node").values():
         in_sight = node.name in seen.nodes
         code = "doctor.node-seen" if in_sight else "doctor.node-lost"
         yield Finding(code=code, ok=in_sight, subject=f"node/{node.name}")
@@ -79,7 +80,7 @@ def _modes(home: Home) -> Iterator[Finding]:
 
 
 def _services(world: World) -> Iterator[Finding]:
-    for service in world.list("service").values():
+    for service in world.list(CONTROL, "service").values():
         assert isinstance(service, Service)
         subject = f"service/{service.name}"
         if service.status.phase is ServicePhase.READY:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from madang.control.intake import make_key, new_secret
+from madang.control.keys import Wanted, make_key, new_secret
 from madang.control.world import World
 from madang.ports import Found, Random
 from madang.resources.event import Event
@@ -24,13 +24,15 @@ from madang.resources.place import (
     SiteSpec,
 )
 from madang.resources.resource import AnyResource, Ref
-from madang.resources.tenancy import Empty, Key, Organization, Project, Role, TitleSpec
+from madang.resources.rights import SETUP, Grant, Role
+from madang.resources.tenancy import Empty, Key, Organization, Project, TitleSpec
 
 ORGANIZATION = "local"
 PROJECT = "local/main"
 SITE = "local"
 POOL = "default"
 ADMIN = "admin"
+SITE_OPERATOR = Grant(role=Role.OPERATOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,11 @@ async def prepare(world: World, hardware: Hardware, admin_key: Path, random: Ran
     """Make what is missing, and bring the node's accelerators up to date. Safe to repeat."""
     now = world.clock.now()
     wanted = {(r.kind, r.ref): r for r in (*_places(now), *_node(hardware, now))}
-    made = [r for key, r in wanted.items() if key[1] not in world.list(key[0])]
+    made = [r for key, r in wanted.items() if key[1] not in world.list(SETUP, key[0])]
     changed = list(_refreshed(world, wanted))
     gone = [
         accelerator
-        for ref, accelerator in world.list("accelerator").items()
+        for ref, accelerator in world.list(SETUP, "accelerator").items()
         if accelerator.spec.node == hardware.node and ("accelerator", ref) not in wanted
     ]
     admin = _admin(world, admin_key, random, now)
@@ -70,13 +72,18 @@ async def prepare(world: World, hardware: Hardware, admin_key: Path, random: Ran
             )
             for r in made
         ]  # fmt: skip
-        await world.commit([*made, *changed], gone, events)
+        await world.commit(SETUP, [*made, *changed], gone, events)
 
 
 def _places(now: float) -> Iterable[AnyResource]:
     title = TitleSpec(title="")
     yield Organization(
-        name=ORGANIZATION, uid="organization-local", created_at=now, spec=title, status=Empty()
+        project=ORGANIZATION,
+        name=ORGANIZATION,
+        uid="organization-local",
+        created_at=now,
+        spec=title,
+        status=Empty(),
     )
     yield Project(
         project=PROJECT,
@@ -125,7 +132,7 @@ def _refreshed(
 ) -> Iterable[AnyResource]:
     """Return known nodes and accelerators whose hardware has changed."""
     for (kind, ref), fresh in wanted.items():
-        known = world.list(kind).get(ref)
+        known = world.list(SETUP, kind).get(ref)
         if known is None or kind not in {"node", "accelerator"}:
             continue
         if isinstance(known, Node):
@@ -144,19 +151,20 @@ def _admin(world: World, path: Path, random: Random, now: float) -> Key | None:
     does not come back; but whoever owns the home is never locked out of it, so when there is no
     operator's key left, or the file of this one is lost, it gets a new secret.
     """
-    keys = [key for key in world.list("key").values() if isinstance(key, Key)]
-    known = world.get(Key, Ref(PROJECT, ADMIN))
-    is_new = not world.list("organization")
+    keys = [key for key in world.list(SETUP, "key").values() if isinstance(key, Key)]
+    known = world.get(SETUP, Key, Ref(PROJECT, ADMIN))
+    is_new = not world.list(SETUP, "organization")
     if known and path.exists():
         return None
-    if not known and any(key.spec.role is Role.OPERATOR for key in keys):
+    if not known and any(key.spec.grant == SITE_OPERATOR for key in keys):
         return None
     if is_new and path.exists():
         secret = path.read_text().strip()
     else:
         secret = new_secret(random)
         write_private(path, secret + "\n")
-    fresh = make_key(Ref(PROJECT, ADMIN), "key-admin", secret, Role.OPERATOR, now)
+    wanted = Wanted(Ref(PROJECT, ADMIN), SITE_OPERATOR)
+    fresh = make_key(wanted, "key-admin", secret, now)
     return known.model_copy(update={"spec": fresh.spec}) if known else fresh
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from madang.control.keys import owner_ref
 from madang.control.world import World
 from madang.planning.snapshot import EngineFacts
 from madang.resources.endpoint import Endpoint
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Revision
+from madang.resources.rights import CONTROL, Right
 from madang.resources.service import Service
-from madang.resources.tenancy import Key
+from madang.resources.tenancy import Key, User, principal_of
 from madang.settings import GATEWAY_LEASE_S
 from madang.traffic import table as traffic
 
@@ -48,8 +50,8 @@ class Gateways:
 
     def table(self) -> traffic.RouteTable:
         """Return the newest table. Its version grows only when something in it changed."""
-        kinds = ("endpoint", "replica", "revision", "service", "key")
-        sources = tuple(self.world.list(kind) for kind in kinds)
+        kinds = ("endpoint", "replica", "revision", "service", "key", "user")
+        sources = tuple(self.world.list(CONTROL, kind) for kind in kinds)
         if len(sources) == len(self._sources) and all(
             new is old for new, old in zip(sources, self._sources, strict=True)
         ):
@@ -125,25 +127,36 @@ def routes(
 ) -> tuple[tuple[traffic.Endpoint, ...], dict[str, traffic.Key]]:
     """Return the endpoints with their ready replicas, and the keys by digest."""
     ready: dict[Ref, list[Replica]] = {}
-    for replica in world.list("replica").values():
+    for replica in world.list(CONTROL, "replica").values():
         assert isinstance(replica, Replica)
         if replica.status.phase is ReplicaPhase.READY:
             ready.setdefault(Ref(replica.project, replica.spec.service), []).append(replica)
     endpoints = tuple(
         _endpoint(world, endpoint, ready, token)
-        for _, endpoint in sorted(world.list("endpoint").items())
+        for _, endpoint in sorted(world.list(CONTROL, "endpoint").items())
     )
-    keys = {
-        key.spec.digest: traffic.Key(
-            name=key.name,
-            project=key.spec.home,
-            role=key.spec.role,
-            expires_at=key.spec.expires_at,
-        )
-        for key in world.list("key").values()
-        if isinstance(key, Key)
-    }
-    return endpoints, keys
+    return endpoints, dict(_keys(world))
+
+
+def _keys(world: World) -> Iterator[tuple[str, traffic.Key]]:
+    """Return what gateways must know of each key that opens anything."""
+    for key in world.list(CONTROL, "key").values():
+        assert isinstance(key, Key)
+        owned = key.spec.user
+        owner = world.get(CONTROL, User, owner_ref(owned)) if owned else None
+        who = principal_of(key, owner)
+        if who is not None:
+            yield (
+                key.spec.digest,
+                traffic.Key(
+                    name=key.name,
+                    project=key.spec.home,
+                    where=who.where,
+                    role=who.role,
+                    may_infer=Right.INFER in who.rights,
+                    expires_at=key.spec.expires_at,
+                ),
+            )
 
 
 def _endpoint(
@@ -178,7 +191,7 @@ def _shared_features(facts: list[EngineFacts]) -> frozenset[str]:
 
 
 def _revision(world: World, replica: Replica) -> Revision | None:
-    return world.get(Revision, Ref(replica.project, replica.spec.revision))
+    return world.get(CONTROL, Revision, Ref(replica.project, replica.spec.revision))
 
 
 def _target(replica: Replica, revision: Revision | None, token: Token) -> traffic.Target:
@@ -193,7 +206,7 @@ def _target(replica: Replica, revision: Revision | None, token: Token) -> traffi
 
 def _waiting(world: World, ref: Ref) -> traffic.Waiting:
     """Return what keeps the service from answering."""
-    service = world.get(Service, ref)
+    service = world.get(CONTROL, Service, ref)
     if service is None:
         reason = Reason(code="service.missing")
     elif service.spec.scale == 0:

@@ -6,13 +6,20 @@ People write specs; this is the only door by which a spec changes.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
+from madang.control.authority import (
+    allow,
+    allow_change,
+    allow_grant,
+    allow_owner,
+    allow_write,
+)
+from madang.control.keys import Wanted, make_key, new_secret, owner_ref
 from madang.control.world import World
-from madang.errors import Conflict, Forbidden, NotFound, Rejected, Value
+from madang.errors import Conflict, NotFound, Rejected, Value
 from madang.planning.action import Action
 from madang.planning.preview import Change, follow, telling, wish
 from madang.planning.snapshot import Seen
@@ -22,8 +29,9 @@ from madang.resources.kinds import KINDS
 from madang.resources.manifest import MANIFESTS_MAX, Manifest, read
 from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion, split_model
 from madang.resources.resource import AnyResource, Ref
+from madang.resources.rights import CONTROL, Principal, Right
 from madang.resources.service import Service
-from madang.resources.tenancy import Empty, Key, KeySpec, Organization, Principal, Project, Role
+from madang.resources.tenancy import Key, Organization, Project, User
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)."""
@@ -36,7 +44,6 @@ ATTEMPTS_MAX = 8
 """How often a person's write is tried against a world that keeps changing."""
 IMPORTS_MAX = 2
 """Models read at the same time."""
-KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +69,8 @@ class Intake:
 
     def find(self, who: Principal, kind: str, ref: Ref) -> AnyResource:
         """Return what this caller may see; `NotFound` for what is absent and for others' alike."""
-        found = self.world.list(kind).get(ref)
-        if found is None or not who.sees(found.project):
+        found = self.world.list(who, kind).get(ref)
+        if found is None:
             raise NotFound("resource.missing", f"{kind}/{ref.name}", project=ref.project)
         return found
 
@@ -71,8 +78,8 @@ class Intake:
         """Return what this caller may see of a kind, in one project or in all."""
         return [
             resource
-            for ref, resource in sorted(self.world.list(kind).items())
-            if who.sees(resource.project) and project in {None, resource.project}
+            for _, resource in sorted(self.world.list(who, kind).items())
+            if project in {None, resource.project}
         ]
 
     async def apply(
@@ -83,7 +90,7 @@ class Intake:
             raise Rejected("manifest.too-many", count=len(documents), limit=MANIFESTS_MAX)
         manifests = [read(document, project) for document in documents]
         for manifest in manifests:
-            self._allow(who, manifest)
+            allow_write(who, manifest.kind, manifest.ref.project, manifest.subject)
         versions: dict[Ref, ModelVersion] = {}
         for manifest in manifests:
             if isinstance(manifest.spec, ModelSpec) and not dry_run:
@@ -114,10 +121,10 @@ class Intake:
         *,
         dry_run: bool,
     ) -> Applied:
-        snapshot = self.world.snapshot(self.seen())
+        snapshot = self.world.snapshot(CONTROL, self.seen())
         changes = [wish(m, snapshot, f"{m.kind}-{self.random.token(8)}") for m in manifests]
         for change in changes:
-            self._check(change, changes)
+            self._check(who, change, changes)
         _, planned = await asyncio.to_thread(follow, snapshot, changes)
         applied = Applied(tuple(changes), telling(planned, changes))
         if not dry_run:
@@ -138,33 +145,23 @@ class Intake:
             fresh.append(resource)
             events.append(self._told(who, resource, f"{resource.kind}.{change.what}d"))
         if fresh:
-            await self.world.commit(fresh, events=events)
+            await self.world.commit(who, fresh, events=events)
 
-    def _allow(self, who: Principal, manifest: Manifest) -> None:
-        if manifest.kind in {"organization", "project"}:
-            self._operators_only(who, manifest.subject)
-        elif not who.may_write(manifest.ref.project):
-            _refuse_write(who, manifest.subject, manifest.ref.project)
-
-    def _operators_only(self, who: Principal, subject: str) -> None:
-        if who.role is not Role.OPERATOR:
-            raise Forbidden("role.operator-needed", subject, role=who.role.value)
-
-    def _check(self, change: Change, changes: Sequence[Change]) -> None:
+    def _check(self, who: Principal, change: Change, changes: Sequence[Change]) -> None:
         """Refuse what can't be applied to the world as it is, with the next step."""
         resource = change.resource
         subject = f"{resource.kind}/{resource.name}"
         if resource.deleted_at is not None:
             raise Conflict("resource.being-deleted", subject)
-        if isinstance(resource, Project):
-            owner = Ref("", resource.project.partition("/")[0])
-            self._need(Organization, owner, subject, changes)
-        elif resource.scoped:
-            home = Ref(resource.project, resource.project.partition("/")[2])
-            self._need(Project, home, subject, changes)
+        allow_change(who, self.world.list(who, resource.kind).get(resource.ref), resource)
+        organization, _, project = resource.project.partition("/")
+        if isinstance(resource, Project | User):
+            self._need(Organization, Ref(organization, organization), subject, changes)
+        elif project:
+            self._need(Project, Ref(resource.project, project), subject, changes)
         if isinstance(resource, Service):
             name, number = split_model(resource.spec.model)
-            model = self.world.get(Model, Ref(resource.project, name))
+            model = self.world.get(who, Model, Ref(resource.project, name))
             if model and number is not None and model.version(number) is None:
                 raise Rejected(
                     "model.no-such-version", subject, model=name, version=number,
@@ -178,17 +175,14 @@ class Intake:
         coming = any(
             change.resource.kind == kind.kind and change.resource.ref == ref for change in changes
         )
-        if self.world.get(kind, ref) is None and not coming:
+        if self.world.get(CONTROL, kind, ref) is None and not coming:
             raise NotFound(f"{kind.kind}.missing", subject, name=ref.project or ref.name)
 
     async def delete(self, who: Principal, kind: str, ref: Ref) -> AnyResource:
         """Take something down; services go politely, the rest at once if nothing needs it."""
         found = self.find(who, kind, ref)
-        subject = f"{kind}/{ref.name}"
-        if kind in {"organization", "project"}:
-            self._operators_only(who, subject)
-        elif not who.may_write(found.project):
-            _refuse_write(who, subject, found.project)
+        allow_write(who, kind, found.project, f"{kind}/{ref.name}")
+        allow_change(who, found, None)
         return await self._again(lambda: self._delete(who, self.find(who, kind, ref)))
 
     async def _delete(self, who: Principal, found: AnyResource) -> AnyResource:
@@ -197,49 +191,42 @@ class Intake:
                 return found
             going: AnyResource = found.model_copy(update={"deleted_at": self.world.clock.now()})
             event = self._told(who, going, "service.delete-asked")
-            return (await self.world.commit([going], events=[event]))[0]
+            return (await self.world.commit(who, [going], events=[event]))[0]
         self._check_free(found, f"{found.kind}/{found.name}")
         event = self._told(who, found, f"{found.kind}.deleted")
-        return (await self.world.commit(gone=[found], events=[event]))[0]
+        return (await self.world.commit(who, gone=[found], events=[event]))[0]
 
     def _check_free(self, found: AnyResource, subject: str) -> None:
         """Refuse to delete what something else stands on, or what control alone may remove."""
-        if found.kind not in {"model", "key", "build", "project", "organization"}:
+        if found.kind not in {"model", "key", "build", "project", "user", "organization"}:
             raise Rejected("resource.follows-others", subject, kind=found.kind)
         users = sorted(_users(found, self.world))
         if users:
             raise Conflict("resource.in-use", subject, by=", ".join(users[:5]), count=len(users))
 
-    async def create_key(
-        self, who: Principal, ref: Ref, role: Role, expires_s: float | None
-    ) -> tuple[str, AnyResource]:
+    async def create_key(self, who: Principal, wanted: Wanted) -> tuple[str, AnyResource]:
         """Make a key and return its secret, which is kept nowhere."""
+        ref = wanted.ref
         subject = f"key/{ref.name}"
-        if not who.may_write(ref.project):
-            _refuse_write(who, subject, ref.project)
-        if role in {Role.OPERATOR, Role.AUDITOR} and who.role is not Role.OPERATOR:
-            raise Forbidden("role.above-own", subject, role=who.role.value, wanted=role.value)
+        allow_write(who, "key", ref.project, subject)
+        allow_grant(who, wanted.grant, subject)
+        if wanted.user:
+            owner = self.world.get(CONTROL, User, owner_ref(wanted.user))
+            allow_owner(who, owner, wanted.user, wanted.grant)
         self._need(Project, Ref(ref.project, ref.project.partition("/")[2]), subject, ())
-        if self.world.get(Key, ref):
+        if self.world.get(who, Key, ref):
             raise Conflict("resource.exists", subject)
-        now = self.world.clock.now()
-        uid = f"key-{self.random.token(8)}"
         secret = new_secret(self.random)
-        expires_at = None if expires_s is None else now + expires_s
-        key = make_key(ref, uid, secret, role, now).model_copy(
-            update={"spec": KeySpec(
-                role=role, digest=digest(secret), home=ref.project, expires_at=expires_at
-            )}
-        )  # fmt: skip
-        stored = await self.world.commit([key], events=[self._told(who, key, "key.created")])
+        key = make_key(wanted, f"key-{self.random.token(8)}", secret, self.world.clock.now())
+        event = self._told(who, key, "key.created")
+        stored = await self.world.commit(who, [key], events=[event])
         return secret, stored[0]
 
     def check_add_model(self, who: Principal, ref: Ref) -> None:
         """Refuse whoever may not have the server read a file for that project."""
         subject = f"model/{ref.name}"
-        if not who.may_write(ref.project):
-            _refuse_write(who, subject, ref.project)
-        self._operators_only(who, subject)
+        allow_write(who, "model", ref.project, subject)
+        allow(who, Right.OPERATE, "", subject)
         self._need(Project, Ref(ref.project, ref.project.partition("/")[2]), subject, ())
 
     async def add_model(
@@ -258,15 +245,15 @@ class Intake:
         self, who: Principal, ref: Ref, source: str, version: ModelVersion
     ) -> AnyResource:
         grown = self._grown(ref, source, version)
-        if grown is self.world.get(Model, ref):
+        if grown is self.world.get(CONTROL, Model, ref):
             return grown
         number = grown.status.versions[-1].number
         event = self._told(who, grown, "model.imported", version=number)
-        return (await self.world.commit([grown], events=[event]))[0]
+        return (await self.world.commit(who, [grown], events=[event]))[0]
 
     def _grown(self, ref: Ref, source: str, version: ModelVersion) -> Model:
         """Return the model with this version as its newest; as it is, if it has these bytes."""
-        before = self.world.get(Model, ref)
+        before = self.world.get(CONTROL, Model, ref)
         if before and any(v.digest == version.digest for v in before.status.versions):
             return before
         now = self.world.clock.now()
@@ -302,19 +289,12 @@ def _untold(_done: int, _of: int) -> None:
     """Take progress that nobody waits for."""
 
 
-def _refuse_write(who: Principal, subject: str, project: str) -> NoReturn:
-    """Refuse a write: as absent where the project isn't the caller's, as forbidden where it is."""
-    if not who.sees(project):
-        raise NotFound("project.missing", subject, name=project)
-    raise Forbidden("role.member-needed", subject, role=who.role.value)
-
-
 def _users(found: AnyResource, world: World) -> list[str]:
     """Return what would break without it."""
     if found.kind == "model":
         return [
             f"service/{ref.name}"
-            for ref, service in world.list("service").items()
+            for ref, service in world.list(CONTROL, "service").items()
             if ref.project == found.project and split_model(service.spec.model)[0] == found.name
         ]
     if found.kind == "project":
@@ -322,53 +302,23 @@ def _users(found: AnyResource, world: World) -> list[str]:
         return [
             f"{kind}/{ref.name}"
             for kind in inside
-            for ref in world.list(kind)
+            for ref in world.list(CONTROL, kind)
             if ref.project == found.project
         ]
     if found.kind == "organization":
-        projects = world.list("project")
         return [
-            f"project/{ref.name}" for ref in projects if ref.project.partition("/")[0] == found.name
+            f"{kind}/{ref.name}"
+            for kind in ("project", "user")
+            for ref in world.list(CONTROL, kind)
+            if ref.project.partition("/")[0] == found.name
         ]
+    if found.kind == "user":
+        owned = f"{found.project}/{found.name}"
+        keys = world.list(CONTROL, "key")
+        return [f"key/{ref.name}" for ref, key in keys.items() if key.spec.user == owned]
     if found.kind == "build":
         judged = {found.status.replica} if found.status.judged_at is None else set()
-        return [f"replica/{r.name}" for r in world.list("replica").values() if r.uid in judged]
+        return [
+            f"replica/{r.name}" for r in world.list(CONTROL, "replica").values() if r.uid in judged
+        ]
     return []
-
-
-def new_secret(random: Random) -> str:
-    """Return a new key, as its owner will hold it."""
-    return f"mdg_{random.token(KEY_BYTES)}"
-
-
-def digest(secret: str) -> str:
-    """Return what is stored of a key."""
-    return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def make_key(ref: Ref, uid: str, secret: str, role: Role, now: float) -> Key:
-    """Return a key that does not expire."""
-    spec = KeySpec(role=role, digest=digest(secret), home=ref.project)
-    return Key(
-        project=ref.project, name=ref.name, uid=uid, created_at=now, spec=spec, status=Empty()
-    )
-
-
-class Keys:
-    """Finds a key by its secret, in one look-up."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._source: object = None
-        self._by_digest: dict[str, Key] = {}
-
-    def find(self, secret: str) -> Key | None:
-        """Return the key with this secret, unless it has expired."""
-        keys = self.world.list("key")
-        if keys is not self._source:
-            self._by_digest = {k.spec.digest: k for k in keys.values() if isinstance(k, Key)}
-            self._source = keys
-        key = self._by_digest.get(digest(secret))
-        if key is None or key.spec.expires_at is None:
-            return key
-        return key if self.world.clock.now() < key.spec.expires_at else None

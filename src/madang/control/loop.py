@@ -19,6 +19,7 @@ from madang.planning.fleet import Memo
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
 from madang.resources.event import Event
+from madang.resources.rights import CONTROL
 from madang.settings import TURN_SECONDS_MAX
 
 AFTER_ERROR_S = 0.5
@@ -50,7 +51,7 @@ class Loop:
     async def turn(self) -> Plan:
         """Go round once, and return what was done."""
         # 1. Observe: one immutable moment of what is stored and what is seen.
-        snapshot = self.world.snapshot(self.observer.seen())
+        snapshot = self.world.snapshot(CONTROL, self.observer.seen())
         # 2. Plan: pure, so it can think in a thread while the API goes on answering.
         planned = await self._think(plan, snapshot, self.memo)
         if not planned.actions:
@@ -58,7 +59,8 @@ class Loop:
         # 3. Intend: all reservations and reasons on disk, in one transaction, before any act. Who
         # lost a race raises here: the plan is dropped, and the next turn makes another.
         changed, gone = planned.intent()
-        await self.world.commit(changed, gone, [told(a, snapshot) for a in planned.telling()])
+        events = [told(a, snapshot) for a in planned.telling()]
+        await self.world.commit(CONTROL, changed, gone, events)
         # 4. Act. What comes of it is seen in a later turn, and recorded by its plan.
         await self.hands.carry_out(planned)
         return planned

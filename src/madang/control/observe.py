@@ -14,6 +14,7 @@ from madang.errors import MadangError, Unavailable
 from madang.planning.snapshot import Probed, Seen
 from madang.ports import Launcher
 from madang.resources.resource import Reason
+from madang.resources.rights import CONTROL
 from madang.supervisor.protocol import Observation, Process
 
 log = logging.getLogger("madang.control")
@@ -134,7 +135,7 @@ class Observer:
         for known in (self._probed, self._refused):
             for uid, epoch in [k for k in known if there.get(k[0], k[1]) > k[1]]:
                 del known[uid, epoch]
-        replicas = {replica.uid for replica in self.world.list("replica").values()}
+        replicas = {replica.uid for replica in self.world.list(CONTROL, "replica").values()}
         for uid, epoch in [k for k in self._probed if k[0] not in replicas]:
             del self._probed[uid, epoch]
         for uid, epoch in [k for k in self._refused if k[0] not in replicas]:

@@ -9,12 +9,12 @@ from madang.control.intake import Intake
 from madang.control.world import World
 from madang.planning.snapshot import Seen
 from madang.resources.resource import AnyResource
-from madang.resources.tenancy import Principal, Role
+from madang.resources.rights import Principal, Right
 
 
 def report(who: Principal, world: World, intake: Intake, seen: Seen) -> dict[str, Any]:
     """Return nodes, services, Madang's own processes and usage, as far as the caller sees them."""
-    is_operator = who.role is Role.OPERATOR
+    is_operator = who.may(Right.OPERATE, "")
     own = [
         {
             "uid": process.uid,
@@ -30,7 +30,7 @@ def report(who: Principal, world: World, intake: Intake, seen: Seen) -> dict[str
         "version": __version__,
         "term": world.term,
         "revision": world.revision,
-        "nodes": [_node(node, world) for node in intake.list(who, "node", None)],
+        "nodes": [_node(who, node, world) for node in intake.list(who, "node", None)],
         "services": [_service(service) for service in intake.list(who, "service", None)],
         "processes": own,
         "usage": _usage(who, world),
@@ -39,13 +39,13 @@ def report(who: Principal, world: World, intake: Intake, seen: Seen) -> dict[str
 
 def _usage(who: Principal, world: World) -> dict[str, int]:
     """Add up what the caller's projects have used."""
-    own = [total for total in world.usage if who.sees(total.project)]
+    own = world.usage(who)
     names = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
     return {name: sum(getattr(total, name) for total in own) for name in names}
 
 
-def _node(node: AnyResource, world: World) -> dict[str, Any]:
-    accelerators = [a for a in world.list("accelerator").values() if a.spec.node == node.name]
+def _node(who: Principal, node: AnyResource, world: World) -> dict[str, Any]:
+    accelerators = [a for a in world.list(who, "accelerator").values() if a.spec.node == node.name]
     return {
         "name": node.name,
         "phase": node.status.phase,

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
-from madang.ports import Clock, Store, UsageTotal, Write
+from madang.ports import Clock, History, Store, UsageTotal, Write
 from madang.resources.event import Event
 from madang.resources.resource import AnyResource, Ref
+from madang.resources.rights import CONTROL, GATEWAY, Principal
 from madang.traffic.table import Usage
 
 T = TypeVar("T", bound=AnyResource)
 
 
-class World:
-    """Every living resource, as of `revision`. Snapshots of it never change."""
+class Kept(Store, History, Protocol):
+    """A store with its history: one adapter is both."""
 
-    def __init__(self, store: Store, engines: Mapping[str, EngineFacts], clock: Clock) -> None:
+
+class World:
+    """Every living resource, as of `revision`. Snapshots of it never change.
+
+    Each call says who asks, and is told only of what lies at that caller's place.
+    """
+
+    def __init__(self, store: Kept, engines: Mapping[str, EngineFacts], clock: Clock) -> None:
         self.store = store
         self.engines = engines
         self.clock = clock
         self.term = 0
         self.revision = 0
-        self.usage: Sequence[UsageTotal] = ()
-        """What each endpoint has been used for."""
+        self._usage: Sequence[UsageTotal] = ()
         self._kept: dict[str, dict[Ref, AnyResource]] = {}
         self.tick = 0
         """Grows whenever there is something to look at again."""
@@ -37,13 +44,18 @@ class World:
     async def open(self) -> None:
         """Take the store, with a new term, and read all of it."""
         self.term = await self.store.open()
-        self.revision, resources = await self.store.load()
+        self.revision, resources = await self.store.load(CONTROL)
         for resource in resources:
             self._kept.setdefault(resource.kind, {})[resource.ref] = resource
-        self.usage = await self.store.record_usage(())
+        self._usage = await self.store.record_usage(GATEWAY, ())
 
-    def snapshot(self, seen: Seen | None = None) -> Snapshot:
-        """Return this moment; costs a dictionary of as many entries as there are kinds."""
+    def snapshot(self, who: Principal, seen: Seen | None = None) -> Snapshot:
+        """Return this moment; costs a dictionary of as many entries as there are kinds.
+
+        Planning needs all of it to decide what becomes of anything, so only a part of Madang may
+        ask; what a person is told of a decision is cut to their place by whoever tells it.
+        """
+        assert not who.where, f"{who.actor} must not plan with what is others'"
         return Snapshot(
             now=self.clock.now(),
             term=self.term,
@@ -52,17 +64,23 @@ class World:
             seen=seen or Seen(),
         )
 
-    def get(self, kind: type[T], ref: Ref) -> T | None:
-        """Return one resource, or None."""
-        found = self._kept.get(kind.kind, {}).get(ref)
+    def get(self, who: Principal, kind: type[T], ref: Ref) -> T | None:
+        """Return one resource; None where there is none for this caller."""
+        found = self._kept.get(kind.kind, {}).get(ref) if who.sees(ref.project) else None
         return found if isinstance(found, kind) else None
 
-    def list(self, kind: str) -> Mapping[Ref, AnyResource]:
-        """Return every resource of a kind. Not to be changed; changes make another one."""
-        return self._kept.get(kind, {})
+    def list(self, who: Principal, kind: str) -> Mapping[Ref, AnyResource]:
+        """Return the caller's resources of a kind. Not to be changed; changes make another one."""
+        kept = self._kept.get(kind, {})
+        return {r: v for r, v in kept.items() if who.sees(r.project)} if who.where else kept
+
+    def usage(self, who: Principal) -> Sequence[UsageTotal]:
+        """Return what each of the caller's endpoints has been used for."""
+        return [total for total in self._usage if who.sees(total.project)]
 
     async def commit(
         self,
+        who: Principal,
         changed: Iterable[AnyResource] = (),
         gone: Iterable[AnyResource] = (),
         events: Sequence[Event] = (),
@@ -72,22 +90,22 @@ class World:
         Raises `Conflict` when something was written by somebody else since it was read.
         """
         writes = [Write(r) for r in changed] + [Write(r, gone=True) for r in gone]
-        work = asyncio.create_task(self._commit(writes, events))
+        work = asyncio.create_task(self._commit(who, writes, events))
         self._commits.add(work)
         work.add_done_callback(self._commits.discard)
         # Whoever waits may be cancelled; what was stored must be folded in all the same.
         return await asyncio.shield(work)
 
     async def _commit(
-        self, writes: Sequence[Write], events: Sequence[Event]
+        self, who: Principal, writes: Sequence[Write], events: Sequence[Event]
     ) -> Sequence[AnyResource]:
-        stored = await self.store.commit(writes, events)
+        stored = await self.store.commit(who, writes, events)
         self._fold(zip(stored, (write.gone for write in writes), strict=True))
         return stored
 
-    async def record_usage(self, records: Sequence[Usage]) -> None:
+    async def record_usage(self, who: Principal, records: Sequence[Usage]) -> None:
         """Keep what gateways measured; a second delivery changes nothing."""
-        self.usage = await self.store.record_usage(records)
+        self._usage = await self.store.record_usage(who, records)
 
     def _fold(self, changes: Iterable[tuple[AnyResource, bool]]) -> None:
         """Replace the dictionaries of the kinds that changed; older snapshots keep theirs."""

@@ -12,17 +12,17 @@ from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build, Revision
 from madang.resources.service import Service
-from madang.resources.tenancy import Key, Organization, Project
+from madang.resources.tenancy import Key, Organization, Project, User
 
 KINDS: dict[str, type[AnyResource]] = {
     kind.kind: kind
     for kind in (
-        Organization, Project, Key, Site, Pool, Node, Accelerator,
+        Organization, Project, User, Key, Site, Pool, Node, Accelerator,
         Model, Service, Revision, Build, Replica, Endpoint,
     )
 }  # fmt: skip
 
-WRITABLE = ("organization", "project", "model", "service")
+WRITABLE = ("organization", "project", "user", "model", "service")
 """Kinds that `apply` takes."""
 
 

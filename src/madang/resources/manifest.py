@@ -11,6 +11,7 @@ from madang.errors import Rejected
 from madang.resources.kinds import KINDS, WRITABLE
 from madang.resources.resource import Frozen, Name, ProjectName, Ref
 from madang.resources.service import NOT_YET, NotYet
+from madang.resources.tenancy import SITE
 
 _NAME = TypeAdapter(Name)
 _PROJECT = TypeAdapter(ProjectName)
@@ -59,8 +60,8 @@ def read(document: object, project: str) -> Manifest:
     written_name = body.pop("name", None)
     subject = f"{kind}/{written_name}"
     home = _valid(_PROJECT, body.pop("project", project), "project", subject)
-    if kind == "project":
-        home, written_name = _project_home(written_name, subject)
+    if kind in _HOMES:
+        home, written_name = _HOMES[kind](written_name, home, subject)
     name = _valid(_NAME, written_name, "name", subject)
     if kind == "service" and len(name.encode()) > SERVICE_NAME_BYTES_MAX:
         cause = f"a service's name has at most {SERVICE_NAME_BYTES_MAX} bytes"
@@ -71,12 +72,32 @@ def read(document: object, project: str) -> Manifest:
     return Manifest(kind, ref, _spec(model.model_fields["spec"].annotation, body, subject))
 
 
-def _project_home(written: object, subject: str) -> tuple[str, object]:
+def _organization(written: object, _home: str, subject: str) -> tuple[str, object]:
+    """Return where an organization is stored: inside itself."""
+    name: str = _valid(_NAME, written, "name", subject)
+    if name == SITE:
+        raise Rejected("manifest.value", subject, key="name", cause=f"{SITE} means the whole site")
+    return name, name
+
+
+def _project(written: object, _home: str, subject: str) -> tuple[str, object]:
     """Split a project's written name: it is stored under its full name, inside itself."""
     full: str = _valid(_PROJECT, written, "name", subject)
     if not full:
         raise Rejected("manifest.value", subject, key="name", cause="organization/project")
     return full, full.partition("/")[2]
+
+
+def _user(written: object, home: str, subject: str) -> tuple[str, object]:
+    """Split a user's written name, `organization/name`, or take the organization at hand."""
+    organization, slash, name = written.partition("/") if isinstance(written, str) else ("", "", "")
+    if not slash:
+        return home.partition("/")[0], written
+    return _valid(_NAME, organization, "name", subject), name
+
+
+_HOMES = {"organization": _organization, "project": _project, "user": _user}
+"""Kinds that live elsewhere than in the project at hand: (written name, that project, subject)."""
 
 
 def _spec(model: Any, body: dict[str, Any], subject: str) -> Frozen:

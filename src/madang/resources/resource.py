@@ -41,18 +41,25 @@ Name = Annotated[str, BeforeValidator(canonical), Field(min_length=1), AfterVali
 
 
 def _check_project(project: str) -> str:
-    organization, slash, name = project.partition("/")
-    if project and (not slash or "/" in name):
+    if project and project.count("/") != 1:
         raise ValueError("a project is written organization/project")
-    for part in (organization, name) if project else ():
+    return _check_place(project)
+
+
+def _check_place(place: str) -> str:
+    parts = place.split("/") if place else []
+    if len(parts) > 2:
+        raise ValueError("a place is an organization, or organization/project")
+    for part in parts:
         check_name(part)
-        if not part:
-            raise ValueError("a project is written organization/project")
-    return project
+    return place
 
 
 ProjectName = Annotated[str, BeforeValidator(canonical), AfterValidator(_check_project)]
 """`organization/project`; empty for what belongs to the whole site."""
+
+Place = Annotated[str, BeforeValidator(canonical), AfterValidator(_check_place)]
+"""`organization` or `organization/project`; empty for the whole site."""
 
 
 class Ref(NamedTuple):
@@ -80,7 +87,8 @@ class Resource(Frozen, Generic[SpecT, StatusT]):
     scoped: ClassVar[bool] = True
     """True: lives in a project. False: belongs to the whole site."""
 
-    project: ProjectName = ""
+    project: Place = ""
+    """Where it lives. For an organization and its users that is the organization alone."""
     name: Name
     uid: str
     generation: int = 1
@@ -98,6 +106,10 @@ class Resource(Frozen, Generic[SpecT, StatusT]):
     def ref(self) -> Ref:
         """Project and name."""
         return Ref(self.project, self.name)
+
+    def shown(self) -> dict[str, Any]:
+        """Return it as JSON, as far as anybody may see it."""
+        return {"kind": self.kind, **self.model_dump(mode="json")}
 
     def with_status(self, **changes: Any) -> Any:
         """Return a copy with these status fields changed."""

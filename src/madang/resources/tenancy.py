@@ -1,26 +1,16 @@
-"""organization, project, key: who may do what, and where it belongs."""
+"""organization, project, user, key: who belongs where, and what they hold."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from madang.resources.resource import Frozen, ProjectName, Resource
+from madang.resources.resource import Frozen, Place, ProjectName, Resource
+from madang.resources.rights import Grant, Principal, Right, Role, held
 
-
-class Role(StrEnum):
-    """What a key may do, from most to least."""
-
-    OPERATOR = "operator"
-    """Everything, in every project."""
-    MEMBER = "member"
-    """Reads and writes in its own project, and calls its endpoints."""
-    VIEWER = "viewer"
-    """Reads in its own project."""
-    AUDITOR = "auditor"
-    """Reads everything, in every project, and changes nothing."""
+SITE = "site"
+"""How people write the whole site where a place is wanted."""
 
 
 class Empty(Frozen):
@@ -34,10 +24,9 @@ class TitleSpec(Frozen):
 
 
 class Organization(Resource[TitleSpec, Empty]):
-    """A legal body: it owns projects."""
+    """A legal body: it owns projects and users. It is stored inside itself."""
 
     kind: ClassVar[str] = "organization"
-    scoped: ClassVar[bool] = False
 
 
 class Project(Resource[TitleSpec, Empty]):
@@ -49,15 +38,49 @@ class Project(Resource[TitleSpec, Empty]):
     kind: ClassVar[str] = "project"
 
 
+class UserSpec(TitleSpec):
+    """What a person holds: a role at each place, as `acme/lab: member`."""
+
+    roles: dict[Place, Role] = Field(default_factory=dict, max_length=100)
+    """By organization, `organization/project`, or `site`."""
+
+    def grants(self) -> tuple[Grant, ...]:
+        """Return the roles as grants."""
+        return tuple(
+            Grant(role=role, where="" if place == SITE else place)
+            for place, role in self.roles.items()
+        )
+
+
+class User(Resource[UserSpec, Empty]):
+    """A person of an organization; `project` is the organization's name.
+
+    A user's keys are worth no more than what the user holds at the moment they are used.
+    """
+
+    kind: ClassVar[str] = "user"
+
+
 class KeySpec(Frozen):
     """A key is known by the digest of its secret only."""
 
-    role: Role = Role.MEMBER
+    role: Role
     digest: str
     """SHA-256 of the whole key, in hex. 256 random bits need no slow hash."""
     home: ProjectName
     """The project in which names are looked up."""
+    where: Place
+    """Its rights hold here and below; empty: on the whole site."""
+    scopes: tuple[Right, ...] = ()
+    """The rights it is narrowed to; none: all that the role has."""
+    user: str = ""
+    """`organization/name` of its owner; empty: it belongs to its project."""
     expires_at: float | None = None
+
+    @property
+    def grant(self) -> Grant:
+        """What it would allow without an owner."""
+        return Grant(role=self.role, where=self.where, scopes=frozenset(self.scopes))
 
 
 class Key(Resource[KeySpec, Empty]):
@@ -65,25 +88,26 @@ class Key(Resource[KeySpec, Empty]):
 
     kind: ClassVar[str] = "key"
 
+    def shown(self) -> dict[str, Any]:
+        """Return it as JSON, without even the digest of its secret."""
+        body = super().shown()
+        body["spec"].pop("digest")
+        return body
 
-class Principal(Frozen):
-    """Who is calling: every call into the platform takes one."""
 
-    actor: str
-    """For events: `key/NAME`, or the name of a part of Madang."""
-    role: Role
-    project: ProjectName = ""
-
-    def sees(self, project: str) -> bool:
-        """Tell whether objects of that project exist for this caller.
-
-        >>> Principal(actor="key/a", role=Role.MEMBER, project="a/b").sees("a/c")
-        False
-        """
-        return self.role in {Role.OPERATOR, Role.AUDITOR} or project == self.project
-
-    def may_write(self, project: str) -> bool:
-        """Tell whether this caller may change objects of that project."""
-        if self.role is Role.OPERATOR:
-            return True
-        return self.role is Role.MEMBER and project == self.project != ""
+def principal_of(key: Key, owner: User | None) -> Principal | None:
+    """Return who calls with this key; None: it opens nothing (any more)."""
+    rights = key.spec.grant.rights
+    if key.spec.user:
+        rights = held(key.spec.grant, owner.spec.grants() if owner else ())
+    if not rights:
+        return None
+    return Principal(
+        actor=f"key/{key.name}",
+        role=key.spec.role,
+        where=key.spec.where,
+        project=key.spec.home,
+        rights=rights,
+        uid=key.uid,
+        user=key.spec.user,
+    )

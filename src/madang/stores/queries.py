@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, insert, select, true, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from madang.errors import Conflict, Rejected
 from madang.ports import UsageTotal
-from madang.resources.event import Event
+from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
-from madang.stores.rows import event_from, resource_from
-from madang.stores.tables import events, meta, resources, usage, usage_totals
+from madang.resources.rights import Principal
+from madang.stores.rows import audit_from, audit_row, event_from, resource_from
+from madang.stores.tables import audit, events, meta, resources, usage, usage_totals
 
 PRUNE_STEP = 1_000
 """At most this many rows of one table are pruned with one transaction."""
@@ -56,14 +70,30 @@ def add_events(connection: Connection, rows: Sequence[Row]) -> None:
         connection.execute(insert(events), row)
 
 
-def living(connection: Connection) -> list[AnyResource]:
-    """Return every resource that is not gone, oldest change first."""
-    query = select(resources).where(resources.c.gone != true())
+def inside(who: Principal, place: Column[str]) -> ColumnElement[bool]:
+    """Return the condition that a row lies at the caller's place, or below."""
+    if not who.where:
+        return true()
+    return or_(place == who.where, place.startswith(f"{who.where}/", autoescape=True))
+
+
+def found(connection: Connection, kind: str, uid: str) -> AnyResource | None:
+    """Return the living resource with that uid, as it is in this transaction."""
+    query = select(resources).where(resources.c.kind == kind, resources.c.uid == uid)
+    row = connection.execute(query.where(resources.c.gone != true())).first()
+    return resource_from(row) if row else None
+
+
+def living(connection: Connection, who: Principal) -> list[AnyResource]:
+    """Return every resource of the caller's that is not gone, oldest change first."""
+    query = select(resources).where(resources.c.gone != true(), inside(who, resources.c.project))
     ordered = query.order_by(resources.c.resource_version, resources.c.id)
     return [resource_from(row) for row in connection.execute(ordered)]
 
 
-def changes(connection: Connection, after: int, limit: int) -> list[tuple[AnyResource, bool]]:
+def changes(
+    connection: Connection, who: Principal, after: int, limit: int
+) -> list[tuple[AnyResource, bool]]:
     """Return what changed after that revision; whole commits only, so that none is torn.
 
     Raises `Rejected` when tombstones after that revision have been pruned; 0 is always good.
@@ -71,32 +101,56 @@ def changes(connection: Connection, after: int, limit: int) -> list[tuple[AnyRes
     pruned = read_meta(connection, "pruned")
     if 0 < after < pruned:
         raise Rejected("store.feed-pruned", after=after, pruned=pruned)
-    last = _last_version(connection, after, limit)
+    own = inside(who, resources.c.project)
+    last = _last_version(connection, own, after, limit)
     query = select(resources).where(
-        resources.c.resource_version > after, resources.c.resource_version <= last
+        own, resources.c.resource_version > after, resources.c.resource_version <= last
     )
     ordered = query.order_by(resources.c.resource_version, resources.c.id)
     return [(resource_from(row), row.gone) for row in connection.execute(ordered)]
 
 
-def _last_version(connection: Connection, after: int, limit: int) -> int:
+def _last_version(connection: Connection, own: ColumnElement[bool], after: int, limit: int) -> int:
     """Return the version of the last commit that begins within the limit."""
     version = resources.c.resource_version
-    query = select(version).where(version > after).order_by(version).limit(limit)
-    found: Sequence[int] = connection.scalars(query).all()
-    return found[-1] if found else after
+    query = select(version).where(own, version > after).order_by(version).limit(limit)
+    versions: Sequence[int] = connection.scalars(query).all()
+    return versions[-1] if versions else after
 
 
 def events_after(
-    connection: Connection, after: int, limit: int, project: str | None
+    connection: Connection, who: Principal, after: int, limit: int, project: str | None
 ) -> list[Event]:
-    """Return events numbered above `after`, oldest first."""
-    query: Select[Any] = select(events).where(events.c.seq > after)
+    """Return the caller's events numbered above `after`, oldest first."""
+    own = inside(who, events.c.project)
+    query: Select[Any] = select(events).where(own, events.c.seq > after)
     if project is not None:
         query = query.where(events.c.project == project)
     return [
         event_from(row) for row in connection.execute(query.order_by(events.c.seq).limit(limit))
     ]
+
+
+def add_audit(connection: Connection, records: Sequence[AuditRecord]) -> None:
+    """Append records to the chain; they are numbered and sealed here, in this order."""
+    newest = connection.execute(
+        select(audit.c.seq, audit.c.digest).order_by(audit.c.seq.desc()).limit(1)
+    ).first()
+    seq, digest = (newest.seq, newest.digest) if newest else (0, "")
+    for record in records:
+        seq += 1
+        sealed = record.model_copy(update={"seq": seq}).sealed(digest)
+        connection.execute(insert(audit), audit_row(sealed))
+        digest = sealed.digest
+
+
+def audit_after(
+    connection: Connection, who: Principal, after: int, limit: int
+) -> list[AuditRecord]:
+    """Return the caller's audit records numbered above `after`, oldest first."""
+    query = select(audit).where(inside(who, audit.c.project), audit.c.seq > after)
+    rows = connection.execute(query.order_by(audit.c.seq).limit(limit))
+    return [audit_from(row) for row in rows]
 
 
 def keep_usage(connection: Connection, rows: Sequence[Row]) -> None:
@@ -135,9 +189,11 @@ def _add_to_total(connection: Connection, key: Row, added: dict[str, int]) -> No
         connection.execute(insert(usage_totals), {**key, **added})
 
 
-def totals(connection: Connection) -> list[UsageTotal]:
-    """Return what each endpoint has been used for."""
-    query = select(usage_totals).order_by(usage_totals.c.project, usage_totals.c.endpoint)
+def totals(connection: Connection, who: Principal) -> list[UsageTotal]:
+    """Return what each of the caller's endpoints has been used for."""
+    own = inside(who, usage_totals.c.project)
+    query = select(usage_totals).where(own)
+    query = query.order_by(usage_totals.c.project, usage_totals.c.endpoint)
     return [UsageTotal(*row) for row in connection.execute(query)]
 
 
@@ -151,6 +207,15 @@ def write_meta(connection: Connection, name: str, value: int) -> None:
     changed = connection.execute(update(meta).where(meta.c.name == name), {"value": value})
     if changed.rowcount == 0:
         connection.execute(insert(meta), {"name": name, "value": value})
+
+
+def store_id(connection: Connection) -> str:
+    """Return what tells this state from every other, made the first time it is asked for."""
+    number = read_meta(connection, "store")
+    if not number:
+        number = secrets.randbits(62) | 1
+        write_meta(connection, "store", number)
+    return f"{number:016x}"
 
 
 def prune_tombstones(connection: Connection, kept: int) -> None:

@@ -9,7 +9,7 @@ from pydantic_core import from_json, to_json
 from sqlalchemy import Row
 
 from madang.errors import Corrupt
-from madang.resources.event import Event
+from madang.resources.event import AuditRecord, Event
 from madang.resources.kinds import KINDS
 from madang.resources.resource import AnyResource
 from madang.traffic.table import Usage
@@ -60,6 +60,28 @@ def event_from(row: Row[Any]) -> Event:
         return Event.model_validate({**body, "values": from_json(body["values"])})
     except ValueError as error:
         raise Corrupt("store.unreadable", f"event/{row.seq}", cause=str(error)) from error
+
+
+def audit_row(record: AuditRecord) -> dict[str, Any]:
+    """Return the row of an audit record."""
+    texts = {
+        name: None if value is None else json_text(value)
+        for name, value in (
+            ("values", record.values), ("before", record.before), ("after", record.after)
+        )
+    }  # fmt: skip
+    return {**record.model_dump(exclude={*texts}), **texts}
+
+
+def audit_from(row: Row[Any]) -> AuditRecord:
+    """Read an audit record; raises `Corrupt` when the row does not hold one."""
+    body = row._asdict()
+    try:
+        for name in ("values", "before", "after"):
+            body[name] = None if body[name] is None else from_json(body[name])
+        return AuditRecord.model_validate(body)
+    except ValueError as error:
+        raise Corrupt("store.unreadable", f"audit/{row.seq}", cause=str(error)) from error
 
 
 def usage_row(record: Usage) -> dict[str, Any]:

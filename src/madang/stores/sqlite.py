@@ -11,13 +11,15 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, select
 from sqlalchemy.pool import NullPool
 
-from madang.errors import Corrupt, Rejected, Unavailable
+from madang.errors import Corrupt, Forbidden, Rejected, Unavailable
 from madang.ports import UsageTotal, Write
-from madang.resources.event import Event
+from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
+from madang.resources.rights import Principal, Right
 from madang.settings import Home
 from madang.stores import place, queries
 from madang.stores.lane import Lane, translated
+from madang.stores.ledger import records, refuse_outside
 from madang.stores.migrations import SCRIPTS, VERSIONS, upgrade
 from madang.stores.rows import event_row, resource_row, usage_row
 from madang.stores.tables import alembic_version, metadata
@@ -45,7 +47,7 @@ _PRAGMAS = {
 
 
 class SqliteStore:
-    """A `madang.ports.Store` in `home.state`."""
+    """A `madang.ports.Store` and `History` in `home.state`."""
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class SqliteStore:
         self._hold = place.Hold(home.control_lock)
         self._lane = Lane(self._prune)
         self._revision = 0
+        self._id = ""
 
     async def open(self) -> int:
         """See `Store.open`; raises `Rejected` for a home on a network file system."""
@@ -72,20 +75,29 @@ class SqliteStore:
             undo.pop_all()
         return term
 
-    async def load(self) -> tuple[int, Sequence[AnyResource]]:
+    @property
+    def id(self) -> str:
+        """See `Store.id`."""
+        return self._id
+
+    async def load(self, who: Principal) -> tuple[int, Sequence[AnyResource]]:
         """See `Store.load`."""
-        return await self._lane.read(lambda c: (queries.newest_revision(c), queries.living(c)))
+        ask = partial(queries.living, who=who)
+        return await self._lane.read(lambda c: (queries.newest_revision(c), ask(c)))
 
     async def commit(
-        self, writes: Sequence[Write], events: Sequence[Event] = ()
+        self, who: Principal, writes: Sequence[Write], events: Sequence[Event] = ()
     ) -> Sequence[AnyResource]:
         """See `Store.commit`. Writes are done in the order given."""
+        refuse_outside(who, writes)
         rows = [resource_row(each.resource) for each in writes]
         told = [event_row(each) for each in events]
 
         def work(connection: Connection) -> list[AnyResource]:
             self._revision += 1
             stamp = {"resource_version": self._revision}
+            if who.audited:
+                queries.add_audit(connection, records(connection, who, writes, events))
             for each, row in zip(writes, rows, strict=True):
                 planned = each.resource.resource_version
                 queries.write(connection, row, planned, self._revision, gone=each.gone)
@@ -94,29 +106,41 @@ class SqliteStore:
 
         return await self._lane.write(work)
 
-    async def changes(self, after: int, limit: int = 1000) -> Sequence[tuple[AnyResource, bool]]:
+    async def changes(
+        self, who: Principal, after: int, limit: int = 1000
+    ) -> Sequence[tuple[AnyResource, bool]]:
         """See `Store.changes`."""
-        return await self._lane.read(partial(queries.changes, after=after, limit=limit))
+        return await self._lane.read(partial(queries.changes, who=who, after=after, limit=limit))
 
     async def events(
-        self, after: int = 0, limit: int = 1000, project: str | None = None
+        self, who: Principal, after: int = 0, limit: int = 1000, project: str | None = None
     ) -> Sequence[Event]:
-        """See `Store.events`."""
-        ask = partial(queries.events_after, after=after, limit=limit, project=project)
+        """See `History.events`."""
+        ask = partial(queries.events_after, who=who, after=after, limit=limit, project=project)
         return await self._lane.read(ask)
 
-    async def record_usage(self, records: Sequence[Usage]) -> Sequence[UsageTotal]:
-        """See `Store.record_usage`."""
+    async def audit(
+        self, who: Principal, after: int = 0, limit: int = 1000
+    ) -> Sequence[AuditRecord]:
+        """See `History.audit`."""
+        ask = partial(queries.audit_after, who=who, after=after, limit=limit)
+        return await self._lane.read(ask)
+
+    async def record_usage(self, who: Principal, records: Sequence[Usage]) -> Sequence[UsageTotal]:
+        """See `History.record_usage`."""
         rows = [usage_row(each) for each in records]
+        ask = partial(queries.totals, who=who)
 
         def work(connection: Connection) -> list[UsageTotal]:
             queries.keep_usage(connection, rows)
-            return queries.totals(connection)
+            return ask(connection)
 
-        return await (self._lane.write(work) if rows else self._lane.read(queries.totals))
+        return await (self._lane.write(work) if rows else self._lane.read(ask))
 
-    async def backup(self, path: Path) -> None:
+    async def backup(self, who: Principal, path: Path) -> None:
         """See `Store.backup`. The copy is checked before it gets its name."""
+        if not who.may(Right.OPERATE, ""):
+            raise Forbidden("role.right-needed", who.actor, right=Right.OPERATE, role=who.role)
         await self._lane.outside(lambda connection: _copy(connection, path))
 
     async def close(self) -> None:
@@ -165,6 +189,7 @@ class SqliteStore:
             upgrade(connection, found, SCRIPTS)
 
     def _begin_term(self, connection: Connection) -> int:
+        self._id = queries.store_id(connection)
         term = queries.read_meta(connection, "term") + 1
         queries.write_meta(connection, "term", term)
         return term

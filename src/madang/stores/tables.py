@@ -68,6 +68,25 @@ events = Table(
 )
 Index("events_of_project", events.c.project, events.c.seq)
 
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("uid", Text, nullable=False),
+    Column("values", Text, nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("digest", Text, nullable=False),
+)
+"""What people have changed, in a chain of digests; never pruned."""
+
 usage = Table(
     "usage",
     metadata,
@@ -105,7 +124,8 @@ meta = Table(
     Column("name", Text, primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
-"""`term`: how often control has opened this state. `pruned`: the newest tombstone let go."""
+"""`term`: how often control has opened this state. `pruned`: the newest tombstone let go.
+`store`: a random number that tells this state from every other."""
 
 alembic_version = Table(
     "alembic_version", metadata, Column("version_num", String(32), primary_key=True)

@@ -17,7 +17,8 @@ from madang.clocks import SystemClock, SystemRandom
 from madang.control.act import Hands, Tools
 from madang.control.first import Hardware, prepare
 from madang.control.gateways import Gateways
-from madang.control.intake import Intake, Keys
+from madang.control.intake import Intake
+from madang.control.keys import Keys
 from madang.control.loop import Loop
 from madang.control.observe import Observer
 from madang.control.world import World

@@ -13,8 +13,6 @@ from madang.traffic.table import Endpoint, Key, RouteTable
 
 NAMES_SHOWN_MAX = 20
 """A refusal lists at most this many models."""
-CALLERS = {"operator", "member"}
-"""The roles that may use models; the others only look."""
 
 
 class Directory:
@@ -40,7 +38,7 @@ class Directory:
 
     def resolve(self, key: Key, model: str, kind: Kind) -> Endpoint | Refusal:
         """Find the endpoint that a key means by a model's name, ready to be called."""
-        if key.role not in CALLERS:
+        if not key.may_infer:
             return Refusal(403, "role_too_low", "gateway.role-too-low", {"role": key.role})
         endpoint = self.find(key, model)
         if isinstance(endpoint, Refusal):
@@ -56,8 +54,8 @@ class Directory:
     def find(self, key: Key, model: str) -> Endpoint | Refusal:
         """Look up NAME in the key's project, or PROJECT/NAME; another project's is absent."""
         project, _, name = model.rpartition("/")
-        allowed = not project or project == key.project or key.role == "operator"
-        found = self._endpoints.get((project or key.project, name)) if allowed else None
+        home = project or key.project
+        found = self._endpoints.get((home, name)) if key.sees(home) else None
         if found is not None:
             return found
         names = sorted(self._visible(key))
@@ -74,9 +72,9 @@ class Directory:
         """Return every endpoint that this key may see, by the name it would call it."""
         seen = {}
         for (project, name), endpoint in self._endpoints.items():
-            if project == key.project:
+            if project == key.project and key.sees(project):
                 seen[name] = endpoint
-            elif key.role == "operator":
+            elif key.sees(project):
                 seen[f"{project}/{name}"] = endpoint
         return seen
 

@@ -50,9 +50,19 @@ class Key(Struct, frozen=True):
 
     name: str
     project: str
+    """Where names are looked up."""
     role: str
+    where: str | None = None
+    """It sees endpoints here and below: an organization; empty: all. None: its project's only."""
+    may_infer: bool = False
+    """Whether it may call what it sees."""
     expires_at: float | None = None
     """Unix seconds."""
+
+    def sees(self, project: str) -> bool:
+        """Tell whether endpoints of that project exist for it."""
+        where = self.project if self.where is None else self.where
+        return not where or project == where or project.startswith(f"{where}/")
 
 
 class RouteTable(Struct, frozen=True):

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, update
 from madang.stores.tables import alembic_version
 
 SCRIPTS = Path(__file__).parent
-VERSIONS: tuple[str, ...] = ("0001",)
+VERSIONS: tuple[str, ...] = ("0001", "0002")
 """Every version of the tables there ever was, oldest first; the last is `tables.metadata`."""
 
 
@@ -23,5 +23,5 @@ def upgrade(connection: Connection, found: str | None, scripts: Path = SCRIPTS) 
     with Operations.context(MigrationContext.configure(connection)):
         for step in reversed(steps):
             step.module.upgrade()
-    if found and steps:
+    if steps:
         connection.execute(update(alembic_version), {"version_num": steps[0].revision})

@@ -1,0 +1,65 @@
+"""May they? Every permission that control gives or refuses is decided here."""
+
+from __future__ import annotations
+
+from madang.errors import Forbidden, NotFound, Rejected
+from madang.resources.resource import AnyResource
+from madang.resources.rights import Grant, Principal, Right, held
+from madang.resources.tenancy import Key, User
+
+WRITE_RIGHTS = {
+    "organization": Right.MANAGE,
+    "project": Right.MANAGE,
+    "user": Right.MANAGE,
+    "key": Right.KEYS,
+}
+"""What it takes to write a kind; `write` for every other."""
+
+
+def allow(who: Principal, right: Right, place: str, subject: str) -> None:
+    """Return if the caller may; as absent where the place is others', as forbidden where not.
+
+    The whole site is no secret: what needs a right there is forbidden to those of one place.
+    """
+    if place and not who.sees(place):
+        raise NotFound("project.missing", subject, name=place)
+    if not who.may(right, place):
+        raise Forbidden("role.right-needed", subject, right=right, role=who.role)
+
+
+def allow_write(who: Principal, kind: str, place: str, subject: str) -> None:
+    """Return if the caller may write a thing of that kind at that place."""
+    allow(who, WRITE_RIGHTS.get(kind, Right.WRITE), place, subject)
+
+
+def allow_grant(who: Principal, grant: Grant, subject: str) -> None:
+    """Return if the caller may hand that out: nobody gives, or takes, what they don't have."""
+    if not who.covers(grant):
+        beyond = sorted(grant.rights - who.rights) or sorted(grant.rights)
+        raise Forbidden(
+            "role.above-own", subject, role=who.role, wanted=grant.role,
+            where=grant.where or "site", rights=", ".join(beyond),
+        )  # fmt: skip
+
+
+def allow_change(who: Principal, before: AnyResource | None, after: AnyResource | None) -> None:
+    """Return if the caller may turn one into the other, as far as it hands out rights."""
+    for old, new in ((before, after), (after, before)):
+        if isinstance(old, Key) and old is not new:
+            allow_grant(who, old.spec.grant, f"key/{old.name}")
+        if isinstance(old, User):
+            kept = set(new.spec.grants()) if isinstance(new, User) else set()
+            for grant in sorted(set(old.spec.grants()) - kept, key=repr):
+                allow_grant(who, grant, f"user/{old.name}")
+
+
+def allow_owner(who: Principal, user: User | None, written: str, grant: Grant) -> None:
+    """Return if the caller may make a key for that user, and the user holds all it grants."""
+    subject = f"user/{written}"
+    organization = written.partition("/")[0]
+    if user is None or not (who.sees(organization) or who.user == written):
+        raise NotFound("resource.missing", subject, project=organization)
+    if who.user != written:
+        allow(who, Right.MANAGE, organization, subject)
+    if held(grant, user.spec.grants()) != grant.rights:
+        raise Rejected("key.user-lacks", subject, role=grant.role, where=grant.where or "site")

@@ -1,0 +1,82 @@
+"""Api keys: made, kept as digests, and found again by their secret."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from madang.control.world import World
+from madang.ports import Random
+from madang.resources.resource import Ref
+from madang.resources.rights import CONTROL, Grant, Principal
+from madang.resources.tenancy import Empty, Key, KeySpec, User, principal_of
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A key as somebody asks for it."""
+
+    ref: Ref
+    grant: Grant
+    user: str = ""
+    expires_s: float | None = None
+
+
+def new_secret(random: Random) -> str:
+    """Return a new key, as its owner will hold it."""
+    return f"mdg_{random.token(KEY_BYTES)}"
+
+
+def digest(secret: str) -> str:
+    """Return what is stored of a key."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def make_key(wanted: Wanted, uid: str, secret: str, now: float) -> Key:
+    """Return the key that was asked for."""
+    spec = KeySpec(
+        role=wanted.grant.role,
+        digest=digest(secret),
+        home=wanted.ref.project,
+        where=wanted.grant.where,
+        scopes=tuple(sorted(wanted.grant.scopes)),
+        user=wanted.user,
+        expires_at=None if wanted.expires_s is None else now + wanted.expires_s,
+    )
+    return Key(
+        project=wanted.ref.project, name=wanted.ref.name, uid=uid, created_at=now, spec=spec,
+        status=Empty(),
+    )  # fmt: skip
+
+
+def owner_ref(user: str) -> Ref:
+    """Return where a user written `organization/name` is kept."""
+    organization, _, name = user.partition("/")
+    return Ref(organization, name)
+
+
+class Keys:
+    """Finds who calls by the secret of a key, in one look-up."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._source: object = None
+        self._by_digest: dict[str, Key] = {}
+
+    def find(self, secret: str) -> Principal | None:
+        """Return who calls with this secret; None for a key that is unknown, revoked or expired."""
+        keys = self.world.list(CONTROL, "key")
+        if keys is not self._source:
+            self._by_digest = {k.spec.digest: k for k in keys.values() if isinstance(k, Key)}
+            self._source = keys
+        key = self._by_digest.get(digest(secret))
+        return self.principal(key) if key else None
+
+    def principal(self, key: Key) -> Principal | None:
+        """Return who calls with this key now; None once it has expired or its owner is gone."""
+        if key.spec.expires_at is not None and self.world.clock.now() >= key.spec.expires_at:
+            return None
+        owner = self.world.get(CONTROL, User, owner_ref(key.spec.user)) if key.spec.user else None
+        return principal_of(key, owner)

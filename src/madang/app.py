@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from madang.errors import MadangError, Rejected, Unavailable
-from madang.settings import PORT_DEFAULT, Home
+from madang.settings import PORT_DEFAULT, Home, names
 from madang.supervisor.protocol import READY_FD, LaunchPlan
 
 if TYPE_CHECKING:
@@ -37,7 +37,17 @@ log = logging.getLogger("madang.control")
 
 GATEWAY = "gateway"
 CONTROL = "control"
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "MADANG_LANG", "SSL_CERT_FILE", "TMPDIR")
+PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "MADANG_LANG",
+    "MADANG_NAMES",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+)
 """What control and gateway see of the environment of `madang up`."""
 SPARING = {"MALLOC_ARENA_MAX": "2"}
 """Memory: without it the C library keeps a heap of its own for every thread."""
@@ -119,11 +129,12 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     from madang.api.app import build as build_api
     from madang.api.internal import build as build_internal
     from madang.control.loop import Loop
+    from madang.traffic.front import Front
 
     desk, hands = await _wire(home, world, plugged, f"http://{host}:{port}")
     loop = Loop(world, desk.observer, hands)
     servers = [
-        _server(build_api(desk), _tcp(host, port)),
+        _server(build_api(desk, Front(names())), _tcp(host, port)),
         _server(build_internal(world, desk.gateways), _unix(home.sockets, "control.sock")),
     ]
     running = [asyncio.create_task(serve) for serve in servers]
@@ -245,13 +256,15 @@ async def _server(app: FastAPI | ASGIApp, listening: socket.socket) -> None:
     """Serve until cancelled; signals are the caller's."""
     import uvicorn
 
+    from madang import wire
+
     class Server(uvicorn.Server):
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
 
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        app, http=wire.BoundedHeads, timeout_graceful_shutdown=2, **wire.SETTINGS
     )
     server = Server(config)
     serving = asyncio.ensure_future(server.serve(sockets=[listening]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,3 +132,19 @@ def port(text: str | int) -> int:
     if number != 0 and not 1 <= number <= 65534:
         raise Rejected("setting.port", port=str(text))
     return number
+
+
+def names(environ: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """Return by what names API and gateway are called beside loopback: MADANG_NAMES.
+
+    A name may be told with its port, and then only that one counts.
+
+    >>> sorted(names({"MADANG_NAMES": "madang.lan, Box:8443"}))
+    ['box:8443', 'madang.lan']
+    """
+    given = environ.get("MADANG_NAMES", "").lower().split(",")
+    found = frozenset(name.strip() for name in given if name.strip())
+    for name in found:
+        if not re.fullmatch(r"([a-z0-9][a-z0-9.-]{0,252}|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", name):
+            raise Rejected("setting.names", name=name)
+    return found

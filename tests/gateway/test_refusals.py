@@ -209,7 +209,8 @@ async def test_a_client_that_leaves_while_sending_is_nobodys_error(door, table):
         sent.append(message)
 
     key = (b"authorization", b"Bearer sk-test")
-    scope = {"method": "POST", "path": PATH, "headers": [key, (b"content-length", b"9")]}
+    headers = [(b"host", b"gateway"), key, (b"content-length", b"9")]
+    scope = {"method": "POST", "path": PATH, "headers": headers, "server": ("gateway", None)}
     await door.app(scope, receive, send)
     assert not sent
     assert door.desk.open == 0
@@ -221,7 +222,7 @@ async def test_a_body_that_never_arrives_is_408(serve, eventually):
     async with serve(limits=Limits(body_s=0.1)) as door:
         host, _, port = door.url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 9\r\n"
         writer.write(f"{head}Authorization: Bearer sk-test\r\n\r\n".encode())
         assert b"408" in await reader.readline()
         writer.close()
@@ -232,7 +233,8 @@ async def test_a_client_that_sends_too_much_still_reads_its_413(serve):
     async with serve() as door:
         host, _, port = door.url.removeprefix("http://").partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\n"
+        head += "Transfer-Encoding: chunked\r\n"
         writer.write(f"{head}Authorization: Bearer sk-test\r\n\r\n".encode())
         piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
         for _ in range(70):

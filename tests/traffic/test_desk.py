@@ -161,7 +161,7 @@ def test_only_a_higher_version_replaces_a_table(desk):
 
 def test_a_full_house_is_503_until_somebody_leaves(desk):
     def enter():
-        return desk.enter("GET", "/healthz", [])
+        return desk.enter("GET", "/healthz", [(b"host", b"localhost:1")], ("127.0.0.1", 1))
 
     assert [code_of(enter()) for _ in range(3)] == ["served", "served", "overloaded"]
     desk.leave()

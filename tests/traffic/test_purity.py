@@ -9,7 +9,10 @@ from pathlib import Path
 
 import madang.traffic
 
-ALLOWED = {"__future__", "collections", "difflib", "hashlib", "math", "msgspec", "re", "typing"}
+ALLOWED = {
+    "__future__", "collections", "difflib", "functools", "hashlib", "math", "msgspec", "re",
+    "typing", "unicodedata",
+}  # fmt: skip
 ROOM = Path(madang.traffic.__file__).parent
 
 

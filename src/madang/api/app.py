@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,19 +11,24 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
 
 from madang import __version__
 from madang.api.body import Guard, error_body
 from madang.api.desk import Desk, Needs
 from madang.api.routes import router
 from madang.errors import MadangError, NotFound, Rejected, Unavailable
+from madang.traffic.front import Front
 
 OPEN = frozenset({"/healthz", "/readyz"})
 """The only routes that answer without a key, beside the documentation and its schema."""
 
 
-def build(desk: Desk) -> FastAPI:
-    """Return the application; a route that nobody guards ends the start."""
+def build(desk: Desk, front: Front | None = None) -> FastAPI:
+    """Return the application; a route that nobody guards ends the start.
+
+    `front` holds the names by which it is called, beside loopback.
+    """
     app: FastAPI = FastAPIOffline(
         title="Madang",
         version=__version__,
@@ -32,7 +38,7 @@ def build(desk: Desk) -> FastAPI:
         description="The control API. Applications call the gateway, under /v1 of its own port.",
     )
     app.state.desk = desk
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, front=front or Front())
     app.add_exception_handler(MadangError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
@@ -56,13 +62,23 @@ async def readyz(request: Request) -> dict[str, Any]:
     return {"ready": True, "term": desk.world.term, "revision": desk.world.revision}
 
 
+def every_route(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
+    """Yield all routes, those of the routers in it too: FastAPI keeps these by themselves."""
+    for route in routes:
+        inside = getattr(route, "original_router", None)
+        yield from every_route(inside.routes) if inside else (route,)
+
+
 def _check_guarded(app: FastAPI) -> None:
     """Refuse to start with a route that asks nobody for a key."""
-    for route in app.routes:
+    guarded = 0
+    for route in every_route(app.routes):
         if isinstance(route, APIRoute) and route.include_in_schema and route.path not in OPEN:
             guards = [dependency.call for dependency in route.dependant.dependencies]
-            guarded = any(isinstance(guard, Needs) for guard in guards)
-            assert guarded, f"{route.path} does not say what it needs of its caller"
+            known = any(isinstance(guard, Needs) for guard in guards)
+            assert known, f"{route.path} does not say what it needs of its caller"
+            guarded += 1
+    assert guarded, "no route was looked at"
 
 
 async def _known(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
-"""The outermost layer: bounds and checks every body, and turns every error into one shape."""
+"""The outermost layer: bounds and checks every request, and turns every error into one shape."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,26 +11,55 @@ import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from madang.api.desk import identify
-from madang.errors import MadangError, Rejected
+from madang.api.strict import check_json, check_query
+from madang.errors import Forbidden, MadangError, Rejected
 from madang.messages import language, say
 from madang.settings import BODY_BYTES_MAX
+from madang.traffic.front import Front
+from madang.wire import swallow
 
 log = logging.getLogger("madang.api")
 
-DEPTH_MAX = 64
+BODY_S_MAX = 30.0
+"""Time for a body to arrive in full."""
+
+
+class Misdirected(Rejected):
+    """The request is meant for another server."""
+
+    http_status = 421
+
+
+class TooSlow(Rejected):
+    """The body did not arrive in time."""
+
+    http_status = 408
+
+
+class TooLarge(Rejected):
+    """The body is larger than the API reads."""
+
+    http_status = 413
+
+
+class Encoded(Rejected):
+    """The body is compressed; only plain ones are read."""
+
+    http_status = 415
 
 
 class Guard:
-    """Reads the body within bounds, refuses JSON that others would read differently."""
+    """Refuses what is not meant for us; reads bodies within bounds, as JSON of one meaning."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, front: Front, body_s: float = BODY_S_MAX) -> None:
         self.app = app
+        self.front = front
+        self.body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return  # no WebSockets here; whoever asks for one is hung up on
         started = False
 
         async def watched(message: Message) -> None:
@@ -37,27 +67,52 @@ class Guard:
             started = started or message["type"] == "http.response.start"
             await send(message)
 
+        body, is_read = b"", scope["method"] in {"GET", "HEAD"}
         try:
-            body = b""
-            if scope["method"] not in {"GET", "HEAD"}:
-                _identify(scope)  # before a byte of the body is read
-                body = await _read(receive)
+            self._admit(scope, has_body=not is_read)
+            if not is_read:
+                body, is_read = await self._body(receive), True
                 check_json(body)
             await self.app(scope, _replay(body, receive), watched)
         except MadangError as error:
             if started:
                 raise
-            await _answer(send, error.http_status, error_body(error, scope))
+            await _turn_away(None if is_read else receive, send, error, scope)
         except Exception:
             log.exception("%s %s", scope["method"], scope["path"])
             if started:
                 raise
-            await _answer(send, 500, error_body(MadangError("api.internal"), scope))
+            await _turn_away(None, send, MadangError("api.internal"), scope)
+
+    def _admit(self, scope: Scope, *, has_body: bool) -> None:
+        """Let a request in by its head; nobody's body is read before its key is known."""
+        stranger = self.front.stranger(scope["headers"], scope.get("server"))
+        if stranger == "host":
+            raise Misdirected("http.host-not-ours")
+        if stranger == "origin":
+            raise Forbidden("http.origin-not-ours")
+        check_query(scope["query_string"])
+        if has_body:
+            headers = scope["headers"]
+            wanted = [v.decode("latin-1") for k, v in headers if k.lower() == b"authorization"]
+            identify(wanted, scope["app"].state.desk.keys)
+            _check_announced(dict(headers))
+
+    async def _body(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self.body_s):
+                return await _read(receive)
+        except TimeoutError:
+            raise TooSlow("api.body-too-slow", seconds=self.body_s) from None
 
 
-def _identify(scope: Scope) -> None:
-    wanted = [v.decode("latin-1") for k, v in scope["headers"] if k.lower() == b"authorization"]
-    identify(wanted, scope["app"].state.desk.keys)
+def _check_announced(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse by its headers a body that would be refused once it was read."""
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Encoded("api.body-encoded")
+    length = headers.get(b"content-length", b"0")
+    if len(length) > 18 or (length.isdigit() and int(length) > BODY_BYTES_MAX):
+        raise TooLarge("api.body-too-large", limit=BODY_BYTES_MAX)
 
 
 async def _read(receive: Receive) -> bytes:
@@ -74,12 +129,6 @@ async def _read(receive: Receive) -> bytes:
             return b"".join(pieces)
 
 
-class TooLarge(Rejected):
-    """The body is larger than the API reads."""
-
-    http_status = 413
-
-
 def _replay(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` that gives the body that was read, then what really comes."""
     given = False
@@ -92,44 +141,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
-
-
-def check_json(body: bytes) -> None:
-    """Refuse what is no JSON, or nested deeper than any of our shapes.
-
-    Stricter than the standard library: no NaN, no lone surrogates, no UTF-16, no NUL in strings.
-    """
-    if not body:
-        return
-    brackets = body.count(b"[") + body.count(b"{")
-    if brackets > DEPTH_MAX and _depth(body) > DEPTH_MAX:
-        raise Rejected("api.json-too-deep", limit=DEPTH_MAX)
-    try:
-        msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Rejected("api.not-json", cause=str(error)) from error
-    if b"\\u0000" in body:
-        raise Rejected("api.not-json", cause="NUL in a string")
-
-
-def _depth(body: bytes) -> int:
-    """Return how deep brackets nest, those in strings left out; stops where it is too deep."""
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in body:
-        if in_string:
-            in_string = escaped or byte != 0x22
-            escaped = byte == 0x5C and not escaped
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-            if deepest > DEPTH_MAX:
-                break
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
 
 
 def error_body(error: MadangError, scope: Scope) -> Mapping[str, Any]:
@@ -147,14 +158,20 @@ def error_body(error: MadangError, scope: Scope) -> Mapping[str, Any]:
     }
 
 
-async def _answer(send: Send, status: int, body: Mapping[str, Any]) -> None:
-    content = msgspec.json.encode(body)
+async def _turn_away(unread: Receive | None, send: Send, error: MadangError, scope: Scope) -> None:
+    """Refuse; where a body may still come hang up, but read on so far that the answer is seen."""
+    content = msgspec.json.encode(error_body(error, scope))
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),
     ]
-    if status in {401, 503}:
-        extra = (b"www-authenticate", b"Bearer") if status == 401 else (b"retry-after", b"2")
-        headers.append(extra)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    if error.http_status in {401, 503}:
+        extra = (b"www-authenticate", b"Bearer"), (b"retry-after", b"2")
+        headers.append(extra[error.http_status == 503])
+    if unread:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
+    await send({"type": "http.response.body", "body": content, "more_body": bool(unread)})
+    if unread:
+        await swallow(unread)
+        await send({"type": "http.response.body", "body": b""})

@@ -18,7 +18,7 @@ from typing import Any, cast
 import uvicorn
 import uvloop
 
-from madang import messages
+from madang import messages, settings, wire
 from madang.clocks import SystemClock, SystemRandom
 from madang.errors import Unavailable
 from madang.gateway.app import Gateway
@@ -31,6 +31,7 @@ from madang.gateway.visit import Means
 from madang.settings import BODY_BYTES_MAX, STALE_TABLE_S, Home
 from madang.supervisor.protocol import READY_FD
 from madang.traffic.desk import Desk
+from madang.traffic.front import Front
 from madang.traffic.limits import Limits
 
 BACKLOG = 1024
@@ -104,14 +105,9 @@ class _Server(uvicorn.Server):
 def _config(gateway: Gateway) -> uvicorn.Config:
     return uvicorn.Config(
         cast("Any", gateway),
+        **wire.SETTINGS,
         loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
+        http=wire.BoundedHeads,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=FINISH_S,
@@ -120,7 +116,8 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 
 async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     clock = SystemClock()
-    desk = Desk(Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S))
+    limits = Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S)
+    desk = Desk(limits, Front(settings.names()))
     spool = Spool(Journal(home.gateway / "usage.jsonl"), ControlLine(home.sockets), clock)
     table = TableFile(home.gateway / "table.json")
     puller = Puller(uid, desk, table, ControlLine(home.sockets), clock)

@@ -16,15 +16,12 @@ from madang.traffic.doors import Head, too_large
 from madang.traffic.exchange import CLIENT_LEFT, ENGINE_DIED, STOPPING, Exchange
 from madang.traffic.refusal import Refusal, slow_body
 from madang.traffic.table import Target, Usage
+from madang.wire import swallow
 
 if TYPE_CHECKING:
     from madang.ports import Clock
 
 Receive = Callable[[], Awaitable[Message]]
-
-SWALLOW_BYTES_MAX = 1 << 20
-SWALLOW_S = 1.0
-"""After a refusal so much of the body is still read: an early close would lose our answer."""
 
 
 class ClientLeft(Exception):
@@ -57,7 +54,7 @@ class Visit:
     async def run(self, scope: Message, request_id: str) -> None:
         """Serve the request to its end, whichever that is."""
         desk = self._means.desk
-        head = desk.enter(scope["method"], scope["path"], scope["headers"])
+        head = desk.enter(scope["method"], scope["path"], scope["headers"], scope["server"])
         try:
             answer = head if isinstance(head, Refusal) else await self._decide(head, request_id)
             if isinstance(answer, Exchange):
@@ -112,20 +109,8 @@ class Visit:
             await self._reply.refuse(refusal)
             return
         await self._reply.refuse_and_close(refusal)
-        try:
-            async with asyncio.timeout(SWALLOW_S):
-                await self._swallow()
-        except TimeoutError:
-            pass
+        await swallow(self._receive)
         await self._reply.end()
-
-    async def _swallow(self) -> None:
-        left = SWALLOW_BYTES_MAX
-        while left > 0:
-            message = await self._receive()
-            if not message.get("more_body"):
-                return
-            left -= len(message["body"])
 
     async def _serve(self, exchange: Exchange) -> None:
         """Bring an admitted request to its end and account for it, whatever happens."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from math import inf
 
 from msgspec import json
@@ -11,6 +11,7 @@ from madang.traffic import doors
 from madang.traffic.admission import Directory
 from madang.traffic.doors import Head
 from madang.traffic.exchange import Admitted, Exchange
+from madang.traffic.front import Front, Server
 from madang.traffic.limits import Limits
 from madang.traffic.refusal import Refusal, unavailable
 from madang.traffic.requests import Kind, read
@@ -21,8 +22,9 @@ from madang.traffic.table import Key, Pull, RouteTable
 class Desk:
     """All that requests share. Times are seconds that only go forward, unless named otherwise."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, front: Front | None = None) -> None:
         self.limits = limits
+        self._front = front or Front()
         self._directory = Directory(RouteTable(version=0))
         self._loaded = False
         self._heard_at = -inf
@@ -58,10 +60,12 @@ class Desk:
         return Pull(gateway, self.version, self._router.inflight, wait_s)
 
     def enter(
-        self, method: str, path: str, headers: Iterable[tuple[bytes, bytes]]
+        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], server: Server
     ) -> Head | Refusal:
         """Let a request in as far as its head allows; each entry needs a `leave`."""
         self._open += 1
+        if stranger := self._front.stranger(headers, server):
+            return doors.misdirected(stranger)
         if self._open > self.limits.requests_max:
             return unavailable("overloaded", "gateway.overloaded")
         return doors.open_door(method, path, headers, self.limits.body_bytes_max)

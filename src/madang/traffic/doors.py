@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from madang.traffic.front import Stranger
 from madang.traffic.refusal import Refusal
 from madang.traffic.requests import Kind
 from madang.traffic.table import Value
@@ -96,6 +97,13 @@ def _length(kept: dict[bytes, bytes], body_bytes_max: int) -> int | Refusal | No
     if not digits.isdigit() or len(digits) > 18:
         return _ambiguous("gateway.bad-length")
     return too_large(body_bytes_max) if int(digits) > body_bytes_max else int(digits)
+
+
+def misdirected(stranger: Stranger) -> Refusal:
+    """The request is meant for another server, or comes from a page of one."""
+    if stranger == "host":
+        return Refusal(421, "host_not_ours", "http.host-not-ours", param="Host", close=True)
+    return Refusal(403, "origin_not_ours", "http.origin-not-ours", param="Origin", close=True)
 
 
 def _ambiguous(message: str, **values: Value) -> Refusal:

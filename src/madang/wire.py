@@ -1,0 +1,121 @@
+"""What both servers put under their HTTP: heads bounded in bytes and time, and little else said.
+
+uvicorn's own protocol reads a head of any size, for as long as the client likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES_MAX = 32 << 10
+"""Request line and headers together."""
+HEAD_S_MAX = 20.0
+"""Time for a head to arrive, from its first byte or from the connection."""
+SWALLOW_BYTES_MAX = 1 << 20
+SWALLOW_S = 1.0
+"""After a refusal so much of the body is still read: an early close would lose our answer."""
+
+Message = MutableMapping[str, Any]
+
+SETTINGS: dict[str, Any] = {
+    "ws": "none",
+    "lifespan": "off",
+    "log_config": None,
+    "access_log": False,
+    "proxy_headers": False,  # whoever connects is who they are; X-Forwarded-For says nothing
+    "server_header": False,
+}
+"""What every server of ours tells uvicorn."""
+
+_TOO_LARGE = b'{"error":{"code":"http.head-too-large","message":"Send fewer headers."}}'
+_TOO_SLOW = b'{"error":{"code":"http.head-too-slow","message":"The head did not arrive in time."}}'
+
+
+class BoundedHeads(HttpToolsProtocol):
+    """uvicorn's protocol; a head that is too large or too slow ends the connection."""
+
+    _head_bytes = 0
+    """Received of a head that is not complete."""
+    _in_head = True
+    _begun = False
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Give the first head its time."""
+        super().connection_made(transport)
+        self._served = self.app
+        self._late = self.loop.call_later(HEAD_S_MAX, self._end, 408, _TOO_SLOW)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the deadline."""
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, unless it makes an endless head."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._in_head or not (self._head_bytes or self._begun):
+            return
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._end(431, _TOO_LARGE)
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_S_MAX, self._end, 408, _TOO_SLOW)
+
+    def on_message_begin(self) -> None:
+        """Note that a head is coming, perhaps behind the request before it."""
+        self._begun = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Serve the request, or refuse it for the size of its head."""
+        self._in_head, self._begun, self._head_bytes = False, False, 0
+        self._in_time()
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        self.app = self._served if size <= HEAD_BYTES_MAX else _refuse_head
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect the next head."""
+        self._in_head = True
+        super().on_message_complete()
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _end(self, status: int, body: bytes) -> None:
+        """Answer without any request and hang up; a request under way keeps its own answer."""
+        self._in_time()
+        if self.transport.is_closing():
+            return
+        if getattr(self.cycle, "response_complete", True):
+            length = str(len(body)).encode()
+            head = b"HTTP/1.1 %d \r\ncontent-type: application/json\r\n" % status
+            self.transport.write(
+                head + b"content-length: " + length + b"\r\nconnection: close\r\n\r\n" + body
+            )
+        self.transport.close()
+
+
+async def _refuse_head(_scope: Any, _receive: Any, send: Any) -> None:
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers.append((b"content-length", str(len(_TOO_LARGE)).encode()))
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": _TOO_LARGE})
+
+
+async def swallow(receive: Callable[[], Awaitable[Message]]) -> None:
+    """Read what a client is still sending after it was refused, so that it sees the answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SWALLOW_S):
+            left = SWALLOW_BYTES_MAX
+            while left > 0 and (message := await receive()).get("more_body"):
+                left -= len(message["body"])

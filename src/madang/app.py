@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("madang.control")
 
+ASK_S = 5.0
+"""How long an engine may take to say who it is before it is asked again."""
 GATEWAY = "gateway"
 CONTROL = "control"
 PASSED_ON = (
@@ -181,7 +183,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
         return engine_token(secret, uid, epoch)
 
     def ask(url: str, uid: str, epoch: int) -> Any:
-        return who_answers(Subject(url, uid, token(uid, epoch), lambda _text: {}))
+        return who_answers(Subject(url, uid, token(uid, epoch), lambda _text: {}, ASK_S))
 
     found = [*Cpu().find(), *Nvidia().find()]
     await prepare(world, Hardware(node_name(), found), home.admin_key, SystemRandom())

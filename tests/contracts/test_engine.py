@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from madang.engines.fake import Fake
 from madang.engines.llamacpp import LlamaCpp
 from madang.ports import Assignment, Engine
-from madang.supervisor import processes
 from madang.supervisor.protocol import plan_from
 
 TOKEN = "a-token-nobody-else-knows"
@@ -243,7 +243,8 @@ def test_what_planning_reserves_is_enough(case, engine):
     facts = case.engine.facts
     weights = case.model.stat().st_size * facts.weights_factor
     cache = case.cache_bytes_per_token * facts.context_tokens
-    assert processes.rss_bytes(engine.process.pid) <= weights + cache + facts.overhead_bytes
+    pages = int(Path(f"/proc/{engine.process.pid}/statm").read_text().split()[1])
+    assert pages * resource.getpagesize() <= weights + cache + facts.overhead_bytes
 
 
 def test_sigterm_ends_it(case, run_engine):

@@ -139,7 +139,7 @@ async def test_an_answer_that_is_no_json_is_502(serve, engines):
     engine = await engines.start()
 
     async def babble(request, body):
-        return web.Response(text="<html>")
+        return web.Response(text="<html>", content_type="application/json")
 
     engine.behave = babble
     async with serve(engine.target) as door:
@@ -239,8 +239,8 @@ async def test_requests_under_way_are_told_to_control(serve, engines, eventually
         engine.behave = wait
         asking = asyncio.create_task(door.post())
         await eventually(lambda: engine.running)
-        assert door.desk.pull("gw", 1.0).inflight == {"rep-a": 1}
+        assert door.desk.pull("gw", 1.0, 0).inflight == {"rep-a": 1}
         go.set()
         await asking
         await door.record()
-        assert door.desk.pull("gw", 1.0).inflight == {}
+        assert door.desk.pull("gw", 1.0, 0).inflight == {}

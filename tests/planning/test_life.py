@@ -234,7 +234,7 @@ def test_a_clock_that_is_set_back_does_not_turn_seconds_into_hours() -> None:
     paper = serving()
     paper.kill(paper.replicas("bot")[0].uid, exit_code=1)
     paper.turn()
-    paper.snapshot = replace(paper.snapshot, now=paper.now - 86_400)
+    paper.leap(-86_400)
     paper.settle()
     assert phases(paper) == ["ready"]
 
@@ -246,7 +246,7 @@ def test_an_engine_that_announces_itself_and_never_answers_is_taken_for_hung() -
     mute = replace(paper.snapshot.seen, probed={})
     paper.snapshot = replace(paper.snapshot, seen=mute)
     paper.turn()
-    paper.snapshot = replace(paper.snapshot, now=paper.now + 61)
+    paper.wait(61)
     paper.turn()
     status = paper.replicas("bot")[0].status
     assert status.reason is not None

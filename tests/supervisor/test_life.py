@@ -263,7 +263,8 @@ def test_it_stays_small(running):
     for number in range(20):
         running.start(f"a{number}", "true")
     running.until("a19", lambda found: found[0]["state"] == "exited")
-    assert processes.rss_bytes(running.process.pid) < 16 << 20
+    pages = int(Path(f"/proc/{running.process.pid}/statm").read_text().split()[1])
+    assert pages * resource.getpagesize() < 16 << 20
 
 
 def test_while_everything_is_ended_on_purpose_nobody_is_told_of_ends(node):
@@ -274,3 +275,14 @@ def test_while_everything_is_ended_on_purpose_nobody_is_told_of_ends(node):
     while "processes" in (seen := node.observe()):
         assert seen["processes"][0]["state"] == "running", "an end that was asked for"
     assert seen["error"]["code"] == "supervisor.closing"
+
+
+def test_what_each_process_uses_and_whether_it_is_stopped_is_told_at_every_look(running):
+    spin = "while :; do :; done & while :; do :; done"
+    running.start("busy", "sh", "-c", spin)
+    busy = running.until("busy", lambda found: found and found[0].get("cpu_s", 0) > 0.2)
+    assert busy["rss_bytes"] > 0
+    os.kill(busy["pid"], signal.SIGSTOP)
+    assert running.until("busy", lambda found: found[0].get("halted"))["pid"] == busy["pid"]
+    os.kill(busy["pid"], signal.SIGCONT)
+    running.until("busy", lambda found: not found[0].get("halted"))

@@ -151,7 +151,7 @@ def test_what_a_child_announces_is_reported(running):
     running.start("a", "sh", "-c", f"echo '{line}' >&$MADANG_READY_FD; sleep 1000")
     found = running.until("a", lambda found: "announced" in found[0])
     assert found["announced"] == {"url": "http://127.0.0.1:1", "pid": 7}
-    assert found["rss_bytes"] > 0
+    assert running.until("a", lambda found: "rss_bytes" in found[0])["rss_bytes"] > 0
 
 
 @pytest.mark.parametrize("line", ["[1]", "{", "[" * 900, '{"a":"' + "x" * 5000 + '"}'])

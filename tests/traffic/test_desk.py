@@ -170,4 +170,4 @@ def test_a_full_house_is_503_until_somebody_leaves(desk):
 
 
 def test_the_pull_acknowledges_the_table_that_is_served(desk):
-    assert desk.pull("gw-1", 2.0).serving == 3
+    assert desk.pull("gw-1", 2.0, 0).serving == 3

@@ -15,6 +15,7 @@ from madang.traffic.table import Endpoint, Key, Target
 
 LIMITS = Limits()
 KEY = Key("app", "p", "member", may_infer=True)
+JSON, EVENTS = "application/json", "text/event-stream"
 FLEET = tuple(Target(uid, 1, f"http://{uid}", "t") for uid in "abc")
 
 
@@ -37,7 +38,7 @@ def test_the_replica_is_asked_in_its_own_name(router):
     assert json.loads(body)["model"] == "a"
 
 
-@pytest.mark.parametrize("fault", ["refused", "lost", "busy"])
+@pytest.mark.parametrize("fault", ["refused", "lost", "busy", "garbled"])
 def test_another_replica_is_asked_once_and_no_more(router, fault):
     exchange = start(router, *FLEET)
     first = exchange.choose(0)
@@ -50,7 +51,7 @@ def test_another_replica_is_asked_once_and_no_more(router, fault):
     assert router.inflight == {}
 
 
-@pytest.mark.parametrize("fault", ["lost", "busy"])
+@pytest.mark.parametrize("fault", ["lost", "busy", "garbled"])
 def test_one_request_closes_at_most_one_door(router, fault):
     exchange = start(router, *FLEET)
     exchange.choose(0)
@@ -71,7 +72,7 @@ def test_an_idle_connection_that_was_closed_is_no_fault_of_its_replica(router):
     exchange = start(router, FLEET[0])
     exchange.choose(0)
     assert exchange.failed("lost", 0) is FLEET[0]
-    assert exchange.answers(200, 0)
+    assert exchange.answers(200, JSON, 0) is None
 
 
 def test_a_refused_connection_is_not_tried_again_at_the_same_place(router):
@@ -85,7 +86,7 @@ def test_silence_closes_the_door_before_the_first_byte_only(router):
     before.choose(0)
     assert before.silent(300).code == "engine_silent"
     after.choose(0)
-    after.answers(200, 0)
+    after.answers(200, EVENTS, 0)
     after.feed(b"data: {}\n\n", 1)
     assert after.silent(300).code == "engine_silent"
     assert router.take([FLEET[0]], 300) is None
@@ -96,7 +97,7 @@ def test_each_step_has_its_own_deadline(router):
     exchange = start(router, FLEET[0], stream=True)
     exchange.choose(10)
     assert exchange.deadline == 10 + LIMITS.first_byte_s
-    exchange.answers(200, 20)
+    exchange.answers(200, EVENTS, 20)
     assert exchange.deadline == 20 + LIMITS.first_byte_s
     exchange.feed(b"data: half", 30)
     assert (exchange.deadline, exchange.client_turn) == (30 + LIMITS.gap_s, False)
@@ -115,7 +116,7 @@ def test_a_replicas_uid_is_ours_alone(router):
     target = Target("rep-7f", 1, "http://e", "t")
     exchange = start(router, target, stream=True)
     exchange.choose(0)
-    exchange.answers(200, 0)
+    exchange.answers(200, EVENTS, 0)
     said = b'data: {"model": "rep-7f", "choices": [{"text": "\\"model\\": \\"rep-7f\\""}]}\n\n'
     passed = exchange.feed(said, 1)
     assert b'"model": "bot"' in passed
@@ -125,7 +126,7 @@ def test_a_replicas_uid_is_ours_alone(router):
 def test_a_stream_is_charged_by_what_the_engine_says(router):
     exchange = start(router, FLEET[0], stream=True, now=5.0)
     exchange.choose(5)
-    exchange.answers(200, 6)
+    exchange.answers(200, EVENTS, 6)
     exchange.feed(b'data: {"choices": [{}]}\n\n', 7)
     usage = b'{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}'
     exchange.feed(b"data: " + usage + b"\n\ndata: [DONE]\n\n", 8)
@@ -138,7 +139,7 @@ def test_a_stream_is_charged_by_what_the_engine_says(router):
 def test_a_stream_that_broke_is_charged_by_what_was_delivered(router):
     exchange = start(router, FLEET[0], stream=True)
     exchange.choose(0)
-    exchange.answers(200, 0)
+    exchange.answers(200, EVENTS, 0)
     exchange.feed(b"data: {}\n\ndata: {}\n\ndata: {", 1)
     assert exchange.ended().code == "engine_lost"
     record = exchange.settle(502, 2, 0)
@@ -182,4 +183,4 @@ def test_an_engines_words_are_passed_on_up_to_their_bound(body, said):
 def test_a_503_is_no_answer(router):
     exchange = start(router, *FLEET)
     exchange.choose(0)
-    assert not exchange.answers(503, 0)
+    assert exchange.answers(503, JSON, 0) == "busy"

@@ -24,7 +24,7 @@ def test_equal_replicas_take_turns_in_the_order_of_their_uids():
     chosen = []
     for _ in range(6):
         got = router.take([C, A, B], 0)
-        router.give_back(got)
+        router.give_back(got, 0)
         chosen.append(got.uid)
     assert sorted(chosen[:3]) == ["a", "b", "c"]
     assert chosen[:3] == chosen[3:]
@@ -53,14 +53,14 @@ def test_a_failing_replica_is_left_alone_then_tried_by_one_request():
     assert router.take([A], 1.0) is A
     assert router.take([A], 1.0) is None
     router.praise(A)
-    router.give_back(A)
+    router.give_back(A, 0)
     assert router.take([A], 1.0) is A
 
 
 def test_a_trial_that_nobody_finished_frees_the_way_for_the_next():
     router = Router(LIMITS)
     router.blame(A, now=0)
-    router.give_back(router.take([A], 1))
+    router.give_back(router.take([A], 1), 0)
     assert router.take([A], 1) is A
 
 
@@ -118,7 +118,7 @@ class Routing(RuleBasedStateMachine):
             self.router.praise(got)
         if well == "badly":
             self.router.blame(got, self.now)
-        self.router.give_back(got)
+        self.router.give_back(got, 0)
 
     @rule(seconds=st.floats(0, 10))
     def wait(self, seconds):
@@ -134,7 +134,36 @@ class Routing(RuleBasedStateMachine):
             later = self.now + LIMITS.out_s_max
             got = self.router.take(self.fleet, later)
             assert got is not None
-            self.router.give_back(got)
+            self.router.give_back(got, 0)
 
 
 TestRouting = Routing.TestCase
+
+
+def test_whoever_lets_requests_wait_without_a_byte_is_asked_only_if_no_other_can_be():
+    router = Router(Limits(suspect_s=5))
+    assert router.take([A, B], 0, without="b") is A
+    assert {router.take([A, B], 5).uid for _ in range(4)} == {"b"}
+    assert router.silent(5) == {"a": 5, "b": 0}
+    assert router.take([A], 6) is A, "busy or hung: better than nobody"
+    router.hear(A, 7)
+    assert "a" in {router.take([A, B], 8).uid for _ in range(4)}
+
+
+def test_clients_that_give_up_early_do_not_make_a_silent_replica_look_alive():
+    router = Router(Limits(suspect_s=5))
+    for now in range(0, 60, 10):
+        assert router.take([A], now) is A
+        router.give_back(A, now + 1)
+    assert router.silent(60) == {}, "nobody waits"
+    assert router.take([A], 60) is A
+    assert router.silent(60) == {"a": 6}
+    assert router.take([A, B], 60).uid == "b"
+
+
+def test_a_silent_replica_without_requests_is_tried_by_one():
+    router = Router(Limits(suspect_s=5))
+    router.take([A], 0)
+    router.give_back(A, 9)
+    assert router.take([A, B], 10).uid == "a" or router.take([A, B], 10).uid == "a"
+    assert {router.take([A, B], 10).uid for _ in range(4)} == {"b"}

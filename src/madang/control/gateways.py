@@ -34,6 +34,7 @@ class Pulled:
     """Monotonic."""
     serving: int
     inflight: Mapping[str, int]
+    silent: Mapping[str, float]
 
 
 class Gateways:
@@ -84,7 +85,7 @@ class Gateways:
     def _note(self, asked: traffic.Pull) -> None:
         before = self._pulled.get(asked.gateway)
         now_s = self.world.clock.monotonic()
-        self._pulled[asked.gateway] = Pulled(now_s, asked.serving, dict(asked.inflight))
+        self._pulled[asked.gateway] = Pulled(now_s, asked.serving, asked.inflight, asked.silent)
         if before is None or (before.serving, before.inflight) != (asked.serving, asked.inflight):
             self.world.wake()
 
@@ -120,6 +121,16 @@ class Gateways:
             for uid, count in pulled.inflight.items():
                 total[uid] = total.get(uid, 0) + count
         return total
+
+    def silent(self) -> dict[str, float]:
+        """Return for how long requests have waited for a byte of a replica, at any live gateway."""
+        now_s = self.world.clock.monotonic()
+        least: dict[str, float] = {}
+        for pulled in self._live():
+            for uid, waited_s in pulled.silent.items():
+                by_now_s = waited_s + now_s - pulled.at_s
+                least[uid] = min(by_now_s, least.get(uid, by_now_s))
+        return least
 
 
 def routes(

@@ -66,9 +66,9 @@ class Loop:
         return planned
 
     def _pause_s(self, planned: Plan) -> float:
-        if planned.wake_at is None:
+        if planned.wake_s is None:
             return TURN_SECONDS_MAX
-        return min(TURN_SECONDS_MAX, max(0.05, planned.wake_at - self.world.clock.now()))
+        return min(TURN_SECONDS_MAX, max(0.05, planned.wake_s))
 
 
 def told(action: Action, snapshot: Snapshot) -> Event:

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from madang.control.gateways import Gateways
 from madang.control.guard import guarded
+from madang.control.pulse import Pulses
 from madang.control.world import World
 from madang.errors import MadangError, Unavailable
 from madang.planning.snapshot import Probed, Seen
@@ -26,11 +28,16 @@ LOOK_AGAIN_S = 0.2
 FIRST_LOOK_S = 10.0
 """How long the first turn waits for the nodes to be seen once."""
 LAST_LINES = 20
+PULSE_S = 5.0
+"""How often an engine that has said who it is is asked again."""
 PROBES_MAX = 16
 """Probes under way at once."""
 
 Ask = Callable[[str, str, int], Probed | None]
-"""(url, uid, epoch) -> who answers there; None: nobody yet. Blocks, in a thread."""
+"""(url, uid, epoch) -> who answers there; None: nobody. Blocks, in a thread.
+
+Raises `Unavailable` when nothing could be asked, which says nothing about the engine.
+"""
 
 
 class Observer:
@@ -48,6 +55,7 @@ class Observer:
         self._places: dict[str, str] = {}
         self._lines: dict[str, tuple[str, ...]] = {}
         self._probed: dict[tuple[str, int], Probed] = {}
+        self._pulses = Pulses(world.clock, gateways)
         self._asking: set[tuple[str, int]] = set()
         self._refused: dict[tuple[str, int], Reason] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,6 +71,7 @@ class Observer:
             places=self._places,
             lines=dict(self._lines),
             probed=dict(self._probed),
+            pulses=self._pulses.now(),
             refused=dict(self._refused),
             routed=self.gateways.routed(),
             inflight=self.gateways.inflight(),
@@ -95,6 +104,8 @@ class Observer:
                 continue
             if seq != view.seq or node not in self._views:
                 await self._take(node, view)
+            else:
+                self._look(node, view)
             seq = view.seq
             self._looked[node].set()
 
@@ -104,6 +115,13 @@ class Observer:
             log.warning("node %s can't be seen: %s", node, error)
             self.world.wake()
 
+    def _look(self, node: str, view: Observation) -> None:
+        """Keep what the kernel says of the processes now; nothing has happened to them."""
+        self._views[node] = view
+        self._merge()
+        for process in view.processes:
+            self._pulses.look(process)
+
     async def _take(self, node: str, view: Observation) -> None:
         """Fold a new view in: last words of what ended, a probe for what announced itself."""
         for process in view.processes:
@@ -112,8 +130,7 @@ class Observer:
             elif process.state == "running":
                 self._lines.pop(process.uid, None)
                 self._probe(process)
-        self._views[node] = view
-        self._merge()
+        self._look(node, view)
         self._forget()
         self.world.wake()
 
@@ -142,32 +159,36 @@ class Observer:
             del self._refused[uid, epoch]
         for uid in [uid for uid in self._lines if uid not in there]:
             del self._lines[uid]
+        self._pulses.keep(set(there.items()))
 
     def _probe(self, process: Process) -> None:
-        """Ask an engine who it is, once per epoch, in the background."""
+        """Ask an engine who it is, again and again in the background, one question at a time."""
         key = process.uid, process.epoch
         url = str((process.announced or {}).get("url", ""))
         if not url or not process.uid.startswith("replica-"):
             return
-        if key in self._probed or key in self._asking:
+        if key in self._asking:
             return
         self._asking.add(key)
-        work = guarded(f"probe {process.uid}", self._until_answered(url, key))
+        work = guarded(f"probe {process.uid}", self._keep_asking(url, key))
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _until_answered(self, url: str, key: tuple[str, int]) -> None:
+    async def _keep_asking(self, url: str, key: tuple[str, int]) -> None:
         asking = asyncio.get_running_loop().run_in_executor
         try:
             while self._is_running(key):
-                async with self._slots:
-                    answer = await asking(self._askers, self.ask, url, *key)
-                if answer is not None:
+                answer = None
+                with suppress(Unavailable):  # not asked: that is no miss
+                    async with self._slots:
+                        answer = await asking(self._askers, self.ask, url, *key)
+                    self._pulses.hear(key, answer)
+                if answer is not None and key not in self._probed:
                     self._probed[key] = answer
                     self.world.wake()
-                    return
-                await self.world.clock.sleep(LOOK_AGAIN_S)
+                known = key in self._probed
+                await self.world.clock.sleep(PULSE_S if known else LOOK_AGAIN_S)
         finally:
             self._asking.discard(key)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from madang.planning.ages import Ages, watched
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
 from madang.ports import Clock, History, Store, UsageTotal, Write
 from madang.resources.event import Event
@@ -34,6 +35,7 @@ class World:
         self.revision = 0
         self._usage: Sequence[UsageTotal] = ()
         self._kept: dict[str, dict[Ref, AnyResource]] = {}
+        self._ages: Ages = {}
         self.tick = 0
         """Grows whenever there is something to look at again."""
         self.closing = False
@@ -47,6 +49,7 @@ class World:
         self.revision, resources = await self.store.load(CONTROL)
         for resource in resources:
             self._kept.setdefault(resource.kind, {})[resource.ref] = resource
+        self._ages = watched({}, resources, (), self.clock.monotonic())
         self._usage = await self.store.record_usage(GATEWAY, ())
 
     def snapshot(self, who: Principal, seen: Seen | None = None) -> Snapshot:
@@ -62,6 +65,8 @@ class World:
             kept=dict(self._kept),
             engines=self.engines,
             seen=seen or Seen(),
+            steady_s=self.clock.monotonic(),
+            ages=self._ages,
         )
 
     def get(self, who: Principal, kind: type[T], ref: Ref) -> T | None:
@@ -100,15 +105,18 @@ class World:
         self, who: Principal, writes: Sequence[Write], events: Sequence[Event]
     ) -> Sequence[AnyResource]:
         stored = await self.store.commit(who, writes, events)
-        self._fold(zip(stored, (write.gone for write in writes), strict=True))
+        self._fold([(r, w.gone) for r, w in zip(stored, writes, strict=True)])
         return stored
 
     async def record_usage(self, who: Principal, records: Sequence[Usage]) -> None:
         """Keep what gateways measured; a second delivery changes nothing."""
         self._usage = await self.store.record_usage(who, records)
 
-    def _fold(self, changes: Iterable[tuple[AnyResource, bool]]) -> None:
+    def _fold(self, changes: Sequence[tuple[AnyResource, bool]]) -> None:
         """Replace the dictionaries of the kinds that changed; older snapshots keep theirs."""
+        changed = [resource for resource, is_gone in changes if not is_gone]
+        gone = [resource for resource, is_gone in changes if is_gone]
+        self._ages = watched(self._ages, changed, gone, self.clock.monotonic())
         fresh: dict[str, dict[Ref, AnyResource]] = {}
         for resource, is_gone in changes:
             kept = fresh.setdefault(resource.kind, dict(self._kept.get(resource.kind, {})))

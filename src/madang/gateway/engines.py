@@ -8,6 +8,7 @@ from aiohttp import (
     ClientConnectorError,
     ClientError,
     ClientResponse,
+    ClientResponseError,
     ClientSession,
     ClientTimeout,
     ConnectionTimeoutError,
@@ -53,6 +54,8 @@ class Engines:
             return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
         except (ClientConnectorError, ConnectionTimeoutError):
             return "refused"
+        except ClientResponseError:  # what came is no HTTP, or has no end
+            return "garbled"
         except DROPPED:
             return "lost"
 

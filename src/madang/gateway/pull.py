@@ -105,7 +105,7 @@ class Puller:
 
     async def _pull(self) -> bool:
         """Ask once; True when there was a newer table."""
-        asked = json.encode(self._desk.pull(self._uid, WAIT_S))
+        asked = json.encode(self._desk.pull(self._uid, WAIT_S, self._clock.monotonic()))
         status, body = await self._line.post("/internal/routes", asked, WAIT_S + ANSWER_S)
         table = self._read(status, body) if status != 204 else None
         news = table is not None and self._desk.wants(table)

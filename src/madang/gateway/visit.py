@@ -175,11 +175,11 @@ class Visit:
             now = self._clock.monotonic()
             if isinstance(answer, str):
                 choice = exchange.failed(answer, now)
-            elif exchange.answers(answer.status, now):
-                return answer
-            else:
+            elif fault := exchange.answers(answer.status, answer.content_type, now):
                 answer.close()
-                choice = exchange.failed("busy", now)
+                choice = exchange.failed(fault, now)
+            else:
+                return answer
         return choice
 
     async def _stream(self, exchange: Exchange, answer: ClientResponse) -> int:

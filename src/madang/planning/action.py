@@ -93,8 +93,8 @@ class Plan:
     """All that should happen now, and when to look again."""
 
     actions: tuple[Action, ...] = ()
-    wake_at: float | None = None
-    """Unix seconds at which time alone changes something; None: nothing waits for time."""
+    wake_s: float | None = None
+    """Seconds until time alone changes something; None: nothing waits for time."""
 
     def intent(self) -> tuple[tuple[AnyResource, ...], tuple[AnyResource, ...]]:
         """Return the writes of all actions, (changed, gone), the last of each resource."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from madang.planning.action import Action, Orphan, Plan, Stop, Verb, assume
 from madang.planning.fleet import Fleet, Memo
-from madang.planning.replicas import step, wake_at
+from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
 from madang.planning.statuses import plan_nodes, plan_statuses
@@ -34,7 +34,7 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
         houses = tuple(households(snapshot))
         chosen = tuple(_deeds(houses, snapshot, memo)) or tuple(_words(houses, snapshot))
         if not chosen:
-            return Plan(tuple(actions), _wake_at(snapshot))
+            return Plan(tuple(actions), _wake_s(snapshot))
         actions.extend(chosen)
         snapshot = assume(snapshot, Plan(chosen))
     raise AssertionError(f"no quiet after {ROUNDS_MAX} rounds: {actions[-1]}")
@@ -93,6 +93,6 @@ def _claim(action: Action, touched: set[str]) -> bool:
     return True
 
 
-def _wake_at(snapshot: Snapshot) -> float | None:
-    times = (wake_at(replica, snapshot) for replica in snapshot.replicas.values())
-    return min((at for at in times if at is not None), default=None)
+def _wake_s(snapshot: Snapshot) -> float | None:
+    times = (wake_s(replica, snapshot) for replica in snapshot.replicas.values())
+    return min((due for due in times if due is not None), default=None)

@@ -11,7 +11,7 @@ from typing import Any
 from madang.planning.action import Action, Effect, RunGate, Start, Stop, Verb
 from madang.planning.fleet import Fleet
 from madang.planning.place import Loan, Placement, Refused, place, smallest_fix
-from madang.planning.snapshot import Snapshot
+from madang.planning.snapshot import Pulse, Snapshot
 from madang.planning.template import build_for, demand_of
 from madang.resources.replica import NEXT, Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
@@ -37,6 +37,17 @@ STOP_GRACE_S = 10.0
 DRAIN_S = 30.0
 """How long it may finish its requests once no gateway sends it new ones."""
 
+MISSES_MIN = 3
+"""So many questions in a row must go wrong before an engine that was ready is given up."""
+HALTED_S = 10.0
+"""An engine stopped by a signal is given up after so long without a sign of life."""
+MUTE_S = 30.0
+"""One that neither answers nor works, after so long."""
+MUTE_BUSY_S = 600.0
+"""One that works, but answers neither control nor any gateway, after so long."""
+STUCK_S = 120.0
+"""One that has requests, does not work on them and sends nothing, after so long."""
+
 VANISHED = "replica.vanished"
 P = ReplicaPhase
 
@@ -56,17 +67,29 @@ def step(replica: Replica, snapshot: Snapshot, fleet: Fleet) -> Action | None:
     return _STEPS[replica.status.phase](replica, snapshot, fleet)
 
 
-def wake_at(replica: Replica, snapshot: Snapshot) -> float | None:
-    """Return when time alone would change what `step` says."""
+def wake_s(replica: Replica, snapshot: Snapshot) -> float | None:
+    """Return the seconds until time alone would change what `step` says."""
     status = replica.status
     if status.phase is P.READY or status.phase is P.WAITING:
         return None
-    if status.phase in {P.BACKING_OFF, P.FAILED}:
-        return status.next_try
+    if status.phase in {P.BACKING_OFF, P.FAILED} and not status.accelerators:
+        return _retry_s(replica, snapshot)
     limits = {P.STARTING: START_PATIENCE_S, P.VERIFYING: GATE_S, P.DRAINING: DRAIN_S}
-    start = (status.started_at if status.phase is P.STARTING else None) or status.since
-    due = start + limits.get(status.phase, START_PATIENCE_S + STOP_GRACE_S)
-    return max(due, snapshot.now + 1.0)
+    start = status.started_at if status.phase is P.STARTING else status.since
+    limit_s = limits.get(status.phase, START_PATIENCE_S + STOP_GRACE_S)
+    return max(limit_s - snapshot.age_s(replica.uid, start), 1.0)
+
+
+def _retry_s(replica: Replica, snapshot: Snapshot) -> float | None:
+    """Return the seconds until it is tried again, by whichever clock says so first.
+
+    A clock that was set back must not turn seconds into hours; too early does no harm.
+    """
+    status = replica.status
+    if status.next_try is None:
+        return None
+    watched_s = status.next_try - status.since - snapshot.age_s(replica.uid, status.since)
+    return min(status.next_try - snapshot.now, watched_s)
 
 
 def _place(replica: Replica, snapshot: Snapshot, fleet: Fleet) -> Action | None:
@@ -140,7 +163,7 @@ def _starting(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | N
     if status.node not in snapshot.seen.nodes:
         return None
     process = _process(replica, snapshot)
-    age_s = snapshot.now - (status.started_at or 0.0)
+    age_s = snapshot.age_s(replica.uid, status.started_at)
     if process is None:
         if age_s < START_PATIENCE_S:
             return None
@@ -164,7 +187,7 @@ def _probed(replica: Replica, snapshot: Snapshot) -> Action | None:
     probed = snapshot.seen.probed.get((replica.uid, replica.status.epoch))
     if probed is None:
         hung = Reason(code="replica.no-answer", values={"seconds": int(PROBE_S)})
-        is_late = snapshot.now - replica.status.since > PROBE_S
+        is_late = snapshot.age_s(replica.uid, replica.status.since) > PROBE_S
         return _ended(replica, snapshot, hung) if is_late else None
     if not probed.healthy:
         why = Reason(code="replica.wrong-identity", values={"detail": probed.detail})
@@ -242,14 +265,41 @@ def _verifying(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | 
         return judged
     if build.status.replica != replica.uid or build.status.term != snapshot.term:
         return _verify(replica, build, snapshot)
-    if snapshot.now - build.status.started_at > GATE_S:
+    if snapshot.age_s(build.uid, build.status.started_at) > GATE_S:
         late = Reason(code="gate.late", values={"seconds": int(GATE_S)})
         return _ended(replica, snapshot, late)
     return None
 
 
 def _ready(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | None:
-    return _lost_process(replica, snapshot)
+    ended = _lost_process(replica, snapshot)
+    if ended or replica.status.node not in snapshot.seen.nodes:
+        return ended
+    pulse = snapshot.seen.pulses.get((replica.uid, replica.status.epoch))
+    hung = hung_reason(pulse) if pulse else None
+    return _ended(replica, snapshot, hung) if hung else None
+
+
+def hung_reason(pulse: Pulse) -> Reason | None:
+    """Say why an engine that was ready must be taken for lost; None for one that is only busy.
+
+    Not answering is no proof: a full engine has no thread left for questions. It must also use
+    no processor time, or be stopped as the kernel says, or give nobody a sign of life for so long
+    that whoever waits has given up.
+    """
+    mute_s, idle_s = pulse.mute_s, pulse.idle_s
+    if pulse.strange >= MISSES_MIN:
+        return Reason(code="replica.wrong-identity", values={"detail": pulse.detail})
+    if pulse.halted and pulse.misses and mute_s >= HALTED_S:
+        return Reason(code="replica.halted", values={"seconds": int(mute_s)})
+    is_mute = pulse.misses >= MISSES_MIN and (
+        min(mute_s, idle_s) >= MUTE_S or mute_s >= MUTE_BUSY_S
+    )
+    is_stuck = min(pulse.quiet_s, idle_s) >= STUCK_S
+    if is_mute or is_stuck:
+        waited_s = int(mute_s if is_mute else pulse.quiet_s)
+        return Reason(code="replica.hung", values={"seconds": waited_s})
+    return None
 
 
 def _lost_process(replica: Replica, snapshot: Snapshot) -> Action | None:
@@ -277,9 +327,8 @@ def _backing_off(replica: Replica, snapshot: Snapshot, fleet: Fleet) -> Action |
         free: Replica = replica.with_status(accelerators=(), memory_bytes=0, pid=0, url="")
         gone = Reason(code="replica.process-gone")
         return Action(Verb.RELEASE_REPLICA, replica, gone, (free,))
-    # A clock that was set back must not turn seconds into hours.
-    is_back = snapshot.now < status.since
-    due = status.next_try is not None and (snapshot.now >= status.next_try or is_back)
+    retry_s = _retry_s(replica, snapshot)
+    due = retry_s is not None and retry_s <= 0
     return _place(replica, snapshot, fleet) if due or _reprieved(replica, snapshot) else None
 
 
@@ -299,7 +348,7 @@ def _draining(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | N
         if routed is None or replica.uid in routed:
             return None
         busy = snapshot.seen.inflight.get(replica.uid, 0) > 0
-        if busy and snapshot.now - replica.status.since < DRAIN_S:
+        if busy and snapshot.age_s(replica.uid, replica.status.since) < DRAIN_S:
             return None
     return stop(replica, snapshot, Reason(code="replica.drained"))
 
@@ -325,7 +374,7 @@ def _is_gone(replica: Replica, snapshot: Snapshot) -> bool:
 
 def _repeat_stop(replica: Replica, snapshot: Snapshot) -> Action | None:
     """Send the order to stop again when it shows no result."""
-    if snapshot.now - replica.status.since < STOP_GRACE_S + START_PATIENCE_S:
+    if snapshot.age_s(replica.uid, replica.status.since) < STOP_GRACE_S + START_PATIENCE_S:
         return None
     again: Replica = replica.with_status(since=snapshot.now)
     why = Reason(code="replica.still-running")
@@ -357,7 +406,7 @@ def _stop_order(replica: Replica) -> Effect:
 def _ended(replica: Replica, snapshot: Snapshot, reason: Reason) -> Action:
     """It ended, or must: try again after a while, or call it failed after too often."""
     status = replica.status
-    calm = status.ready_at is not None and snapshot.now - status.ready_at > CALM_S
+    calm = status.ready_at is not None and _ready_s(replica, snapshot) > CALM_S
     restarts = 0 if calm else status.restarts
     if reason.code == VANISHED:
         wait_s = 0.0  # its supervisor came back without it: it is not to blame
@@ -377,6 +426,12 @@ def _ended(replica: Replica, snapshot: Snapshot, reason: Reason) -> Action:
         last_lines=snapshot.seen.lines.get(replica.uid, ()),
     )
     return Action(Verb.BACK_OFF_REPLICA, replica, reason, (ended,), effect=_stop_order(replica))
+
+
+def _ready_s(replica: Replica, snapshot: Snapshot) -> float:
+    """Return how long it has been ready, by whichever clock is kinder to it."""
+    at = replica.status.ready_at
+    return max(snapshot.now - (at or snapshot.now), snapshot.age_s(replica.uid, at))
 
 
 def _fail(
@@ -402,6 +457,8 @@ def _fail(
 def exit_reason(process: Process) -> Reason:
     """Say how a process ended."""
     code = process.exit_code or 0
+    if code == -9:
+        return Reason(code="replica.out-of-memory", values={"signal": 9})
     if code < 0:
         return Reason(code="replica.killed", values={"signal": -code})
     return Reason(code="replica.exited", values={"exit_code": code})

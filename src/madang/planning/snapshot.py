@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar, cast
 
+from madang.planning.ages import Ages
 from madang.resources.endpoint import Endpoint
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node
@@ -52,6 +53,26 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse:
+    """What tells an engine that is busy from one that hangs. Seconds that only go forward."""
+
+    misses: int = 0
+    """Questions of control, one after another, that it has left without an answer."""
+    mute_s: float = 0.0
+    """How long ago it gave its last sign of life, to control or to a gateway."""
+    idle_s: float = 0.0
+    """For how long it has used next to no processor time."""
+    halted: bool = False
+    """Stopped by a signal, as the kernel says."""
+    quiet_s: float = 0.0
+    """How long requests under way have waited without a byte from it; 0 while it has none."""
+    strange: int = 0
+    """How often in a row something else than itself has answered."""
+    detail: str = ""
+    """And how."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What was observed outside the store."""
 
@@ -65,6 +86,8 @@ class Seen:
     """The last lines of processes that ended, by uid."""
     probed: Mapping[tuple[str, int], Probed] = field(default_factory=dict)
     """By (uid, epoch)."""
+    pulses: Mapping[tuple[str, int], Pulse] = field(default_factory=dict)
+    """By (uid, epoch), of those that have said who they are."""
     refused: Mapping[tuple[str, int], Reason] = field(default_factory=dict)
     """Starts that the node refused, by (uid, epoch)."""
     routed: frozenset[str] | None = frozenset()
@@ -82,11 +105,18 @@ class Snapshot:
     """The world at one moment. Nothing in it changes; `after` makes the next."""
 
     now: float
-    """Unix seconds."""
+    """Unix seconds, to be written down; they may jump, so no engine ends for them."""
     term: int
     kept: Kept
     engines: Mapping[str, EngineFacts]
     seen: Seen = Seen()
+    steady_s: float = 0.0
+    """The same moment on a clock that only goes forward, and whose zero means nothing."""
+    ages: Ages = field(default_factory=dict)
+
+    def age_s(self, uid: str, stamp: float | None) -> float:
+        """Return for how long this control has watched that stamp; 0 for one just written."""
+        return self.steady_s - self.ages.get(uid, {}).get(stamp or 0.0, self.steady_s)
 
     def all(self, kind: type[T]) -> Mapping[Ref, T]:
         """Return every resource of one kind."""

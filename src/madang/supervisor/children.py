@@ -23,6 +23,8 @@ STEADY_S = 60.0
 LIVING_MAX = 512
 ENDED_MAX = 4096
 """What one supervisor knows at most; the oldest ended processes are forgotten first."""
+VITALS_S = 1.0
+"""Memory and processor time are read from the kernel this often at most."""
 ANNOUNCED_BYTES_MAX = 1024
 PROGRAM_CHARS_MAX = 200
 """How much of a program's name is told back."""
@@ -72,6 +74,8 @@ class Children:
         self._ring_bytes = ring_bytes
         self._known: dict[str, Child] = {}
         self._alive: dict[int, Child] = {}
+        self._vitals: dict[int, processes.Vitals] = {}
+        self._looked_at = -VITALS_S
 
     def all_gone(self) -> bool:
         """Whether everything has ended after `close`."""
@@ -80,7 +84,9 @@ class Children:
     def reports(self) -> list[Process]:
         """Return every process; one that is being replaced stands before its successor."""
         both = [c for child in self._known.values() for c in (child.old, child) if c]
-        return [replace(c.now, rss_bytes=processes.rss_bytes(c.now.pid)) for c in both]
+        if time.monotonic() >= self._looked_at + VITALS_S:
+            self._looked_at, self._vitals = time.monotonic(), processes.vitals()
+        return [_alive(c.now, self._vitals.get(c.now.pid)) for c in both]
 
     def start(self, plan: LaunchPlan) -> Process:
         """Start it, unless it is there; end the process of a lower epoch first."""
@@ -278,3 +284,8 @@ class Children:
                     child.now = replace(child.now, announced=said)
                     self._changed()
         return bool(end) or len(child.said) > ANNOUNCED_BYTES_MAX
+
+
+def _alive(process: Process, vitals: processes.Vitals | None) -> Process:
+    """Return what is reported of it, as the kernel has it now."""
+    return replace(process, **vitals._asdict()) if process.pid and vitals else process

@@ -36,11 +36,8 @@ def entry(pid: int) -> Entry | None:
 
     Raises OSError when it can't be seen, for want of descriptors or memory: that is not "gone".
     """
-    stat = _read(f"/proc/{pid}/stat")
-    fields = stat[stat.rfind(b")") + 2 :].split()
-    if not fields or fields[0] in b"ZX":
-        return None
-    return Entry(pid, int(fields[1]), int(fields[3]), int(fields[19]))
+    fields = _stat(pid)
+    return Entry(pid, int(fields[1]), int(fields[3]), int(fields[19])) if fields else None
 
 
 def members(sessions: Set[int]) -> list[Entry]:
@@ -65,11 +62,31 @@ def kill(sessions: Set[int]) -> list[int]:
     return pids
 
 
-def rss_bytes(pid: int) -> int:
-    """Resident memory of one process; 0 when it is gone, or can't be read now."""
-    with suppress(OSError, IndexError):
-        return int(_read(f"/proc/{pid}/statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
+class Vitals(NamedTuple):
+    """How one session of processes is: what its leader holds and whether that one is stopped."""
+
+    rss_bytes: int
+    cpu_s: float
+    """Processor time of all that live in the session."""
+    halted: bool
+
+
+def vitals() -> dict[int, Vitals]:
+    """Look at every living session, by its leader; what can't be read now is left out."""
+    cpu_ticks: dict[int, int] = {}
+    leaders: dict[int, list[bytes]] = {}
+    with suppress(OSError):
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            if fields := _stat(pid):
+                session = int(fields[3])
+                cpu_ticks[session] = cpu_ticks.get(session, 0) + int(fields[11]) + int(fields[12])
+                if pid == session:
+                    leaders[pid] = fields
+    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    return {
+        pid: Vitals(int(fields[21]) * page, cpu_ticks[pid] / tick, fields[0] in b"Tt")
+        for pid, fields in leaders.items()
+    }
 
 
 def boot_id() -> str:
@@ -142,6 +159,13 @@ def _become(plan: LaunchPlan, parent: int, ends: tuple[int, int, int], go: int) 
         os.write(errors, cause.encode(errors="replace"))
     finally:
         os._exit(127)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Read the fields behind a process's name; none when it is gone or only waits to be reaped."""
+    stat = _read(f"/proc/{pid}/stat")
+    fields = stat[stat.rfind(b")") + 2 :].split()
+    return [] if fields and fields[0] in b"ZX" else fields
 
 
 def _read(path: str) -> bytes:

@@ -80,6 +80,10 @@ class Process:
     """The JSON object the child wrote to READY_FD: at least `url` for an engine."""
     accelerators: tuple[str, ...] = ()
     rss_bytes: int = 0
+    cpu_s: float = 0.0
+    """Processor time that all processes of its session have used; 0: not known."""
+    halted: bool = False
+    """Stopped by a signal; it does nothing until it is told to go on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from madang.planning.action import Plan, RunGate, Start, Stop
+from madang.planning.ages import watched
 from madang.planning.fleet import Memo
 from madang.planning.plan import plan
 from madang.planning.snapshot import Probed, Snapshot
@@ -62,22 +63,26 @@ class Paper:
             if not planned.actions:
                 if self.now >= until:
                     return actions
-                due_s = 5.0 if planned.wake_at is None else planned.wake_at - self.now
+                due_s = 5.0 if planned.wake_s is None else planned.wake_s
                 self.wait(min(max(due_s, 1.0), until - self.now + 1.0))
         raise AssertionError(f"not quiet after {QUIET_TURNS_MAX} turns: {self.done[-1]}")
 
     def wait(self, seconds: float) -> None:
         """Let time pass: engines that have loaded announce themselves and answer."""
-        now = self.now + seconds
+        now, steady_s = self.now + seconds, self.snapshot.steady_s + seconds
         processes = dict(self.snapshot.seen.processes)
         probed = dict(self.snapshot.seen.probed)
         for uid, process in processes.items():
-            loaded = process.state == "running" and now - process.started_at >= self.load_s
+            loaded = process.state == "running" and steady_s - process.started_at >= self.load_s
             if loaded and process.announced is None:
                 processes[uid] = replace(process, announced={"url": f"http://{uid}"})
                 probed[uid, process.epoch] = Probed(healthy=True)
         self._see(processes=processes, probed=probed)
-        self.snapshot = replace(self.snapshot, now=now)
+        self.snapshot = replace(self.snapshot, now=now, steady_s=steady_s)
+
+    def leap(self, seconds: float) -> None:
+        """Set the wall clock; no time passes."""
+        self.snapshot = replace(self.snapshot, now=self.now + seconds)
 
     def kill(self, uid: str, exit_code: int = -9) -> None:
         """End a process."""
@@ -114,7 +119,9 @@ class Paper:
             known = self.snapshot.kept.get(resource.kind, {}).get(resource.ref)
             assert known is None or known.resource_version == resource.resource_version, resource
         stamp = {"resource_version": self._revision}
-        self.snapshot = self.snapshot.after([r.model_copy(update=stamp) for r in changed], gone)
+        ages = watched(self.snapshot.ages, changed, gone, self.snapshot.steady_s)
+        stored = self.snapshot.after([r.model_copy(update=stamp) for r in changed], gone)
+        self.snapshot = replace(stored, ages=ages)
 
     def _start(self, ref: Ref) -> None:
         replica = self.snapshot.replicas[ref]
@@ -125,7 +132,7 @@ class Paper:
             return
         process = Process(
             uid=replica.uid, epoch=replica.status.epoch, state="running", pid=1,
-            started_at=self.now, accelerators=replica.status.accelerators,
+            started_at=self.snapshot.steady_s, accelerators=replica.status.accelerators,
         )  # fmt: skip
         places = {**self.snapshot.seen.places, replica.uid: replica.status.node}
         processes = {**self.snapshot.seen.processes, replica.uid: process}

@@ -55,9 +55,10 @@ class Desk:
         """Note that control has answered."""
         self._heard_at = now
 
-    def pull(self, gateway: str, wait_s: float) -> Pull:
+    def pull(self, gateway: str, wait_s: float, now: float) -> Pull:
         """Write the request for the next table, which acknowledges this one."""
-        return Pull(gateway, self.version, self._router.inflight, wait_s)
+        router = self._router
+        return Pull(gateway, self.version, router.inflight, router.silent(now), wait_s)
 
     def enter(
         self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], server: Server

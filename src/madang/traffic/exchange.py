@@ -19,8 +19,8 @@ from madang.traffic.stream import EventStream
 from madang.traffic.table import Endpoint, Key, Target, Usage
 from madang.traffic.usage import Tokens, is_object, tokens_in
 
-Fault = Literal["refused", "lost", "busy"]
-"""No connection; a connection that ended without an answer; an engine that said 503."""
+Fault = Literal["refused", "lost", "busy", "garbled"]
+"""No connection; one that ended without an answer; an engine that said 503; no such answer."""
 
 ATTEMPTS_MAX = 2
 CLIENT_LEFT = 499
@@ -96,10 +96,10 @@ class Exchange:
         blamed at once and may be asked again. One request blames at most one replica, unless no
         connection came about: a request that kills engines must not close the door for all.
         """
-        target = self._let_go()
+        target = self._let_go(now)
         if fault == "refused":
             self._router.blame(target, now)
-        elif fault == "busy" or self._attempts == ATTEMPTS_MAX:
+        elif fault in {"busy", "garbled"} or self._attempts == ATTEMPTS_MAX:
             self._blame(target, now)
         if self._attempts == ATTEMPTS_MAX:
             return unavailable("no_answer", "gateway.no-answer", model=self._request.model)
@@ -111,21 +111,36 @@ class Exchange:
             self._router.blame(target, now)
         self._blamed = True
 
-    def _let_go(self) -> Target:
+    def _let_go(self, now: float) -> Target:
         target, self._target = self._target, None
         assert target is not None, "no replica was chosen"
-        self._router.give_back(target)
+        self._router.give_back(target, now)
         return target
 
-    def answers(self, status: int, now: float) -> bool:
-        """Take the head of an answer; False when it is none, and another replica may be asked."""
+    def answers(self, status: int, content_type: str, now: float) -> Fault | None:
+        """Take the head of an answer; a fault when it is none, and another replica may be asked."""
+        self._hear(now)
         if status == 503:
-            return False
-        if status < 500 and self._target:
-            self._router.praise(self._target)
+            return "busy"
+        if status == 200 and not content_type.startswith(self._wanted_type):
+            return "garbled"
+        if 200 < status < 500:
+            self._praise()
         self._engine_status = status
         self.deadline = now + self._limits.first_byte_s
-        return True
+        return None
+
+    @property
+    def _wanted_type(self) -> str:
+        return "text/event-stream" if self._request.stream else "application/json"
+
+    def _hear(self, now: float) -> None:
+        if self._target:
+            self._router.hear(self._target, now)
+
+    def _praise(self) -> None:
+        if self._target:
+            self._router.praise(self._target)
 
     @property
     def streaming(self) -> bool:
@@ -141,10 +156,15 @@ class Exchange:
     def feed(self, data: bytes, now: float) -> bytes | Refusal:
         """Take a piece of a stream; return what the client is to get of it."""
         self._note_first_byte(now)
+        began = self._events.pieces
         try:
             passed = self._events.feed(data)
         except OverflowError:
             return ANSWER_TOO_LARGE
+        except ValueError:
+            return self._garbled(now)
+        if passed and not began:
+            self._praise()
         self.client_turn = bool(passed)
         self.deadline = now + (self._limits.client_s if passed else self._limits.gap_s)
         return self._rename(passed)
@@ -169,10 +189,17 @@ class Exchange:
             return from_engine(self._engine_status, body)
         self._tokens, _ = tokens_in(body)
         if self._tokens is None and not is_object(body):
-            return Refusal(502, "engine_failed", "gateway.engine-garbled")
+            return self._garbled(now)
+        self._praise()
         return self._rename(body)
 
+    def _garbled(self, now: float) -> Refusal:
+        if self._target:
+            self._blame(self._target, now)
+        return Refusal(502, "engine_failed", "gateway.engine-garbled")
+
     def _note_first_byte(self, now: float) -> None:
+        self._hear(now)
         if self._first_byte_s is None:
             self._first_byte_s = now - self._began
 
@@ -195,7 +222,7 @@ class Exchange:
     def settle(self, status: int, now: float, at: float) -> Usage | None:
         """Close the account; None when no replica was ever asked. `at` is Unix seconds."""
         if self._target:
-            self._let_go()
+            self._let_go(now)
         if not self._replica:
             return None
         tokens = self._events.tokens or self._tokens

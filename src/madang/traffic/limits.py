@@ -34,3 +34,5 @@ class Limits(Struct, frozen=True, kw_only=True):
     """How long a failing target is left alone at first; doubled at each further failure."""
     out_s_max: float = 30.0
     """And at most."""
+    suspect_s: float = 5.0
+    """A target that lets requests wait so long without a byte is asked only if no other can be."""

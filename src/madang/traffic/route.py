@@ -1,7 +1,9 @@
 """Choosing a replica: the least busy one that is not known to be failing.
 
 Passive health with a half-open door: a target that failed is left alone for a while, then one
-request tries it. Time is an argument, in seconds that only go forward.
+request tries it. A target that lets requests wait without a byte is suspected, and asked only
+when no other can be: it may hang, or only be busy. Time is an argument, in seconds that only go
+forward.
 """
 
 from __future__ import annotations
@@ -23,6 +25,19 @@ class _Health(Struct):
     """One request is on its way to see whether the target is back."""
 
 
+class _Silence(Struct):
+    """How long requests have waited for a byte of a target, since its last one."""
+
+    waited_s: float
+    """Up to `since`; time without requests does not count."""
+    since: float
+    waits: bool = True
+    """Whether any request is under way now."""
+
+    def at(self, now: float) -> float:
+        return self.waited_s + (now - self.since if self.waits else 0.0)
+
+
 class Router:
     """What one gateway knows of its targets: requests under way and recent failures."""
 
@@ -30,12 +45,17 @@ class Router:
         self._limits = limits
         self._inflight: dict[str, int] = {}
         self._failing: dict[tuple[str, int], _Health] = {}
+        self._silent: dict[tuple[str, int], _Silence] = {}
         self._turn = 0
 
     @property
     def inflight(self) -> dict[str, int]:
         """Requests under way, by the uid of the replica; only those that have any."""
         return {uid: count for uid, count in self._inflight.items() if count}
+
+    def silent(self, now: float) -> dict[str, float]:
+        """Return for how long each target with requests under way has let them wait, by its uid."""
+        return {uid: s.at(now) for (uid, _), s in self._silent.items() if s.waits}
 
     def take(self, targets: Sequence[Target], now: float, without: str = "") -> Target | None:
         """Pick the target with the least requests per slot and count one more on it.
@@ -45,14 +65,22 @@ class Router:
         fit = [each for each in targets if each.uid != without and self._open(each, now)]
         if not fit:
             return None
+        fit = [each for each in fit if not self._is_suspect(each, now)] or fit
         loads = [self._inflight.get(each.uid, 0) / each.slots for each in fit]
         least = min(loads)
         equals = [each for each, load in zip(fit, loads, strict=True) if load == least]
         chosen = min(equals, key=lambda each: each.uid) if len(equals) == 1 else self._next(equals)
         self._inflight[chosen.uid] = self._inflight.get(chosen.uid, 0) + 1
+        silence = self._silent.setdefault(_identity(chosen), _Silence(0.0, now))
+        if not silence.waits:
+            silence.since, silence.waits = now, True
         if health := self._failing.get(_identity(chosen)):
             health.trying = True
         return chosen
+
+    def _is_suspect(self, target: Target, now: float) -> bool:
+        silence = self._silent.get(_identity(target))
+        return silence is not None and silence.waits and silence.at(now) >= self._limits.suspect_s
 
     def _next(self, equals: Iterable[Target]) -> Target:
         ordered = sorted(equals, key=lambda each: each.uid)
@@ -63,7 +91,12 @@ class Router:
         health = self._failing.get(_identity(target))
         return health is None or (now >= health.out_until and not health.trying)
 
-    def give_back(self, target: Target) -> None:
+    def hear(self, target: Target, now: float) -> None:
+        """Note that a target has sent something: whatever waits for it waits anew."""
+        if silence := self._silent.get(_identity(target)):
+            silence.waited_s, silence.since = 0.0, now
+
+    def give_back(self, target: Target, now: float) -> None:
         """Count one request less on a target; whether it did well is told separately."""
         left = self._inflight.get(target.uid, 0) - 1
         assert left >= 0, "given back more often than taken"
@@ -71,6 +104,8 @@ class Router:
             self._inflight[target.uid] = left
         else:
             del self._inflight[target.uid]
+            silence = self._silent[_identity(target)]
+            silence.waited_s, silence.waits = silence.at(now), False
         if health := self._failing.get(_identity(target)):
             health.trying = False
 
@@ -91,9 +126,10 @@ class Router:
         return max(0.0, min(outs, default=now) - now)
 
     def keep(self, targets: Iterable[Target]) -> None:
-        """Forget the failures of every target that is not among these."""
+        """Forget the failures and silences of every target that is not among these."""
         known = {_identity(each) for each in targets}
         self._failing = {each: self._failing[each] for each in self._failing if each in known}
+        self._silent = {e: s for e, s in self._silent.items() if e in known or s.waits}
 
 
 def _identity(target: Target) -> tuple[str, int]:

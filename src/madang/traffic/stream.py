@@ -13,6 +13,7 @@ from madang.traffic.usage import Tokens, tokens_in
 _HAS_USAGE = re.compile(rb'"usage":\s*\{')
 _DONE = re.compile(rb"^data: ?\[DONE\]\r?\n\r?\n", re.MULTILINE)
 _DATA = re.compile(rb"^data:", re.MULTILINE)
+_FIELD = re.compile(rb"\s*(?:data|event|id|retry)?:")
 _BLANKS = (b"\n\n", b"\r\n\r\n")
 _BLANK = re.compile(rb"\r?\n\r?\n")
 
@@ -33,11 +34,13 @@ class EventStream:
     def feed(self, data: bytes) -> bytes:
         """Take what the engine sent; return what may go on to the client.
 
-        Raises OverflowError for an event over the bound.
+        Raises OverflowError for an event over the bound, ValueError for what begins as no event.
         """
         if self.done:
             return b""
         whole = self._split(data)
+        if whole and not self.pieces and not _FIELD.match(whole):
+            raise ValueError
         if _HAS_USAGE.search(whole):
             whole = self._read_usage(whole)
         if b"[DONE]" in whole and (done := _DONE.search(whole)):

@@ -83,6 +83,8 @@ class Pull(Struct, frozen=True):
     """Version of the table it serves now: the acknowledgement."""
     inflight: dict[str, int] = {}
     """Requests under way, by the uid of the replica."""
+    silent: dict[str, float] = {}
+    """How long they have waited for a byte of it, in seconds."""
     wait_s: float = 2.0
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 
+from madang.errors import Unavailable
 from madang.planning.snapshot import Probed
-from madang.verify.subject import Failed, Gone, Subject
+from madang.verify.subject import Failed, Gone, Short, Subject
 
 
 def who_answers(subject: Subject) -> Probed | None:
     """Return whether it is the one it should be; None while nobody answers.
 
+    Raises `Unavailable` when it could not be asked, for want of descriptors or memory of our own.
     A health check alone would take any process on that port for ours, an old engine included.
     """
     try:
         status, body = subject.get("/v1/models")
+    except Short as error:
+        raise Unavailable("control.short", cause=str(error)) from error
     except (Gone, Failed):
         return None
     if status == 503:

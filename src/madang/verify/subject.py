@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,13 @@ class Gone(Exception):
     """The engine can't be reached: that is no judgement on what it serves."""
 
 
+class Short(Gone):
+    """We have no descriptor or memory left to ask with: that says nothing about the engine."""
+
+
+_OUR_LACK = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """One engine that has announced itself."""
@@ -35,6 +43,8 @@ class Subject:
     """The key it must ask for."""
     metrics: Callable[[str], Mapping[str, float]]
     """Reads its metrics into the common names."""
+    answer_s: float = ANSWER_S
+    """How long it may take over one read."""
 
     def get(self, path: str, token: str | None = None) -> tuple[int, bytes]:
         """Return status and body."""
@@ -59,7 +69,7 @@ class Subject:
         self, method: str, path: str, body: dict[str, Any] | None, token: str | None = None
     ) -> Iterator[HTTPResponse]:
         parts = urlsplit(self.url)
-        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=ANSWER_S)
+        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=self.answer_s)
         headers = {"Authorization": f"Bearer {self.token if token is None else token}"}
         try:
             sent = None if body is None else json.dumps(body).encode()
@@ -68,9 +78,10 @@ class Subject:
             connection.request(method, path, sent, headers)
             yield connection.getresponse()
         except TimeoutError as error:
-            raise Failed(f"no answer within {ANSWER_S:g} s") from error
+            raise Failed(f"no answer within {self.answer_s:g} s") from error
         except (OSError, HTTPException) as error:
-            raise Gone(str(error)) from error
+            is_ours = getattr(error, "errno", None) in _OUR_LACK
+            raise (Short if is_ours else Gone)(str(error)) from error
         finally:
             connection.close()
 

@@ -1,0 +1,41 @@
+"""How long things have been as they are, by a clock that only goes forward.
+
+Statuses carry wall-clock times, for people to read; a wall clock jumps. So whatever ends an engine
+is decided by what this control has itself watched: from when it first knew a time stamp, in steady
+seconds. A control that has just started has watched nothing yet, and waits anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from madang.resources.replica import Replica
+from madang.resources.resource import AnyResource
+from madang.resources.revision import Build
+
+Ages = Mapping[str, Mapping[float, float]]
+"""By uid: each time stamp of its status, and the steady seconds at which it was first known."""
+
+
+def watched(
+    known: Ages, changed: Iterable[AnyResource], gone: Iterable[AnyResource], steady_s: float
+) -> Ages:
+    """Return the ages after these changes: a new stamp begins now, an old one goes on."""
+    ages = dict(known)
+    for resource in changed:
+        before = known.get(resource.uid, {})
+        if stamps := _stamps(resource):
+            ages[resource.uid] = {stamp: before.get(stamp, steady_s) for stamp in stamps}
+    for resource in gone:
+        ages.pop(resource.uid, None)
+    return ages
+
+
+def _stamps(resource: AnyResource) -> frozenset[float]:
+    """Return the times from which planning counts."""
+    if isinstance(resource, Replica):
+        status = resource.status
+        return frozenset({status.since, status.started_at or 0.0, status.ready_at or 0.0})
+    if isinstance(resource, Build):
+        return frozenset({resource.status.started_at})
+    return frozenset()

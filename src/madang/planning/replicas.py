@@ -10,8 +10,9 @@ from typing import Any
 
 from madang.planning.action import Action, Effect, RunGate, Start, Stop, Verb
 from madang.planning.fleet import Fleet
+from madang.planning.health import exit_reason, hung_reason
 from madang.planning.place import Loan, Placement, Refused, place, smallest_fix
-from madang.planning.snapshot import Pulse, Snapshot
+from madang.planning.snapshot import Snapshot
 from madang.planning.template import build_for, demand_of
 from madang.resources.replica import NEXT, Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
@@ -36,17 +37,6 @@ CALM_S = 600.0
 STOP_GRACE_S = 10.0
 DRAIN_S = 30.0
 """How long it may finish its requests once no gateway sends it new ones."""
-
-MISSES_MIN = 3
-"""So many questions in a row must go wrong before an engine that was ready is given up."""
-HALTED_S = 10.0
-"""An engine stopped by a signal is given up after so long without a sign of life."""
-MUTE_S = 30.0
-"""One that neither answers nor works, after so long."""
-MUTE_BUSY_S = 600.0
-"""One that works, but answers neither control nor any gateway, after so long."""
-STUCK_S = 120.0
-"""One that has requests, does not work on them and sends nothing, after so long."""
 
 VANISHED = "replica.vanished"
 P = ReplicaPhase
@@ -280,28 +270,6 @@ def _ready(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | None
     return _ended(replica, snapshot, hung) if hung else None
 
 
-def hung_reason(pulse: Pulse) -> Reason | None:
-    """Say why an engine that was ready must be taken for lost; None for one that is only busy.
-
-    Not answering is no proof: a full engine has no thread left for questions. It must also use
-    no processor time, or be stopped as the kernel says, or give nobody a sign of life for so long
-    that whoever waits has given up.
-    """
-    mute_s, idle_s = pulse.mute_s, pulse.idle_s
-    if pulse.strange >= MISSES_MIN:
-        return Reason(code="replica.wrong-identity", values={"detail": pulse.detail})
-    if pulse.halted and pulse.misses and mute_s >= HALTED_S:
-        return Reason(code="replica.halted", values={"seconds": int(mute_s)})
-    is_mute = pulse.misses >= MISSES_MIN and (
-        min(mute_s, idle_s) >= MUTE_S or mute_s >= MUTE_BUSY_S
-    )
-    is_stuck = min(pulse.quiet_s, idle_s) >= STUCK_S
-    if is_mute or is_stuck:
-        waited_s = int(mute_s if is_mute else pulse.quiet_s)
-        return Reason(code="replica.hung", values={"seconds": waited_s})
-    return None
-
-
 def _lost_process(replica: Replica, snapshot: Snapshot) -> Action | None:
     """Act when the process of a living replica has ended."""
     reason = _end(replica, snapshot)
@@ -452,16 +420,6 @@ def _fail(
         last_lines=snapshot.seen.lines.get(replica.uid, ()),
     )
     return Action(Verb.FAIL_REPLICA, replica, reason, (failed,), effect=_stop_order(replica))
-
-
-def exit_reason(process: Process) -> Reason:
-    """Say how a process ended."""
-    code = process.exit_code or 0
-    if code == -9:
-        return Reason(code="replica.out-of-memory", values={"signal": 9})
-    if code < 0:
-        return Reason(code="replica.killed", values={"signal": -code})
-    return Reason(code="replica.exited", values={"exit_code": code})
 
 
 def build_of(replica: Replica, snapshot: Snapshot) -> Build | None:

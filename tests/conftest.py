@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from madang.settings import Home
+from madang.testing.postgres import PostgresServer, running
 
 _MADE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
 for _name in ("PYTHONUNBUFFERED", "MADANG_HOME", "MADANG_LANG", "MADANG_PROJECT", *_MADE):
@@ -74,6 +75,13 @@ def _own_runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("xdg")))
     for name in ("MADANG_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real server; each test that asks for it makes a database of its own."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ dotted code; the sentence and the next step come from `messages`, in Korean and 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 Value = str | int | float
 """What a sentence may be filled with."""
@@ -32,6 +32,11 @@ class MadangError(Exception):
         self.code = code
         self.subject = subject
         self.values: dict[str, Value] = {"subject": subject, **values}
+
+    def again(self) -> Self:
+        """Return the same error anew, to be raised to somebody else."""
+        values = {name: value for name, value in self.values.items() if name != "subject"}
+        return type(self)(self.code, self.subject, **values)
 
     def __str__(self) -> str:
         filled = ", ".join(f"{key}={value}" for key, value in self.values.items() if value != "")

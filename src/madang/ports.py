@@ -42,6 +42,18 @@ class UsageTotal:
     output_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a store is, where, and what about it isn't safe."""
+
+    product: str
+    version: str
+    place: str
+    """Never with a password."""
+    unsafe: tuple[str, ...] = ()
+    """Settings of the server without which acknowledged may not mean on disk."""
+
+
 class Store(Protocol):
     """Where state lives. Acknowledged means on disk.
 
@@ -85,6 +97,9 @@ class Store(Protocol):
 
     async def backup(self, who: Principal, path: Path) -> None:
         """Write a consistent copy of everything to a new file."""
+
+    async def health(self) -> Health:
+        """Ask it how it is; raises `Unavailable` where it does not answer."""
 
     async def close(self) -> None:
         """Finish what was acknowledged and let go."""

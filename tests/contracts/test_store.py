@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,16 +25,22 @@ from madang.resources.rights import CONTROL
 from madang.resources.service import Needs, Service, ServiceSpec, ServiceStatus
 from madang.resources.tenancy import Empty
 from madang.settings import Home
+from madang.stores.postgres import PostgresStore
 from madang.stores.sqlite import SqliteStore
+from madang.testing.postgres import PostgresServer
 from madang.traffic.table import Usage
 
 MakeStore = Callable[[Path], Store]
-STORES: dict[str, MakeStore] = {"sqlite": lambda path: SqliteStore(Home(path))}
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=["sqlite", "postgres"])
 def make(request: pytest.FixtureRequest) -> MakeStore:
-    return STORES[request.param]
+    """Give a store for a folder: the same one for the same folder."""
+    if request.param == "sqlite":
+        return lambda path: SqliteStore(Home(path))
+    server: PostgresServer = request.getfixturevalue("postgres")
+    database = cache(lambda _path: server.make_database())
+    return lambda path: PostgresStore(Home(path), server.url(database(path)), hold_wait_s=0.2)
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ CODE = re.compile(r"[a-z]+(-[a-z]+)*(\.[a-z][a-z0-9-]*)+")
 NOT_CODES = re.compile(r".*\.(log|sock|json|db|lock|txt|yaml|toml|html|new|part|md|gguf)")
 
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
-CARRY = {"Reason", "Finding", "Event", "_told", "translated"}
+CARRY = {"Reason", "Finding", "Event", "_told", "_translated"}
 """What takes a code, and the values of its sentence as one mapping or not at all."""
 SPOKEN = ("doctor.", "store.", "service.", "gate.", "build.")
 """Rooms whose codes pass through a variable before they are said."""

@@ -16,7 +16,7 @@ from madang.ports import Write
 from madang.resources.rights import CONTROL
 from madang.resources.tenancy import Empty, Organization, TitleSpec
 from madang.settings import Home
-from madang.stores import migrations, sqlite
+from madang.stores import migrations, sql, sqlite
 from madang.stores.tables import metadata
 
 NEWEST = migrations.VERSIONS[-1]
@@ -90,8 +90,8 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(migrations.SCRIPTS, scripts)
     second = scripts / "versions" / "v9998.py"
     second.write_text(SECOND)
-    monkeypatch.setattr(sqlite, "SCRIPTS", scripts)
-    monkeypatch.setattr(sqlite, "VERSIONS", (*migrations.VERSIONS, "9998"))
+    monkeypatch.setattr(sql, "SCRIPTS", scripts)
+    monkeypatch.setattr(sql, "VERSIONS", (*migrations.VERSIONS, "9998"))
     return second
 
 
@@ -117,7 +117,7 @@ async def test_a_migration_that_fails_changes_nothing_and_keeps_one_copy(
     home: Home, next_version: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as older:
-        older.setattr(sqlite, "VERSIONS", migrations.VERSIONS)
+        older.setattr(sql, "VERSIONS", migrations.VERSIONS)
         stored = await old_state(home)
     before = schema(home.state)
     next_version.write_text(SECOND + '    op.drop_table("never-there")\n')
@@ -140,14 +140,14 @@ async def test_the_newest_five_copies_stay(home: Home, next_version: Path) -> No
     other = home.backups / "mine.db"
     other.write_text("not a copy of ours")
     with pytest.MonkeyPatch.context() as older:
-        older.setattr(sqlite, "VERSIONS", migrations.VERSIONS)
+        older.setattr(sql, "VERSIONS", migrations.VERSIONS)
         for _ in range(9):
             await old_term(home)
     store = sqlite.SqliteStore(home)
     await store.open()
     await store.close()
     names = sorted(path.name for path in home.backups.glob("term-*"))
-    assert len(names) == sqlite.BACKUPS_KEPT
+    assert len(names) == sql.BACKUPS_KEPT
     assert names[-1] == f"term-0000000009-version-{NEWEST}.db"
     assert other.exists()
 

@@ -22,6 +22,7 @@ from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, Replica
 from madang.resources.rights import CONTROL
 from madang.settings import Home
 from madang.stores import lane, place, queries
+from madang.stores.sql import Kept
 from madang.stores.sqlite import SqliteStore
 
 
@@ -176,6 +177,7 @@ from madang.errors import Unavailable
 from madang.resources.rights import CONTROL
 from madang.resources.event import Event
 from madang.settings import Home
+from madang.stores.sql import Kept
 from madang.stores.sqlite import SqliteStore
 
 async def main():
@@ -277,7 +279,7 @@ async def test_a_row_that_cannot_be_read_is_named(home: Home, statement: str) ->
 
 
 async def test_only_the_newest_tombstones_stay_and_late_readers_are_told(home: Home) -> None:
-    store = SqliteStore(home, tombstones_kept=3)
+    store = SqliteStore(home, kept=Kept(tombstones=3))
     await store.open()
     versions = []
     for name in "abcdef":
@@ -298,7 +300,7 @@ async def test_tombstones_above_the_bound_go_in_steps(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "PRUNE_STEP", 4)
-    store = SqliteStore(home, tombstones_kept=2)
+    store = SqliteStore(home, kept=Kept(tombstones=2))
     await store.open()
     stored = await put(store, *(f"r{n}" for n in range(11)))
     left = []
@@ -314,7 +316,7 @@ async def test_only_the_newest_events_are_kept_and_the_rest_goes_in_steps(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "PRUNE_STEP", 4)
-    store = SqliteStore(home, events_kept=5)
+    store = SqliteStore(home, kept=Kept(events=5))
     await store.open()
     told = [Event(at=n, actor="a", code="c", kind="k", name="n") for n in range(15)]
     await store.commit(CONTROL, [], told)

@@ -55,8 +55,14 @@ class Hold:
         self._descriptor: int | None = None
 
     def take(self) -> None:
-        """Take it at once; raises `Unavailable` naming the process that has it."""
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take it at once; raises `Unavailable` naming the process that has it. Again: a no-op."""
+        if self._descriptor is not None:
+            return
+        try:
+            make_private(self._lock)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise Unavailable("store.write-failed", cause=str(error)) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -202,6 +202,12 @@ def read_meta(connection: Connection, name: str) -> int:
     return connection.scalar(select(meta.c.value).where(meta.c.name == name)) or 0
 
 
+def newest_term(connection: Connection) -> int:
+    """Return the newest term, and let none begin before this transaction has ended."""
+    query = select(meta.c.value).where(meta.c.name == "term").with_for_update(read=True)
+    return connection.scalar(query) or 0
+
+
 def write_meta(connection: Connection, name: str, value: int) -> None:
     """Keep a number beside the tables."""
     changed = connection.execute(update(meta).where(meta.c.name == name), {"value": value})

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack, closing, suppress
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from madang.errors import Corrupt, Forbidden, Rejected, Unavailable
-from madang.ports import UsageTotal, Write
-from madang.resources.event import AuditRecord, Event
-from madang.resources.resource import AnyResource
-from madang.resources.rights import Principal, Right
+from madang.errors import Corrupt, MadangError, Rejected, Unavailable
+from madang.ports import Health
 from madang.settings import Home
-from madang.stores import place, queries
-from madang.stores.lane import Lane, translated
-from madang.stores.ledger import records, refuse_outside
-from madang.stores.migrations import SCRIPTS, VERSIONS, upgrade
-from madang.stores.rows import event_row, resource_row, usage_row
-from madang.stores.tables import alembic_version, metadata
-from madang.traffic.table import Usage
-
-TOMBSTONES_KEPT = 10_000
-"""The newest this many stay in the feed."""
-
-EVENTS_KEPT = 1_000_000
-"""The newest this many are kept."""
-
-BACKUPS_KEPT = 5
-"""Copies taken before a migration; the newest this many stay."""
+from madang.stores import place
+from madang.stores.sql import Kept, SqlStore
 
 LOG_BYTES_MAX = 64 << 20
 """The write-ahead log is cut back to this after a checkpoint."""
@@ -45,159 +28,95 @@ _PRAGMAS = {
     "journal_size_limit": str(LOG_BYTES_MAX),
 }
 
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNDONE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
+"""A commit that ends with one of these never got as far as its last page; one whose flush to the
+disk failed did, and would be found there after a crash."""
 
-class SqliteStore:
+
+class Sqlite:
+    """A `Database` of `sql`, in `home.state`."""
+
+    def __init__(
+        self, home: Home, hold: place.Hold, file_system: Callable[[Path], str] = place.file_system
+    ) -> None:
+        self._home = home
+        self._hold = hold
+        self._file_system = file_system
+
+    def connect(self) -> Connection:
+        """See `lane.Database.connect`; raises `Rejected` for a network file system."""
+        place.refuse_network(self._home.path, self._file_system(self._home.path))
+        self._hold.take()
+        try:
+            place.make_private(self._home.state)
+        except OSError as error:
+            raise Unavailable("store.write-failed", cause=str(error)) from error
+        with ExitStack() as undo:
+            connection = undo.enter_context(_engine(self._home.state).connect())
+            with connection.begin():
+                problem = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            if problem != "ok":
+                raise Corrupt("store.damaged", cause=problem)
+            undo.pop_all()
+        return connection
+
+    def cut(self) -> None:
+        """See `lane.Database.cut`; a file on a disk of this machine answers, or fails."""
+
+    def named(self, error: DBAPIError, code: str) -> MadangError:
+        """See `lane.Database.named`."""
+        cause = str(error.orig)
+        if _result(error) & 0xFF in _DAMAGED:
+            return Corrupt("store.damaged", cause=cause)
+        return Unavailable(code, cause=cause)
+
+    def is_undone(self, error: DBAPIError) -> bool:
+        """See `lane.Database.is_undone`."""
+        return _result(error) in _UNDONE
+
+    def let_go(self) -> None:
+        """See `lane.Database.let_go`."""
+        self._hold.release()
+
+    def save(self, connection: Connection, path: Path, version: str) -> None:  # noqa: ARG002
+        """See `sql.Database.save`; the copy has the version that the file has."""
+        source = connection.connection.driver_connection
+        assert isinstance(source, sqlite3.Connection)
+        with new_file(path) as part, closing(sqlite3.connect(part)) as copy:
+            source.backup(copy)
+
+    def health(self, connection: Connection) -> Health:
+        """See `sql.Database.health`."""
+        version = str(connection.exec_driver_sql("SELECT sqlite_version()").scalar_one())
+        return Health("SQLite", version, str(self._home.state))
+
+
+class SqliteStore(SqlStore):
     """A `madang.ports.Store` and `History` in `home.state`."""
 
     def __init__(
         self,
         home: Home,
         *,
+        hold: place.Hold | None = None,
         file_system: Callable[[Path], str] = place.file_system,
-        tombstones_kept: int = TOMBSTONES_KEPT,
-        events_kept: int = EVENTS_KEPT,
+        kept: Kept | None = None,
     ) -> None:
-        assert tombstones_kept > 0, "the newest tombstone remembers the newest revision"
-        self._home = home
-        self._file_system = file_system
-        self._kept = (tombstones_kept, events_kept)
-        self._hold = place.Hold(home.control_lock)
-        self._lane = Lane(self._prune)
-        self._revision = 0
-        self._id = ""
+        self._sqlite = Sqlite(home, hold or place.Hold(home.control_lock), file_system)
+        super().__init__(self._sqlite, home, kept)
 
-    async def open(self) -> int:
-        """See `Store.open`; raises `Rejected` for a home on a network file system."""
-        async with AsyncExitStack() as undo:
-            undo.push_async_callback(self.close)
-            await self._lane.start(self._connect)
-            term = await self._lane.write(self._begin_term)
-            undo.pop_all()
-        return term
+    @contextmanager
+    def taken(self) -> Iterator[Connection]:
+        """Open the file for whoever takes its content over, migrated; no term begins."""
+        with self._sqlite.connect() as connection:
+            self._ready(connection)
+            yield connection
 
-    @property
-    def id(self) -> str:
-        """See `Store.id`."""
-        return self._id
 
-    async def load(self, who: Principal) -> tuple[int, Sequence[AnyResource]]:
-        """See `Store.load`."""
-        ask = partial(queries.living, who=who)
-        return await self._lane.read(lambda c: (queries.newest_revision(c), ask(c)))
-
-    async def commit(
-        self, who: Principal, writes: Sequence[Write], events: Sequence[Event] = ()
-    ) -> Sequence[AnyResource]:
-        """See `Store.commit`. Writes are done in the order given."""
-        refuse_outside(who, writes)
-        rows = [resource_row(each.resource) for each in writes]
-        told = [event_row(each) for each in events]
-
-        def work(connection: Connection) -> list[AnyResource]:
-            self._revision += 1
-            stamp = {"resource_version": self._revision}
-            if who.audited:
-                queries.add_audit(connection, records(connection, who, writes, events))
-            for each, row in zip(writes, rows, strict=True):
-                planned = each.resource.resource_version
-                queries.write(connection, row, planned, self._revision, gone=each.gone)
-            queries.add_events(connection, told)
-            return [each.resource.model_copy(update=stamp) for each in writes]
-
-        return await self._lane.write(work)
-
-    async def changes(
-        self, who: Principal, after: int, limit: int = 1000
-    ) -> Sequence[tuple[AnyResource, bool]]:
-        """See `Store.changes`."""
-        return await self._lane.read(partial(queries.changes, who=who, after=after, limit=limit))
-
-    async def events(
-        self, who: Principal, after: int = 0, limit: int = 1000, project: str | None = None
-    ) -> Sequence[Event]:
-        """See `History.events`."""
-        ask = partial(queries.events_after, who=who, after=after, limit=limit, project=project)
-        return await self._lane.read(ask)
-
-    async def audit(
-        self, who: Principal, after: int = 0, limit: int = 1000
-    ) -> Sequence[AuditRecord]:
-        """See `History.audit`."""
-        ask = partial(queries.audit_after, who=who, after=after, limit=limit)
-        return await self._lane.read(ask)
-
-    async def record_usage(self, who: Principal, records: Sequence[Usage]) -> Sequence[UsageTotal]:
-        """See `History.record_usage`."""
-        rows = [usage_row(each) for each in records]
-        ask = partial(queries.totals, who=who)
-
-        def work(connection: Connection) -> list[UsageTotal]:
-            queries.keep_usage(connection, rows)
-            return ask(connection)
-
-        return await (self._lane.write(work) if rows else self._lane.read(ask))
-
-    async def backup(self, who: Principal, path: Path) -> None:
-        """See `Store.backup`. The copy is checked before it gets its name."""
-        if not who.may(Right.OPERATE, ""):
-            raise Forbidden("role.right-needed", who.actor, right=Right.OPERATE, role=who.role)
-        await self._lane.outside(lambda connection: _copy(connection, path))
-
-    async def close(self) -> None:
-        """See `Store.close`; again is a no-op."""
-        await self._lane.stop()
-        self._hold.release()
-
-    def _connect(self) -> Connection:
-        place.refuse_network(self._home.path, self._file_system(self._home.path))
-        try:
-            place.make_private(self._home.control_lock)
-            self._hold.take()
-            place.make_private(self._home.state)
-        except OSError as error:
-            raise Unavailable("store.write-failed", cause=str(error)) from error
-        with translated("store.write-failed"), ExitStack() as undo:
-            connection = undo.enter_context(_engine(self._home.state).connect())
-            self._make_ready(connection)
-            undo.pop_all()
-        return connection
-
-    def _make_ready(self, connection: Connection) -> None:
-        with connection.begin():
-            problem = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
-            if problem != "ok":
-                raise Corrupt("store.damaged", cause=problem)
-            found = _version(connection)
-            if found is None:
-                metadata.create_all(connection)
-                connection.execute(insert(alembic_version), {"version_num": VERSIONS[-1]})
-            term = queries.read_meta(connection, "term")
-            self._revision = queries.newest_revision(connection)
-        if found not in (None, VERSIONS[-1]):
-            self._migrate(connection, found, term)
-
-    def _migrate(self, connection: Connection, found: str, term: int) -> None:
-        """Copy, then change. A copy of this term and version is the same copy: keep it."""
-        backups = self._home.backups
-        backups.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = backups / f"term-{term:010}-version-{found}.db"
-        if not path.exists():
-            _copy(connection, path)
-        for old in sorted(backups.glob("term-*.db"))[:-BACKUPS_KEPT]:
-            old.unlink()
-        with connection.begin():
-            upgrade(connection, found, SCRIPTS)
-
-    def _begin_term(self, connection: Connection) -> int:
-        self._id = queries.store_id(connection)
-        term = queries.read_meta(connection, "term") + 1
-        queries.write_meta(connection, "term", term)
-        return term
-
-    def _prune(self, connection: Connection) -> None:
-        tombstones, events = self._kept
-        queries.prune_tombstones(connection, tombstones)
-        queries.prune_events(connection, events)
+def _result(error: DBAPIError) -> int:
+    """Return SQLite's extended result code."""
+    return int(getattr(error.orig, "sqlite_errorcode", 0))
 
 
 def _engine(path: Path) -> Engine:
@@ -219,31 +138,17 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def _version(connection: Connection) -> str | None:
-    """Return the version of the tables, None for an empty file; raises `Corrupt`."""
-    tables = inspect(connection).get_table_names()
-    if not tables:
-        return None
-    if alembic_version.name not in tables:
-        raise Corrupt("store.not-ours", cause=", ".join(sorted(tables)[:5]))
-    found: str | None = connection.scalar(select(alembic_version.c.version_num))
-    if found not in VERSIONS:
-        raise Corrupt("store.newer-version", found=str(found), known=VERSIONS[-1])
-    return found
-
-
-def _copy(connection: Connection, path: Path) -> None:
-    """Write a checked copy to a new file, in the connection's own thread."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a place to write a database to; checked and on disk before it gets its name."""
     if path.exists():
         raise Rejected("store.backup-exists", str(path))
     part = path.with_name(path.name + ".part")
-    source = connection.connection.driver_connection
-    assert isinstance(source, sqlite3.Connection)
     try:
         part.unlink(missing_ok=True)
         place.make_private(part)
+        yield part
         with closing(sqlite3.connect(part)) as copy:
-            source.backup(copy)
             (problem,) = copy.execute("PRAGMA quick_check(1)").fetchone()
         if problem != "ok":
             raise Corrupt("store.damaged", cause=problem)

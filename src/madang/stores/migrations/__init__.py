@@ -13,13 +13,15 @@ VERSIONS: tuple[str, ...] = ("0001", "0002")
 """Every version of the tables there ever was, oldest first; the last is `tables.metadata`."""
 
 
-def upgrade(connection: Connection, found: str | None, scripts: Path = SCRIPTS) -> None:
+def upgrade(
+    connection: Connection, found: str | None, scripts: Path = SCRIPTS, to: str = "head"
+) -> None:
     """Carry out every migration after `found` (None: from nothing), in the open transaction."""
     from alembic.operations import Operations  # noqa: PLC0415 - seldom needed, and heavy
     from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
-    steps = list(ScriptDirectory(str(scripts)).iterate_revisions("head", found or "base"))
+    steps = list(ScriptDirectory(str(scripts)).iterate_revisions(to, found or "base"))
     with Operations.context(MigrationContext.configure(connection)):
         for step in reversed(steps):
             step.module.upgrade()

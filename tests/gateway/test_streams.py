@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+import msgspec
+
 from madang.traffic.limits import Limits
 
 
@@ -239,3 +241,46 @@ async def test_a_stopping_gateway_tells_the_readers_it_cuts_off(serve, engines):
         usage = await door.record()
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "gateway_stopping"
     assert usage.status == 503
+
+
+async def test_a_stream_ends_with_an_error_once_its_key_is_revoked(serve, engines, table):
+    engine = await engines.start()
+
+    async def endless(request, body):
+        response = await engine.open(request)
+        while True:
+            await response.write(engine.event("word "))
+            await asyncio.sleep(0.005)
+
+    engine.behave = endless
+    async with serve(engine.target) as door, door.stream() as response:
+        lines = response.aiter_lines()
+        assert "word " in await anext(lines)
+        door.desk.take(msgspec.structs.replace(table(engine.target, version=2), keys={}))
+        last = [line async for line in lines if line][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "key_revoked"
+    usage = await door.record()
+    assert usage.status == 401
+    assert usage.output_tokens >= 1, "what was delivered is billed"
+
+
+async def test_a_whole_answer_is_not_given_to_a_key_that_has_expired_meanwhile(
+    serve, engines, table
+):
+    engine = await engines.start()
+    asked = asyncio.Event()
+
+    async def hang(request, body):
+        asked.set()
+        await asyncio.Event().wait()
+
+    engine.behave = hang
+    async with serve(engine.target) as door:
+        asking = asyncio.create_task(door.post())
+        await asked.wait()
+        known = table(engine.target, version=2)
+        past = {d: msgspec.structs.replace(k, expires_at=1.0) for d, k in known.keys.items()}
+        door.desk.take(msgspec.structs.replace(known, keys=past))
+        answer = await asking
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "key_revoked"

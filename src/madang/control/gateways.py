@@ -162,6 +162,7 @@ def _keys(world: World) -> Iterator[tuple[str, traffic.Key]]:
                 traffic.Key(
                     name=key.name,
                     project=key.spec.home,
+                    uid=key.uid,
                     where=who.where,
                     role=who.role,
                     may_infer=Right.INFER in who.rights,

@@ -40,9 +40,9 @@ class Gateway:
             await clock.sleep(SETTLE_POLL_S)
 
     async def sweep(self) -> None:
-        """Stop whatever is over its deadline, for ever."""
+        """Stop whatever is over its deadline, and whoever's key is no longer good, for ever."""
         while True:
             await self._means.clock.sleep(SWEEP_S)
-            now = self._means.clock.monotonic()
+            now, at = self._means.clock.monotonic(), self._means.clock.now()
             for visit in tuple(self._visits):
-                visit.check(now)
+                visit.check(now, at)

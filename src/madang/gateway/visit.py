@@ -13,7 +13,7 @@ from madang.gateway.engines import DROPPED, Engines
 from madang.gateway.reply import Message, Reply
 from madang.traffic.desk import Desk
 from madang.traffic.doors import Head, too_large
-from madang.traffic.exchange import CLIENT_LEFT, ENGINE_DIED, STOPPING, Exchange
+from madang.traffic.exchange import CLIENT_LEFT, ENGINE_DIED, KEY_REVOKED, STOPPING, Exchange
 from madang.traffic.refusal import Refusal, slow_body
 from madang.traffic.table import Target, Usage
 from madang.wire import swallow
@@ -47,7 +47,7 @@ class Visit:
         self._receive = receive
         self._reply = reply
         self._task = asyncio.current_task()
-        self._cut: Literal["", "left", "late"] = ""
+        self._cut: Literal["", "left", "late", "revoked"] = ""
         self._unread = False
         self._exchange: Exchange | None = None
 
@@ -135,12 +135,14 @@ class Visit:
             pass
         self._stop("left")
 
-    def check(self, now: float) -> None:
-        """Stop if somebody has taken too long."""
-        if self._exchange and now >= self._exchange.deadline:
+    def check(self, now: float, at: float) -> None:
+        """Stop if somebody has taken too long, or may no longer ask; `at` is Unix seconds."""
+        if self._exchange and not self._means.desk.honours(self._exchange, at):
+            self._stop("revoked")
+        elif self._exchange and now >= self._exchange.deadline:
             self._stop("late")
 
-    def _stop(self, why: Literal["left", "late"]) -> None:
+    def _stop(self, why: Literal["left", "late", "revoked"]) -> None:
         if not self._cut and self._task:
             self._cut = why
             self._task.cancel()
@@ -149,6 +151,8 @@ class Visit:
         """End an exchange that was stopped: say so if anybody listens."""
         if self._cut == "left" or (self._cut == "late" and exchange.client_turn):
             return CLIENT_LEFT
+        if self._cut == "revoked":
+            return await self._reply.refuse(KEY_REVOKED)
         refusal = exchange.silent(self._clock.monotonic()) if self._cut else STOPPING
         if refusal:
             return await self._reply.refuse(refusal)

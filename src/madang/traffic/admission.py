@@ -21,6 +21,7 @@ class Directory:
     def __init__(self, table: RouteTable) -> None:
         self.table = table
         self._endpoints = {(each.project, each.name): each for each in table.endpoints}
+        self._keys = {each.uid: each for each in table.keys.values()}
 
     def identify(self, head: Head, at: float, stale: bool) -> Key | Refusal:
         """Find the key; `at` is Unix seconds, `stale` says that control was not heard lately."""
@@ -35,6 +36,13 @@ class Directory:
         if key.expires_at is not None and key.expires_at <= at:
             return Refusal(401, "invalid_api_key", "gateway.key-expired")
         return key
+
+    def honours(self, key: Key, project: str, at: float) -> bool:
+        """Tell whether a key that was let in may still call what it calls; `at` is Unix seconds."""
+        now = self._keys.get(key.uid)
+        if now is None or not (now.may_infer and now.sees(project)):
+            return False
+        return now.expires_at is None or at < now.expires_at
 
     def resolve(self, key: Key, model: str, kind: Kind) -> Endpoint | Refusal:
         """Find the endpoint that a key means by a model's name, ready to be called."""

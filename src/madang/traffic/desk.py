@@ -80,6 +80,10 @@ class Desk:
         stale = now - self._heard_at > self.limits.stale_table_s
         return self._directory.identify(head, at, stale)
 
+    def honours(self, exchange: Exchange, at: float) -> bool:
+        """Tell whether whoever began an exchange may still go on; `at` is Unix seconds."""
+        return self._directory.honours(exchange.key, exchange.project, at)
+
     def look(self, head: Head, key: Key) -> bytes | Refusal:
         """Answer a question about models."""
         if head.door == "models":

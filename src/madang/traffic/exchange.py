@@ -29,6 +29,7 @@ CLIENT_LEFT = 499
 ENGINE_DIED = Refusal(502, "engine_lost", "gateway.engine-lost")
 ENGINE_SILENT = Refusal(504, "engine_silent", "gateway.engine-silent")
 ANSWER_TOO_LARGE = Refusal(502, "answer_too_large", "gateway.answer-too-large")
+KEY_REVOKED = Refusal(401, "key_revoked", "gateway.key-revoked")
 STOPPING = unavailable("gateway_stopping", "gateway.stopping")
 
 
@@ -68,6 +69,16 @@ class Exchange:
     def id(self) -> str:
         """What the answer, the engine's log and the usage record have in common."""
         return self._admitted.id
+
+    @property
+    def key(self) -> Key:
+        """Who asks, as it was when the request came."""
+        return self._admitted.key
+
+    @property
+    def project(self) -> str:
+        """Whose endpoint is asked."""
+        return self._admitted.endpoint.project
 
     def choose(self, now: float) -> Target | Refusal:
         """Pick the replica to ask; the refusal when there is none."""

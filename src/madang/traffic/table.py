@@ -52,6 +52,7 @@ class Key(Struct, frozen=True):
     project: str
     """Where names are looked up."""
     role: str
+    uid: str = ""
     where: str | None = None
     """It sees endpoints here and below: an organization; empty: all. None: its project's only."""
     may_infer: bool = False

@@ -45,6 +45,11 @@ class Desk:
     where: Callable[[], Mapping[str, str]]
     """`api` and `gateway` addresses."""
 
+    def check(self, who: Principal) -> None:
+        """Raise `Unauthorized` for a caller whose key was revoked while it was being served."""
+        if not self.keys.honours(who):
+            raise Unauthorized("key.unknown")
+
 
 def desk_of(request: Request) -> Desk:
     """Return the desk of the application that serves this request."""
@@ -73,21 +78,20 @@ def identify(lines: list[str], keys: Keys) -> Principal:
 
 
 class Needs:
-    """What a route asks of its caller: one of these rights, somewhere. None: any known key.
+    """What a route asks of its caller: that right, and on the whole site if it says so.
 
-    Where the right must hold is decided by what the route is about, in `control.authority`;
-    a route without this, or `OPEN`, ends the start.
+    No right: any known key will do, since the route looks for a right itself, in
+    `control.authority`, at the place of what it is about. A route without this ends the start.
     """
 
-    def __init__(self, *rights: Right, site: bool = False) -> None:
-        self.rights = frozenset(rights)
+    def __init__(self, right: Right | None = None, site: bool = False) -> None:
+        self.right = right
         self.site = site
 
     async def __call__(self, who: Annotated[Principal, Depends(caller)]) -> Principal:
         """Return the caller if it has what is needed."""
-        if self.rights and not self.rights & who.rights:
-            needed = " | ".join(sorted(self.rights))
-            raise Forbidden("role.right-needed", who.actor, right=needed, role=who.role)
+        if self.right and self.right not in who.rights:
+            raise Forbidden("role.right-needed", who.actor, right=self.right, role=who.role)
         if self.site and not who.sees(""):
             raise Forbidden("role.site-needed", who.actor, where=who.where)
         return who
@@ -95,9 +99,6 @@ class Needs:
 
 Caller = Annotated[Principal, Depends(Needs())]
 Reader = Annotated[Principal, Depends(Needs(Right.READ))]
-Writer = Annotated[Principal, Depends(Needs(Right.WRITE, Right.MANAGE))]
-Remover = Annotated[Principal, Depends(Needs(Right.WRITE, Right.MANAGE, Right.KEYS))]
-KeyMaker = Annotated[Principal, Depends(Needs(Right.KEYS))]
 Operator = Annotated[Principal, Depends(Needs(Right.OPERATE, site=True))]
 Auditor = Annotated[Principal, Depends(Needs(Right.AUDIT, site=True))]
 

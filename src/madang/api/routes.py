@@ -16,13 +16,10 @@ from madang.api.desk import (
     AtDesk,
     Caller,
     Desk,
-    KeyMaker,
     Kind,
     Operator,
     Project,
     Reader,
-    Remover,
-    Writer,
     ref_of,
 )
 from madang.control.doctor import examine
@@ -100,7 +97,7 @@ async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
 
 
 @router.post("/apply")
-async def apply(who: Writer, desk: AtDesk, asked: Apply) -> dict[str, Any]:
+async def apply(who: Caller, desk: AtDesk, asked: Apply) -> dict[str, Any]:
     """Make the world as the documents say: all of them, or none."""
     applied = await desk.intake.apply(
         who, asked.documents, asked.project or who.project or PROJECT, dry_run=asked.dry_run
@@ -133,6 +130,7 @@ async def changes(
     kind: Kind | None = None, project: Project = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Return what changed after a revision, as soon as there is something (long poll)."""
+    desk.intake.look(who, project)
     deadline = desk.world.clock.monotonic() + wait_s
     while True:
         tick = desk.world.tick
@@ -149,6 +147,7 @@ async def changes(
         after = newest
         if not changed:
             await desk.world.moved(tick, left_s)
+            desk.check(who)
 
 
 @router.get("/event")
@@ -157,6 +156,7 @@ async def events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 200, project: Project = None,
 ) -> dict[str, list[Event]]:  # fmt: skip
     """Return events after a sequence number, as soon as there are some (long poll)."""
+    desk.intake.look(who, project)
     deadline = desk.world.clock.monotonic() + wait_s
     while True:
         tick = desk.world.tick
@@ -165,10 +165,11 @@ async def events(
         if found or left_s <= 0:
             return {"items": list(found)}
         await desk.world.moved(tick, left_s)
+        desk.check(who)
 
 
 @router.post("/model")
-async def add_model(who: Writer, desk: AtDesk, asked: NewModel) -> StreamingResponse:
+async def add_model(who: Caller, desk: AtDesk, asked: NewModel) -> StreamingResponse:
     """Read a model's files on the server; lines of progress, then the model or an error."""
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
     desk.intake.check_add_model(who, ref)
@@ -188,6 +189,7 @@ async def _import(who: Principal, desk: Desk, ref: Ref, source: str) -> AsyncIte
     task.add_done_callback(lambda _task: done.put_nowait(None))
     try:
         while (step := await done.get()) is not None:
+            desk.check(who)
             yield json.dumps({"bytes": step[0], "of": step[1]}) + "\n"
         yield json.dumps({"resource": (await task).shown()}) + "\n"
     except MadangError as error:
@@ -198,7 +200,7 @@ async def _import(who: Principal, desk: Desk, ref: Ref, source: str) -> AsyncIte
 
 
 @router.post("/key")
-async def create_key(who: KeyMaker, desk: AtDesk, asked: NewKey) -> dict[str, Any]:
+async def create_key(who: Caller, desk: AtDesk, asked: NewKey) -> dict[str, Any]:
     """Make an api key. Its secret is in this answer and nowhere else."""
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
     wanted = Wanted(ref, _granted(who, ref, asked), asked.user, asked.expires_s)
@@ -234,7 +236,7 @@ async def list_resources(
 
 @router.get("/{kind}/{name:path}/explanation")
 async def explanation(
-    who: Reader, desk: AtDesk, kind: Kind, name: str, project: Project = None
+    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
 ) -> Explanation:
     """Say why a resource is as it is, and the smallest change that would help."""
     found = desk.intake.find(who, kind, ref_of(who, kind, name, project))
@@ -243,7 +245,7 @@ async def explanation(
 
 @router.get("/{kind}/{name:path}/logs")
 async def logs(
-    who: Reader, desk: AtDesk, kind: Kind, name: str, project: Project = None,
+    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None,
     lines: Annotated[int, Query(ge=1, le=LINES_MAX)] = 100,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the last lines of a replica, or of every replica of a service."""
@@ -279,7 +281,7 @@ async def _tail(desk: Desk, replica: Replica, lines: int) -> list[str]:
 
 @router.get("/{kind}/{name:path}")
 async def get_resource(
-    who: Reader, desk: AtDesk, kind: Kind, name: str, project: Project = None
+    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
 ) -> dict[str, Any]:
     """Return one resource."""
     return desk.intake.find(who, kind, ref_of(who, kind, name, project)).shown()
@@ -287,7 +289,7 @@ async def get_resource(
 
 @router.delete("/{kind}/{name:path}")
 async def delete_resource(
-    who: Remover, desk: AtDesk, kind: Kind, name: str, project: Project = None
+    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
 ) -> dict[str, Any]:
     """Take a resource down: a service politely, anything else at once if nothing needs it."""
     gone = await desk.intake.delete(who, kind, ref_of(who, kind, name, project))

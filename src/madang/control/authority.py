@@ -19,10 +19,13 @@ WRITE_RIGHTS = {
 def allow(who: Principal, right: Right, place: str, subject: str) -> None:
     """Return if the caller may; as absent where the place is others', as forbidden where not.
 
-    The whole site is no secret: what needs a right there is forbidden to those of one place.
+    Looks at places only, never at what is there, so both answers say nothing of it. The whole
+    site is no secret: what lies there is forbidden to those of one place.
     """
     if place and not who.sees(place):
         raise NotFound("project.missing", subject, name=place)
+    if not who.sees(place):
+        raise Forbidden("role.site-needed", subject, where=who.where)
     if not who.may(right, place):
         raise Forbidden("role.right-needed", subject, right=right, role=who.role)
 

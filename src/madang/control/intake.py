@@ -69,13 +69,20 @@ class Intake:
 
     def find(self, who: Principal, kind: str, ref: Ref) -> AnyResource:
         """Return what this caller may see; `NotFound` for what is absent and for others' alike."""
+        allow(who, Right.READ, ref.project, f"{kind}/{ref.name}")
         found = self.world.list(who, kind).get(ref)
         if found is None:
             raise NotFound("resource.missing", f"{kind}/{ref.name}", project=ref.project)
         return found
 
+    def look(self, who: Principal, project: str | None) -> None:
+        """Refuse to look into a project that isn't the caller's."""
+        if project is not None:
+            allow(who, Right.READ, project, f"project/{project}")
+
     def list(self, who: Principal, kind: str, project: str | None) -> list[AnyResource]:
         """Return what this caller may see of a kind, in one project or in all."""
+        self.look(who, project)
         return [
             resource
             for _, resource in sorted(self.world.list(who, kind).items())
@@ -91,6 +98,8 @@ class Intake:
         manifests = [read(document, project) for document in documents]
         for manifest in manifests:
             allow_write(who, manifest.kind, manifest.ref.project, manifest.subject)
+            if isinstance(manifest.spec, ModelSpec):
+                allow(who, Right.OPERATE, "", manifest.subject)
         versions: dict[Ref, ModelVersion] = {}
         for manifest in manifests:
             if isinstance(manifest.spec, ModelSpec) and not dry_run:
@@ -180,12 +189,11 @@ class Intake:
 
     async def delete(self, who: Principal, kind: str, ref: Ref) -> AnyResource:
         """Take something down; services go politely, the rest at once if nothing needs it."""
-        found = self.find(who, kind, ref)
-        allow_write(who, kind, found.project, f"{kind}/{ref.name}")
-        allow_change(who, found, None)
+        allow_write(who, kind, ref.project, f"{kind}/{ref.name}")
         return await self._again(lambda: self._delete(who, self.find(who, kind, ref)))
 
     async def _delete(self, who: Principal, found: AnyResource) -> AnyResource:
+        allow_change(who, found, None)
         if isinstance(found, Service):
             if found.deleted_at is not None:
                 return found
@@ -210,6 +218,8 @@ class Intake:
         subject = f"key/{ref.name}"
         allow_write(who, "key", ref.project, subject)
         allow_grant(who, wanted.grant, subject)
+        if not wanted.grant.rights:
+            raise Rejected("key.grants-nothing", subject, role=wanted.grant.role)
         if wanted.user:
             owner = self.world.get(CONTROL, User, owner_ref(wanted.user))
             allow_owner(who, owner, wanted.user, wanted.grant)

@@ -20,6 +20,9 @@ from typing import ClassVar, Self
 Value = str | int | float
 """What a sentence may be filled with."""
 
+VALUE_LENGTH_MAX = 2000
+"""Characters of what somebody sent that an error says back."""
+
 
 class MadangError(Exception):
     """An error with a stable code, the thing it is about, and the values of its sentence."""
@@ -30,8 +33,11 @@ class MadangError(Exception):
     def __init__(self, code: str, subject: str = "", **values: Value) -> None:
         super().__init__(code, subject, values)
         self.code = code
-        self.subject = subject
-        self.values: dict[str, Value] = {"subject": subject, **values}
+        self.subject = subject[:VALUE_LENGTH_MAX]
+        self.values: dict[str, Value] = {
+            name: value[:VALUE_LENGTH_MAX] if isinstance(value, str) else value
+            for name, value in {"subject": subject, **values}.items()
+        }
 
     def again(self) -> Self:
         """Return the same error anew, to be raised to somebody else."""

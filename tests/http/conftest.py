@@ -93,3 +93,9 @@ async def opened(home: Home, node: PaperNode | None = None) -> AsyncIterator[Yar
 async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
     async with opened(Home(tmp_path)) as running:
         yield running
+
+
+async def deeds(yard: Yard) -> list[str]:
+    """Return what somebody with a key has done, by the events of it."""
+    events = (await yard.get("event", limit=1000))["items"]
+    return [event["code"] for event in events if event["actor"].startswith("key/")]

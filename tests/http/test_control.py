@@ -197,28 +197,6 @@ async def test_the_digest_of_a_key_is_never_shown(yard: Yard) -> None:
         assert hashlib.sha256(made["key"].encode()).hexdigest() not in shown
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"{", b"[]", b'{"documents": NaN}', b'{"documents": [1e999]}', b'{"documents":["\\ud800"]}',
-     b'{"documents":' + b"[" * 900 + b"]" * 900 + b"}", b"\xff\xfe{\x00}\x00", b'"\\u0000"',
-     b'{"documents": [' + b"9" * 5000 + b"]}", b'{"documents": [{}], "dry_run": 7}'],
-)  # fmt: skip
-async def test_odd_json_is_never_our_fault(yard: Yard, body: bytes) -> None:
-    headers = {"Content-Type": "application/json"}
-    answer = await yard.client.post("/api/v1/apply", content=body, headers=headers)
-    assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["message"]
-
-
-async def test_a_body_without_end_is_cut_off(yard: Yard) -> None:
-    async def endless():
-        while True:
-            yield b" " * 65536
-
-    answer = await yard.client.post("/api/v1/apply", content=endless())
-    assert answer.status_code == 413
-
-
 async def test_changes_and_events_can_be_waited_for(yard: Yard) -> None:
     now = (await yard.get("service"))["revision"]
     waiting = asyncio.create_task(yard.get("changes", after=now, wait_s=10, kind="service"))

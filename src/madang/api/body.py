@@ -51,10 +51,9 @@ class Encoded(Rejected):
 class Guard:
     """Refuses what is not meant for us; reads bodies within bounds, as JSON of one meaning."""
 
-    def __init__(self, app: ASGIApp, front: Front, body_s: float = BODY_S_MAX) -> None:
+    def __init__(self, app: ASGIApp, front: Front) -> None:
         self.app = app
         self.front = front
-        self.body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -100,10 +99,10 @@ class Guard:
 
     async def _body(self, receive: Receive) -> bytes:
         try:
-            async with asyncio.timeout(self.body_s):
+            async with asyncio.timeout(BODY_S_MAX):
                 return await _read(receive)
         except TimeoutError:
-            raise TooSlow("api.body-too-slow", seconds=self.body_s) from None
+            raise TooSlow("api.body-too-slow", seconds=BODY_S_MAX) from None
 
 
 def _check_announced(headers: Mapping[bytes, bytes]) -> None:

@@ -19,7 +19,7 @@ from madang.control.world import World
 from madang.errors import Forbidden, Rejected, Unauthorized
 from madang.ports import Launcher
 from madang.resources.kinds import KINDS
-from madang.resources.resource import Ref
+from madang.resources.resource import Place, Ref, canonical, check_place
 from madang.resources.rights import Principal, Right
 from madang.settings import Home
 
@@ -103,17 +103,13 @@ Operator = Annotated[Principal, Depends(Needs(Right.OPERATE, site=True))]
 Auditor = Annotated[Principal, Depends(Needs(Right.AUDIT, site=True))]
 
 Project = Annotated[
-    str | None,
-    Query(
-        max_length=200, description=f"organization/project; by default the key's own ({PROJECT})"
-    ),
+    Place | None, Query(description=f"organization/project; by default the key's own ({PROJECT})")
 ]
 
 
 def ref_of(who: Principal, kind: str, name: str, project: str | None) -> Ref:
-    """Return how a resource is found: site-wide kinds have no project."""
-    if len(name.encode()) > 128:
-        raise Rejected("manifest.value", kind, key="name", cause="too long")
+    """Return how a resource is found: site-wide kinds have no project. Raises `Rejected`."""
+    name = _name_of(kind, name)
     if not KINDS[kind].scoped:
         return Ref("", name)
     if kind == "organization":
@@ -125,3 +121,14 @@ def ref_of(who: Principal, kind: str, name: str, project: str | None) -> Ref:
         organization, slash, own = name.partition("/")
         return Ref(organization, own) if slash else Ref(who.project.partition("/")[0], name)
     return Ref(project or who.project or PROJECT, name)
+
+
+def _name_of(kind: str, written: str) -> str:
+    """Return a name from a path in its canonical form; raises `Rejected`."""
+    name = str(canonical(written))
+    try:
+        if "/" in name and kind not in {"project", "user"}:
+            raise ValueError("a name has no slash")
+        return check_place(name)
+    except ValueError as error:
+        raise Rejected("manifest.value", kind, key="name", cause=str(error)) from error

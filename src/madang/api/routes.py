@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import Field, Strict
 
 from madang.api.desk import (
     WAIT_S_MAX,
@@ -44,8 +44,8 @@ class Apply(Frozen):
     """What `madang apply` sends."""
 
     documents: list[Any]
-    project: str = ""
-    dry_run: bool = False
+    project: Place = ""
+    dry_run: Annotated[bool, Strict()] = False
 
 
 class NewModel(Frozen):
@@ -53,7 +53,7 @@ class NewModel(Frozen):
 
     name: Name
     source: str = Field(min_length=1, max_length=4096)
-    project: str = ""
+    project: Place = ""
 
 
 class NewKey(Frozen):
@@ -61,12 +61,12 @@ class NewKey(Frozen):
 
     name: Name
     role: Role = Role.MEMBER
-    project: str = ""
+    project: Place = ""
     where: Place | None = None
     """Where its rights hold; by default its project, an operator's or auditor's as the caller's."""
     scopes: list[Right] = []
-    user: str = Field(default="", max_length=200)
-    expires_s: float | None = Field(default=None, gt=0, le=10**9)
+    user: Place = ""
+    expires_s: float | None = Field(default=None, gt=0, le=10**9, strict=True)
 
 
 @router.get("/whoami")

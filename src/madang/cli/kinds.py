@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -31,6 +32,19 @@ def kind_of(written: str, known: Sequence[str] = KINDS) -> str:
     raise Rejected("cli.unknown-kind", kind=written, nearest=(near or ["service"])[0])
 
 
+def canonical(name: str) -> str:
+    r"""Return a name in the one form (NFC) that the server keeps: terminals differ.
+
+    >>> canonical("\u1112\u1161\u11ab")
+    '한'
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise Rejected("cli.usage", cause="a name that is no text") from error
+    return unicodedata.normalize("NFC", name)
+
+
 def thing(written: str, name: str | None = None, known: Sequence[str] = KINDS) -> tuple[str, str]:
     """Split KIND/NAME, or KIND and NAME, into the two.
 
@@ -40,7 +54,7 @@ def thing(written: str, name: str | None = None, known: Sequence[str] = KINDS) -
     kind, slash, rest = written.partition("/") if name is None else (written, "/", name)
     if not slash or not rest:
         raise Rejected("cli.no-name", kind=kind_of(kind, known))
-    return kind_of(kind, known), rest
+    return kind_of(kind, known), canonical(rest)
 
 
 @contextmanager

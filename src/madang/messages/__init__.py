@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 from madang.errors import Value
+from madang.plain import inert
 
 LANGUAGES = ("en", "ko")
 
@@ -68,10 +69,10 @@ def say(code: str, values: Mapping[str, Value | None], lang: str) -> Sentence:
 
 
 def _written(value: Value | None) -> str:
-    """Write a number as people do, and everything else on one line."""
+    """Write a number as people do, and everything else on one line, without what could act."""
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return "" if value is None else " ".join(str(value).split())
+    return "" if value is None else inert(" ".join(str(value).split()))
 
 
 @cache

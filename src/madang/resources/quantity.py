@@ -21,7 +21,9 @@ def size_bytes(written: str | int | float) -> int:
     >>> size_bytes("80GB"), size_bytes("1.5 GiB"), size_bytes(512)
     (80000000000, 1610612736, 512)
     """
-    match = re.fullmatch(r"(\d{1,19}(?:\.\d{1,6})?)\s*([A-Za-z]{1,3})?", str(written).strip())
+    match = re.fullmatch(
+        r"(?a)(\d{1,19}(?:\.\d{1,6})?)\s*([A-Za-z]{1,3})?", str(written).strip(), re.ASCII
+    )
     unit = (match.group(2) or "B").upper() if match else ""
     if not match or isinstance(written, bool) or unit not in _SIZES:
         raise ValueError(f"{written!r} is not a size; write it as 80GB or 512MB")
@@ -38,7 +40,9 @@ def duration_s(written: str | float) -> float:
     >>> duration_s("10m"), duration_s("800ms"), duration_s(5)
     (600.0, 0.8, 5.0)
     """
-    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)?", str(written).strip())
+    match = re.fullmatch(
+        r"(?a)(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)?", str(written).strip(), re.ASCII
+    )
     if not match or isinstance(written, bool):
         raise ValueError(f"{written!r} is not a duration; write it as 10m or 800ms")
     return float(match.group(1)) * _TIMES[match.group(2) or "s"]

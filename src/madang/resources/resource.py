@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from madang.errors import Value
+from madang.plain import described, is_plain
 
 NAME_BYTES_MAX = 63
 
@@ -26,11 +27,15 @@ def canonical(name: object) -> object:
     return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
 
 
+_NAME_ASCII = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
 def check_name(name: str) -> str:
     """Return a name that is one; raises ValueError."""
-    plain = all(c in "abcdefghijklmnopqrstuvwxyz0123456789-" or "가" <= c <= "힣" for c in name)
-    if not name or not plain or name.startswith("-") or name.endswith("-"):
-        raise ValueError("a name has lowercase letters, digits, Hangul and inner hyphens only")
+    odd = next((c for c in name if c not in _NAME_ASCII and not "가" <= c <= "힣"), "")
+    if odd or not name or name.startswith("-") or name.endswith("-"):
+        rule = "a name has lowercase letters, digits, Hangul and inner hyphens only"
+        raise ValueError(f"{rule}, not {described(odd)}" if odd else rule)
     if len(name.encode()) > NAME_BYTES_MAX:
         raise ValueError(f"a name has at most {NAME_BYTES_MAX} bytes")
     return name
@@ -40,13 +45,26 @@ Name = Annotated[str, BeforeValidator(canonical), Field(min_length=1), AfterVali
 """Lowercase letters, digits, Hangul and inner hyphens; at most 63 bytes; NFC."""
 
 
+def _check_title(title: str) -> str:
+    if not is_plain(title) or "\n" in title:
+        raise ValueError("a text of one line, without control characters and changes of direction")
+    return title
+
+
+Title = Annotated[
+    str, BeforeValidator(canonical), Field(max_length=256), AfterValidator(_check_title)
+]
+"""Free text of one line, NFC; nothing in it acts on a terminal."""
+
+
 def _check_project(project: str) -> str:
     if project and project.count("/") != 1:
         raise ValueError("a project is written organization/project")
-    return _check_place(project)
+    return check_place(project)
 
 
-def _check_place(place: str) -> str:
+def check_place(place: str) -> str:
+    """Return a place that is one; raises ValueError."""
     parts = place.split("/") if place else []
     if len(parts) > 2:
         raise ValueError("a place is an organization, or organization/project")
@@ -58,7 +76,7 @@ def _check_place(place: str) -> str:
 ProjectName = Annotated[str, BeforeValidator(canonical), AfterValidator(_check_project)]
 """`organization/project`; empty for what belongs to the whole site."""
 
-Place = Annotated[str, BeforeValidator(canonical), AfterValidator(_check_place)]
+Place = Annotated[str, BeforeValidator(canonical), AfterValidator(check_place)]
 """`organization` or `organization/project`; empty for the whole site."""
 
 

@@ -43,8 +43,8 @@ class Needs(Frozen):
 
     memory: Size | None = None
     """Bytes on each accelerator; None: worked out from the model."""
-    count: int = Field(default=1, ge=1, le=64)
-    accelerator: str = Field(default="", max_length=64)
+    count: int = Field(default=1, ge=1, le=64, strict=True)
+    accelerator: str = Field(default="", max_length=64, pattern=r"^[a-z0-9/._-]*$")
     """A kind or the start of one (`nvidia`, `cpu`); empty: any that the recipe can use."""
 
 
@@ -56,9 +56,11 @@ class ServiceSpec(Frozen):
         AfterValidator(_check_model),
     ]  # fmt: skip
     needs: Needs = Needs()
-    scale: Annotated[int, BeforeValidator(_check_scale), Field(ge=0, le=REPLICAS_MAX)] = 1
+    scale: Annotated[
+        int, BeforeValidator(_check_scale), Field(ge=0, le=REPLICAS_MAX, strict=True)
+    ] = 1
     gate: Annotated[tuple[str, ...], AfterValidator(_check_gate)] = ("smoke",)
-    recipe: str = Field(default="", max_length=64)
+    recipe: str = Field(default="", max_length=64, pattern=r"^[a-z0-9-]*$")
     """How it is started; empty: the first that can read the model's format."""
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from madang.resources.resource import Frozen, Place, ProjectName, Resource
+from madang.resources.resource import Frozen, Place, ProjectName, Resource, Title
 from madang.resources.rights import Grant, Principal, Right, Role, held
 
 SITE = "site"
@@ -20,7 +20,7 @@ class Empty(Frozen):
 class TitleSpec(Frozen):
     """What people call it."""
 
-    title: str = Field(default="", max_length=256)
+    title: Title = ""
 
 
 class Organization(Resource[TitleSpec, Empty]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from unicodedata import normalize
 
 from msgspec import json, structs
 
@@ -60,8 +61,11 @@ class Directory:
         return structs.replace(refusal, waiting=endpoint.waiting)
 
     def find(self, key: Key, model: str) -> Endpoint | Refusal:
-        """Look up NAME in the key's project, or PROJECT/NAME; another project's is absent."""
-        project, _, name = model.rpartition("/")
+        """Look up NAME in the key's project, or PROJECT/NAME; another project's is absent.
+
+        A name counts in its canonical form (NFC), as everywhere.
+        """
+        project, _, name = normalize("NFC", model).rpartition("/")
         home = project or key.project
         found = self._endpoints.get((home, name)) if key.sees(home) else None
         if found is not None:

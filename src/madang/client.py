@@ -169,18 +169,29 @@ class Address(NamedTuple):
 def find(
     url: str = "", key: str = "", home: str = "", environ: Mapping[str, str] = os.environ
 ) -> Address:
-    """Choose where to call: what is given, else MADANG_URL and MADANG_KEY, else the home's files.
+    """Choose where to call: what is given, else MADANG_URL and MADANG_KEY, else the last login.
 
-    A home that is given counts before the environment.
+    A home that is given counts before all of these; without any of them, it is the user's own.
     """
     url = url or ("" if home else environ.get("MADANG_URL", ""))
     key = key or ("" if home else environ.get("MADANG_KEY", ""))
+    if not (url or key or home or environ.get("MADANG_HOME")):
+        url, key = _logged_in(environ)
     place = settings.home(home or None, environ)
     api, gateway = (url.rstrip("/"), "") if url else _listening(place)
     key = key or _admin_key(place)
     if not key.isascii() or not key.isprintable():
         raise Unauthorized("client.bad-key")
     return Address(api, gateway, key)
+
+
+def _logged_in(environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return address and key of the last `madang login`; nothing where there is none."""
+    try:
+        said = json.loads(settings.login(environ).read_bytes())
+        return str(said["url"]), str(said["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ""
 
 
 def _listening(home: settings.Home) -> tuple[str, str]:
@@ -252,7 +263,7 @@ class Client:
         return True
 
     def whoami(self) -> Json:
-        """Return the key's actor, role and project."""
+        """Return the key's actor, role, project, place, rights and user."""
         said: Json = self._json("GET", "whoami")
         return said
 
@@ -343,9 +354,12 @@ class Client:
                     progress(int(said["bytes"]), int(said["of"]))
         raise Unavailable("control.broke-off", self.api, cause="the stream ended early")
 
-    def create_key(self, name: str, role: str = "member", expires_s: float | None = None) -> NewKey:
-        """Make an api key of the project; its secret is in the answer and nowhere else."""
-        body = {"name": name, "role": role, "project": self.project, "expires_s": expires_s}
+    def create_key(self, name: str, role: str = "member", **more: Any) -> NewKey:
+        """Make an api key of the project; its secret is in the answer and nowhere else.
+
+        More: `expires_s`, `where` (a place; "" is the whole site), `scopes` (rights), `user`.
+        """
+        body = {"name": name, "role": role, "project": self.project, **more}
         made: NewKey = self._json("POST", "key", body=body)
         return made
 

@@ -119,6 +119,16 @@ def home(given: str | None = None, environ: Mapping[str, str] = os.environ) -> H
     return Home(Path(base) / "madang")
 
 
+def login(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the file in which `madang login` keeps where to call, and with which key.
+
+    >>> login({"XDG_CONFIG_HOME": "/home/kim/.config"})
+    PosixPath('/home/kim/.config/madang/login.json')
+    """
+    base = environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(base) / "madang" / "login.json"
+
+
 def port(text: str | int) -> int:
     """Read a port that leaves room for the gateway's; 0 lets the machine choose both.
 

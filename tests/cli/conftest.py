@@ -31,10 +31,11 @@ Run = Callable[..., Said]
 
 
 @pytest.fixture(autouse=True)
-def _english(monkeypatch: pytest.MonkeyPatch) -> None:
+def _english(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("MADANG_LANG", "MADANG_URL", "MADANG_KEY", "MADANG_PROJECT", "MADANG_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 @pytest.fixture

@@ -196,7 +196,10 @@ class Api(Door):
         self.say(gone)
 
     def get_whoami(self) -> None:
-        self.say({"actor": "key/admin", "role": "operator", "project": "local/main"})
+        self.say({
+            "actor": "key/admin", "role": "operator", "project": "local/main", "where": "",
+            "rights": ["read", "write"], "user": "",
+        })  # fmt: skip
 
     def get_status(self) -> None:
         services = [

@@ -26,7 +26,8 @@ app = App(
 COMMANDS = {
     "up": "up", "down": "down", "status": "status", "apply": "apply", "get": "get",
     "explain": "explain", "logs": "logs", "events": "logs", "delete": "delete", "chat": "chat",
-    "model": "model", "key": "key", "doctor": "doctor",
+    "model": "model", "key": "key", "login": "login", "logout": "login", "whoami": "login",
+    "doctor": "doctor",
     "schema": "about", "version": "about", "completion": "about",
 }  # fmt: skip
 """Every command, and the file that holds it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -15,34 +16,54 @@ from madang.errors import Rejected
 key = App(name="key", help_format="plaintext")
 
 Role = Literal["operator", "member", "viewer", "auditor"]
+Right = Literal["read", "write", "infer", "keys", "manage", "operate", "audit"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the new key may do."""
+
+    role: Role = "member"
+    """What it may do, in one word."""
+    where: Annotated[str, Parameter(show_default=False)] = ""
+    """Where it may: site, an organization, or organization/project [default: its project]."""
+    scope: Annotated[tuple[Right, ...], Parameter(negative=(), show_default=False)] = ()
+    """A right to which it is narrowed; may be given several times [default: all of the role]."""
+    user: Annotated[str, Parameter(show_default=False)] = ""
+    """Its owner, as organization/name: it is worth no more than that user may at the moment."""
+    expires: Annotated[str, Parameter(show_default=False)] = ""
+    """How long it is good for, as 30d or 12h [default: until it is revoked]."""
+
+    def asked(self) -> dict[str, Any]:
+        """Return it as the client takes it."""
+        more: dict[str, Any] = {"scopes": list(self.scope), "user": self.user}
+        if self.where:
+            more["where"] = "" if self.where == "site" else self.where
+        if self.expires:
+            more["expires_s"] = _seconds(self.expires)
+        return more
+
+
+MEMBER = Wanted()
 
 
 @key.command
-def create(
-    name: str,
-    /,
-    *,
-    role: Role = "member",
-    expires: Annotated[str, Parameter(show_default=False)] = "",
-    options: Options = DEFAULTS,
-) -> None:
+def create(name: str, /, *, wanted: Wanted = MEMBER, options: Options = DEFAULTS) -> None:
     """Make an api key of the project and show its secret, this once.
 
     Parameters
     ----------
     name
         What it is called in events and lists.
-    role
-        What it may do.
-    expires
-        How long it is good for, as 30d or 12h [default: until it is revoked].
     """
     with options.client() as client:
-        made = client.create_key(name, role, _seconds(expires) if expires else None)
+        made = client.create_key(name, wanted.role, **wanted.asked())
         if options.json:
             show_json(made)
             return
-        tell("key.made", name=name, role=phase(role), project=made["resource"]["project"])
+        project = made["resource"]["project"]
+        tell("key.made", name=name, role=phase(wanted.role), project=project)
         print(made["key"])
         next_step("next.key", gateway=client.gateway)
 

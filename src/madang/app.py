@@ -17,12 +17,13 @@ import signal
 import socket
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from madang.errors import MadangError, Rejected, Unavailable
+from madang.errors import Corrupt, MadangError, Rejected, Unavailable
 from madang.settings import PORT_DEFAULT, Home, names
 from madang.supervisor.protocol import READY_FD, LaunchPlan
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from madang.api.desk import Desk
+    from madang.control.backups import Backups
     from madang.control.world import World
 
 log = logging.getLogger("madang.control")
@@ -165,6 +167,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.api.desk import Desk
     from madang.clocks import SystemRandom
     from madang.control.act import Hands, Tools
+    from madang.control.backups import Backups
     from madang.control.first import Hardware, prepare
     from madang.control.gateways import Gateways
     from madang.control.intake import Intake
@@ -173,6 +176,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.launchers.local import Local
     from madang.registry.blobs import FileBlobs
     from madang.registry.importing import import_model
+    from madang.stores.backup import pieces
     from madang.verify.gate import judge
     from madang.verify.identity import who_answers
     from madang.verify.subject import Subject
@@ -199,8 +203,131 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     def where() -> dict[str, str]:
         return {"api": api, "gateway": _gateway_url(observer.seen().processes.get(GATEWAY))}
 
-    desk = Desk(home, world, intake, observer, gateways, Keys(world), launchers, where)
+    backups = Backups(world, home, partial(pieces, world.store, home))
+    keys = Keys(world)
+    desk = Desk(home, world, intake, observer, gateways, keys, launchers, where, backups)
     return desk, hands
+
+
+@contextlib.asynccontextmanager
+async def at_rest(home: Home) -> AsyncIterator[Backups]:
+    """Open a home that no control works on, for backups only; nobody else can start on it."""
+    from madang.clocks import SystemClock
+    from madang.control.backups import Backups
+    from madang.control.world import World
+    from madang.stores.backup import pieces
+    from madang.stores.sqlite import SqliteStore
+
+    world = World(SqliteStore(home), {}, SystemClock())
+    await world.open()
+    try:
+        yield Backups(world, home, partial(pieces, world.store, home))
+    finally:
+        await world.store.close()
+
+
+def back_up(home: Home, path: Path) -> None:
+    """Write a backup of a home that no control works on."""
+    from madang.resources.rights import OWNER
+
+    async def take() -> None:
+        async with at_rest(home) as backups:
+            with keeping(path) as write:
+                async for piece in backups.take(OWNER):
+                    write(piece)
+
+    asyncio.run(take())
+
+
+def note_backup(home: Home, outcome: Mapping[str, Any]) -> None:
+    """Write down what became of a backup, in a home that no control works on."""
+    from madang.control.backups import Outcome
+    from madang.resources.rights import OWNER
+
+    async def note() -> None:
+        async with at_rest(home) as backups:
+            await backups.note(OWNER, Outcome.model_validate(outcome))
+
+    asyncio.run(note())
+
+
+def keeping(path: Path) -> contextlib.AbstractContextManager[Callable[[bytes], None]]:
+    """Take a backup piece by piece into a new file; see `stores.archive.keeping`."""
+    from madang.stores import archive
+
+    return archive.keeping(path)
+
+
+def backup_said(path: Path) -> dict[str, Any]:
+    """Return what a backup says of itself, with the SHA-256 and the size of its file."""
+    from madang.stores import archive
+
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    listing = archive.read(path)
+    members = [asdict(member) for member in listing.members]
+    size = path.stat().st_size
+    return {**listing.about, "members": members, "sha256": digest, "file_bytes": size}
+
+
+def check_backup(path: Path) -> None:
+    """Check a backup to its last byte; raises where it can't be restored."""
+    from madang.stores.restore import checked
+
+    checked(path)
+
+
+def restore(home: Home, path: Path, *, replace: bool) -> dict[str, Any]:
+    """Make a home of a backup; return what it says, where the old one lies, and what is missing."""
+    from madang.registry.blobs import FileBlobs
+    from madang.resources.rights import OWNER
+    from madang.stores.restore import restore as put_back
+
+    done = put_back(home, path, OWNER, replace=replace)
+    blobs, missing = FileBlobs(home.blobs), []
+    for each in done.listing.about["model_files"]:
+        try:
+            blobs.path(each["digest"])
+        except (Unavailable, Corrupt):
+            missing.append(each)
+    aside = str(done.aside) if done.aside else ""
+    return {**done.listing.about, "home": str(home.path), "aside": aside, "missing": missing}
+
+
+def drill(path: Path) -> dict[str, Any]:
+    """Restore a backup into a scratch home and query it; see `stores.restore.drill`."""
+    from madang.resources.rights import OWNER
+    from madang.stores.restore import drill as try_out
+
+    return {**try_out(path, OWNER), "sha256": backup_said(path)["sha256"]}
+
+
+def finish_restore(home: Home) -> None:
+    """Bring a restore to its end that was interrupted after it was decided; nothing may run."""
+    from madang.stores import swap
+
+    swap.finish(home)
+
+
+def refuse_newer(home: Home) -> None:
+    """Raise `Corrupt` for a home that a newer Madang has written; looks, and touches nothing."""
+    from madang.stores import peek
+
+    peek.refuse_newer(home.state)
+
+
+def schema_versions() -> tuple[str, ...]:
+    """Return every version of the tables that this Madang knows, oldest first."""
+    from madang.stores.migrations import VERSIONS
+
+    return VERSIONS
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system below a path."""
+    from madang.stores import place
+
+    return place.file_system(path)
 
 
 def _gateway_url(process: Any) -> str:

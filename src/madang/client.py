@@ -28,6 +28,7 @@ SITE_WIDE = frozenset({"organization", "project", "site", "pool", "node", "accel
 """Kinds that are looked up without a project."""
 ANSWER_BYTES_MAX = 64 << 20
 LINE_BYTES_MAX = 1 << 20
+PIECE_BYTES = 1 << 18
 
 Json = dict[str, Any]
 
@@ -362,6 +363,22 @@ class Client:
         body = {"name": name, "role": role, "project": self.project, **more}
         made: NewKey = self._json("POST", "key", body=body)
         return made
+
+    def backup(self) -> Iterator[bytes]:
+        """Yield a backup of the whole home piece by piece; for operators of the site."""
+        url = f"{self.api}/api/v1/backup"
+        with self._answer("POST", url, {}, STREAM_TIMEOUT_S) as answer:
+            while piece := answer.read(PIECE_BYTES):
+                yield piece
+
+    def note_backup(self, outcome: Json) -> None:
+        """Write down that a backup was kept (`backed-up`), or tried (`drilled`)."""
+        self._json("POST", "backup/outcome", body=outcome)
+
+    def declared(self, project: str = "") -> Json:
+        """Return every object that people have declared: `items`, each with its `document`."""
+        found: Json = self._json("GET", "declared", {"project": project} if project else None)
+        return found
 
     def chat(self, service: str, messages: Sequence[Message], **options: Any) -> Iterator[str]:
         """Yield the next turn of a conversation piece by piece; options as OpenAI names them."""

@@ -25,6 +25,9 @@ STALE_TABLE_S = 5.0
 GATEWAY_LEASE_S = 10.0
 """A gateway that has not asked for this long no longer holds back a replica's stop."""
 
+BACKUP_AGE_S = 7 * 86400.0
+"""`doctor` calls a home unwell whose last backup, or last drill, is older than this."""
+
 LOG_RING_BYTES = 4 << 20
 """Size of each of the two files that keep a process's output."""
 
@@ -99,6 +102,11 @@ class Home:
     def backups(self) -> Path:
         """Copies of the store taken before each migration."""
         return self.path / "backups"
+
+    @property
+    def last_backup(self) -> Path:
+        """When a backup was last kept, and when one was last tried."""
+        return self.backups / "last.json"
 
     @property
     def gateway(self) -> Path:

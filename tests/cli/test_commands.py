@@ -184,11 +184,13 @@ def test_a_file_that_is_no_document_is_named_with_its_line(run, tmp_path, text, 
 
 @pytest.mark.usefixtures("world")
 def test_what_the_server_refuses_is_said_with_its_hint(run, tmp_path: Path) -> None:
-    (tmp_path / "s.yaml").write_text("kind: service")
-    done = run("apply", "-f", str(tmp_path / "s.yaml"))
+    file = tmp_path / "s.yaml"
+    file.write_text("# one document\nkind: service")
+    done = run("apply", "-f", str(file))
     assert done.status == 2
     assert done.err == (
-        "service/None needs the key name.\nAdd it, then: madang apply -f FILE --dry-run\n"
+        f"{file}:2: service/None needs the key name.\n"
+        "Add it, then: madang apply -f FILE --dry-run\n"
     )
 
 

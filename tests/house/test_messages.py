@@ -51,6 +51,7 @@ EXPANDED = {
     *(f"{kind}.deleted" for kind in ("model", "key", "build", "project", "user", "organization")),
     *(f"{kind}.missing" for kind in ("project", "organization")),
     *(f"apply.{what}" for what in ("create", "update", "unchanged")),
+    *(f"home.{what}" for what in ("backed-up", "drilled", "drill-failed")),
     *(f"up.{step}" for step in ("starting", "verifying", "ready")),
     *(f"help.{command}" for command in COMMANDS),
 }

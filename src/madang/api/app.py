@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from madang import __version__
+from madang.api import upkeep
 from madang.api.body import Guard, error_body
 from madang.api.desk import Desk, Needs
 from madang.api.routes import router
@@ -44,6 +45,7 @@ def build(desk: Desk, front: Front | None = None) -> FastAPI:
     app.add_exception_handler(MadangError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
+    app.include_router(upkeep.router)  # before the routes that take any kind
     app.include_router(router)
     app.get("/healthz", summary="Is the process there?")(healthz)
     app.get("/readyz", summary="Is the world read and a node in sight?")(readyz)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 from fastapi import Depends, Query, Request
 from fastapi.security import HTTPBearer
 
+from madang.control.backups import Backups
 from madang.control.first import PROJECT
 from madang.control.gateways import Gateways
 from madang.control.intake import Intake
@@ -44,6 +45,7 @@ class Desk:
     launchers: Mapping[str, Launcher]
     where: Callable[[], Mapping[str, str]]
     """`api` and `gateway` addresses."""
+    backups: Backups
 
     def check(self, who: Principal) -> None:
         """Raise `Unauthorized` for a caller whose key was revoked while it was being served."""

@@ -27,7 +27,8 @@ COMMANDS = {
     "up": "up", "down": "down", "status": "status", "apply": "apply", "get": "get",
     "explain": "explain", "logs": "logs", "events": "logs", "delete": "delete", "chat": "chat",
     "model": "model", "key": "key", "login": "login", "logout": "login", "whoami": "login",
-    "doctor": "doctor",
+    "export": "export", "backup": "backup", "restore": "backup", "doctor": "doctor",
+    "support": "support",
     "schema": "about", "version": "about", "completion": "about",
 }  # fmt: skip
 """Every command, and the file that holds it."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
+from madang.cli.documents import Document, blame, read
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import happening, next_step, show_json, tell
 from madang.cli.progress import until_ready
 from madang.client import Applied, Client
-from madang.errors import Rejected
-from madang.settings import BODY_BYTES_MAX
+from madang.errors import MadangError
 
 
 def apply(
@@ -24,12 +22,12 @@ def apply(
     wait: Annotated[bool, Parameter(negative=())] = False,
     options: Options = DEFAULTS,
 ) -> None:
-    """Make what the documents of a YAML file want; show first what changes, where and why.
+    """Make what YAML documents want, all of them or none; show first what changes and why.
 
     Parameters
     ----------
     file
-        A YAML file of one or more documents; - reads the standard input.
+        A YAML file of one or more documents, or a folder of such; - reads the standard input.
     dry_run
         Only show.
     wait
@@ -37,11 +35,11 @@ def apply(
     """
     documents = read(file)
     with options.client() as client:
-        planned = client.apply(documents, dry_run=True)
+        planned = _applied(client, documents, dry_run=True)
         if not options.json:
             _show(planned)
         if not dry_run:
-            planned = client.apply(documents)
+            planned = _applied(client, documents, dry_run=False)
         services = _services(planned)
         if wait and not dry_run:
             for project, name in services:
@@ -56,33 +54,12 @@ def apply(
             next_step("next.explain", subject=f"service/{services[0][1]}")
 
 
-def read(file: str) -> list[Any]:
-    """Read the documents of a file; raises `Rejected` with the line of the first mistake."""
-    import yaml
-
-    content = _content(file)
-    if len(content) > BODY_BYTES_MAX:
-        raise Rejected("apply.too-large", file, limit_bytes=BODY_BYTES_MAX)
+def _applied(client: Client, documents: Sequence[Document], dry_run: bool) -> Applied:
     try:
-        documents = [d for d in yaml.safe_load_all(content) if d is not None]
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        cause = getattr(error, "problem", None) or str(error)
-        line = mark.line + 1 if mark else 0
-        raise Rejected("apply.not-yaml", file, line=line, cause=cause) from error
-    if not documents:
-        raise Rejected("apply.empty", file)
-    return documents
-
-
-def _content(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read(BODY_BYTES_MAX + 1)
-    try:
-        with Path(file).open("rb") as opened:
-            return opened.read(BODY_BYTES_MAX + 1)
-    except OSError as error:
-        raise Rejected("apply.unreadable", file, cause=error.strerror or str(error)) from error
+        return client.apply([document.value for document in documents], dry_run)
+    except MadangError as error:
+        blame(error, documents)
+        raise
 
 
 def _show(planned: Applied) -> None:

@@ -123,4 +123,5 @@ def complain(error: MadangError, as_json: bool) -> None:
         body |= {"message": said.text, "hint": said.hint}
         print(json.dumps({"error": body}, ensure_ascii=False), file=sys.stderr)
         return
-    print(said.text, *filter(None, [said.hint]), sep="\n", file=sys.stderr)
+    place = "{file}:{line}: ".format_map(error.values) if "file" in error.values else ""
+    print(place + said.text, *filter(None, [said.hint]), sep="\n", file=sys.stderr)

@@ -99,8 +99,10 @@ def _ensure_running(home: Home, host: str, port: int | None) -> int:
 
 def _start(home: Home, where: Address) -> int:
     """Write down what is to be started and where, and start it; return the supervisor's pid."""
-    from madang.app import boot_plans
+    from madang.app import boot_plans, finish_restore, refuse_newer
 
+    finish_restore(home)
+    refuse_newer(home)
     if not first.is_done(home):
         first.fetch()
     note("up.starting-at", home=str(home.path))

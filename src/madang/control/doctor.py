@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
+from madang.control.backups import last
 from madang.control.gateways import Gateways
 from madang.control.world import World
 from madang.errors import Value
@@ -13,8 +14,9 @@ from madang.resources.quantity import written_size
 from madang.resources.resource import Frozen
 from madang.resources.rights import CONTROL
 from madang.resources.service import Service, ServicePhase
-from madang.settings import Home
+from madang.settings import BACKUP_AGE_S, Home
 
+DAY_S = 86400.0
 FREE_BYTES_MIN = 1_000_000_000
 """Less than this on the home's disk is called short."""
 
@@ -36,6 +38,7 @@ def examine(home: Home, world: World, seen: Seen, gateways: Gateways) -> list[Fi
         *_engines(world),
         *_disk(home),
         *_modes(home),
+        *_backups(home, world),
         *_services(world),
     ]
 
@@ -77,6 +80,25 @@ def _modes(home: Home) -> Iterator[Finding]:
     for path in (home.admin_key, home.secret):
         if path.exists() and path.stat().st_mode & 0o077:
             yield Finding(code="doctor.key-readable", ok=False, values={"path": str(path)})
+
+
+def _backups(home: Home, world: World) -> Iterator[Finding]:
+    """Old is what nobody could rely on any more; a home that is younger than that has time."""
+    now, known = world.clock.now(), last(home)
+    limit: dict[str, Value] = {"limit": round(BACKUP_AGE_S / DAY_S)}
+    made_at = [each.created_at for each in world.list(CONTROL, "organization").values()]
+    if now - min(made_at, default=now) < BACKUP_AGE_S and "drilled" not in known:
+        yield Finding(code="doctor.backup-none", ok=True)
+        return
+    ages = {what: now - known.get(what, 0.0) for what in ("backed-up", "drilled")}
+    if ages["backed-up"] > BACKUP_AGE_S:
+        yield Finding(code="doctor.backup-old", ok=False, values=limit)
+    elif ages["drilled"] > BACKUP_AGE_S:
+        yield Finding(code="doctor.drill-old", ok=False, values=limit)
+    else:
+        days = {"days": ages["backed-up"] / DAY_S, "drill_days": ages["drilled"] / DAY_S}
+        values: dict[str, Value] = {name: round(age, 1) for name, age in days.items()}
+        yield Finding(code="doctor.backup-fresh", ok=True, values=values)
 
 
 def _services(world: World) -> Iterator[Finding]:

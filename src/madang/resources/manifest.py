@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from madang.errors import Rejected
 from madang.resources.kinds import KINDS, WRITABLE
-from madang.resources.resource import Frozen, Name, ProjectName, Ref
+from madang.resources.resource import AnyResource, Frozen, Name, ProjectName, Ref
 from madang.resources.service import NOT_YET, NotYet
 from madang.resources.tenancy import SITE
 
@@ -70,6 +70,27 @@ def read(document: object, project: str) -> Manifest:
     if model.scoped and not home:
         raise Rejected("manifest.no-project", subject)
     return Manifest(kind, ref, _spec(model.model_fields["spec"].annotation, body, subject))
+
+
+def written(resource: AnyResource) -> dict[str, Any]:
+    """Return the document that `read` makes the same kind, name and spec of, as brief as it can be.
+
+    What is as it would be anyway is left out; keys come in one order, so that a change shows as
+    the lines that changed.
+    """
+    spec = resource.spec.model_dump(mode="json", exclude_defaults=True)
+    place = {"name": resource.name}
+    if resource.kind == "project":
+        place = {"name": resource.project}
+    elif resource.kind == "user":
+        place = {"name": f"{resource.project}/{resource.name}"}
+    elif resource.scoped and resource.kind != "organization":
+        place["project"] = resource.project
+    return {"kind": resource.kind, **place, **_ordered(spec)}
+
+
+def _ordered(value: Any) -> Any:
+    return {k: dict(sorted(v.items())) if isinstance(v, dict) else v for k, v in value.items()}
 
 
 def _organization(written: object, _home: str, subject: str) -> tuple[str, object]:

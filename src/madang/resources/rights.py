@@ -123,3 +123,5 @@ GATE = Principal(actor="gate", role=Role.OPERATOR)
 """The gate, whose verdicts are evidence."""
 GATEWAY = Principal(actor="gateway", role=Role.OPERATOR, audited=False)
 """The gateways, for what they measured."""
+OWNER = Principal(actor="owner", role=Role.OPERATOR)
+"""Whoever can write the files of a home that is stopped: backups, restores, repairs."""

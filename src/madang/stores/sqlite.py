@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 from madang.errors import Corrupt, MadangError, Rejected, Unavailable
 from madang.ports import Health
 from madang.settings import Home
-from madang.stores import place
+from madang.stores import place, swap
 from madang.stores.sql import Kept, SqlStore
 
 LOG_BYTES_MAX = 64 << 20
@@ -49,6 +49,7 @@ class Sqlite:
         place.refuse_network(self._home.path, self._file_system(self._home.path))
         self._hold.take()
         try:
+            swap.finish(self._home)
             place.make_private(self._home.state)
         except OSError as error:
             raise Unavailable("store.write-failed", cause=str(error)) from error

@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from madang.api.desk import Desk
 from madang.clocks import SystemClock, SystemRandom
 from madang.control.act import Hands, Tools
+from madang.control.backups import Backups
 from madang.control.first import Hardware, prepare
 from madang.control.gateways import Gateways
 from madang.control.intake import Intake
@@ -29,6 +31,7 @@ from madang.registry.blobs import FileBlobs
 from madang.registry.importing import import_model
 from madang.resources.revision import Check
 from madang.settings import Home
+from madang.stores.backup import pieces
 from madang.stores.sqlite import SqliteStore
 from madang.verify.subject import Subject
 
@@ -91,5 +94,8 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
         world, observer.seen, lambda source, told: import_model(source, blobs, told),
         SystemRandom(),
     )  # fmt: skip
-    desk = Desk(home, world, intake, observer, gateways, Keys(world), launchers, lambda: ADDRESSES)
+    backups = Backups(world, home, partial(pieces, world.store, home))
+    desk = Desk(
+        home, world, intake, observer, gateways, Keys(world), launchers, lambda: ADDRESSES, backups
+    )
     return desk, Hands(world, observer, tools)

@@ -168,7 +168,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.clocks import SystemRandom
     from madang.control.act import Hands, Tools
     from madang.control.backups import Backups
-    from madang.control.first import Hardware, prepare
+    from madang.control.first import Hardware, prepare, tidy
     from madang.control.gateways import Gateways
     from madang.control.intake import Intake
     from madang.control.keys import Keys
@@ -193,6 +193,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     await prepare(world, Hardware(node_name(), found), home.admin_key, SystemRandom())
     launchers = {node_name(): Local(home.sockets / "supervisor.sock", world.term)}
     blobs = FileBlobs(home.blobs)
+    tidy(world, blobs)
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, ask)
     hands = Hands(world, observer, Tools(launchers, plugged, blobs, judge, token))

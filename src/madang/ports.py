@@ -6,7 +6,7 @@ plugs them in. Each port has one contract suite in `tests/contracts`, run over e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -217,6 +217,9 @@ class Blobs(Protocol):
 
     def remove(self, digest: str) -> None:
         """Let go of it; nothing happens when it is not there."""
+
+    def keep_only(self, digests: Collection[str]) -> None:
+        """Let go of all others, and of what a crash left half done. For a start: nobody imports."""
 
 
 class Clock(Protocol):

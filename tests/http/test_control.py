@@ -323,6 +323,23 @@ async def test_the_owner_of_a_home_is_never_locked_out_of_it(tmp_path: Path) -> 
     home.admin_key.unlink()
     async with opened(home) as yard:
         assert (await yard.get("whoami"))["role"] == "operator"
+    home.admin_key.write_text("cut sho")
+    async with opened(home) as yard:
+        assert (await yard.get("whoami"))["role"] == "operator"
+
+
+async def test_a_key_that_a_person_calls_admin_is_theirs(tmp_path: Path) -> None:
+    """The file still holds the secret of the key that was revoked; that does not come back."""
+    home = Home(tmp_path)
+    async with opened(home) as yard:
+        boss = await yard.post("key", {"name": "boss", "role": "operator"})
+        assert (await yard.client.delete("/api/v1/key/admin")).is_success
+        yard.client.headers["Authorization"] = f"Bearer {boss['key']}"
+        theirs = await yard.post("key", {"name": "admin", "role": "viewer"})
+    async with opened(home) as yard:
+        assert (await yard.client.get("/api/v1/whoami")).status_code == 401
+        yard.client.headers["Authorization"] = f"Bearer {theirs['key']}"
+        assert (await yard.get("whoami"))["role"] == "viewer"
 
 
 async def test_who_may_not_add_a_model_is_told_by_status(yard: Yard) -> None:

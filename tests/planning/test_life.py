@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from madang.planning.explain import explain
+from madang.planning.replicas import wake_s
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Reason, Ref
 from madang.resources.revision import RevisionPhase
@@ -251,3 +252,20 @@ def test_an_engine_that_announces_itself_and_never_answers_is_taken_for_hung() -
     status = paper.replicas("bot")[0].status
     assert status.reason is not None
     assert status.reason.code == "replica.no-answer"
+
+
+def test_an_order_to_stop_that_was_lost_is_waited_for_and_sent_again() -> None:
+    """Control died between the intent to stop a failed replica and the order."""
+    paper = Paper(snapshot(node("n"), model(), service()), passes=False)
+    paper.turn()
+    paper.deaf = {replica.uid for replica in paper.replicas("bot")}
+    while phases(paper) != ["failed"]:
+        paper.wait(1.0)
+        paper.turn()
+    (replica,) = paper.replicas("bot")
+    assert replica.uid in paper.snapshot.seen.processes
+    assert wake_s(replica, paper.snapshot) == 15.0
+    paper.deaf.clear()
+    paper.settle()
+    assert paper.snapshot.seen.processes == {}
+    assert wake_s(paper.replicas("bot")[0], paper.snapshot) is None

@@ -148,3 +148,32 @@ def test_a_record_that_cannot_be_written_is_unavailable(source: Path, tmp_path: 
         FileBlobs(tmp_path / "file").add(source)
     assert isinstance(refusal.value, Unavailable)
     assert refusal.value.code == "blob.write-failed"
+
+
+def test_a_start_lets_go_of_what_nobody_names_and_of_what_a_crash_left(
+    blobs: FileBlobs, source: Path, tmp_path: Path
+) -> None:
+    digest, _ = blobs.add(source)
+    other = tmp_path / "other"
+    other.write_bytes(b"other weights")
+    forgotten, _ = blobs.add(other)
+    part = tmp_path / "blobs" / "sha256-0.1.part"
+    part.write_text("{")
+    blobs.keep_only({digest})
+    assert blobs.path(digest) == source
+    with pytest.raises(Unavailable, match=r"blob\.missing"):
+        blobs.path(forgotten)
+    assert not part.exists()
+    assert other.exists(), "the file itself is not ours"
+
+
+def test_a_record_that_cannot_be_written_leaves_no_part(
+    blobs: FileBlobs, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Unavailable, match=r"blob\.write-failed"):
+        blobs.add(source)
+    assert list((tmp_path / "blobs").iterdir()) == []

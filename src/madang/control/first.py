@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from madang.control.keys import Wanted, make_key, new_secret
+from madang.control.keys import Wanted, digest, is_secret, make_key, new_secret
 from madang.control.world import World
-from madang.ports import Found, Random
+from madang.ports import Blobs, Found, Random
 from madang.resources.event import Event
 from madang.resources.place import (
     Accelerator,
@@ -32,6 +32,8 @@ PROJECT = "local/main"
 SITE = "local"
 POOL = "default"
 ADMIN = "admin"
+ADMIN_UID = "key-admin"
+"""Of the key that is made here; one that a person has made under that name has another."""
 SITE_OPERATOR = Grant(role=Role.OPERATOR)
 
 
@@ -147,25 +149,45 @@ def _admin(world: World, path: Path, random: Random, now: float) -> Key | None:
     """Return the operator's key if it must be made or made anew; None if all is well.
 
     Its secret goes into a file that only its owner can read, before the key is stored: should we
-    end between the two, the next start of a still empty world takes the same one. A revoked key
-    does not come back; but whoever owns the home is never locked out of it, so when there is no
-    operator's key left, or the file of this one is lost, it gets a new secret.
+    end between the two, the next start takes the one from the file. A revoked key does not come
+    back; but whoever owns the home is never locked out of it, so when there is no operator's key
+    left, or the file of this one is lost or holds no secret, it gets a new one.
     """
     keys = [key for key in world.list(SETUP, "key").values() if isinstance(key, Key)]
     known = world.get(SETUP, Key, Ref(PROJECT, ADMIN))
     is_new = not world.list(SETUP, "organization")
-    if known and path.exists():
+    is_ours = known is not None and known.uid == ADMIN_UID
+    written = _read_secret(path)
+    if known and is_ours and written and digest(written) == known.spec.digest:
         return None
-    if not known and any(key.spec.grant == SITE_OPERATOR for key in keys):
+    if not is_ours and any(key.spec.grant == SITE_OPERATOR for key in keys):
         return None
-    if is_new and path.exists():
-        secret = path.read_text().strip()
-    else:
+    secret = written if is_new or is_ours else ""
+    if not secret:
         secret = new_secret(random)
         write_private(path, secret + "\n")
     wanted = Wanted(Ref(PROJECT, ADMIN), SITE_OPERATOR)
-    fresh = make_key(wanted, "key-admin", secret, now)
+    fresh = make_key(wanted, ADMIN_UID, secret, now)
     return known.model_copy(update={"spec": fresh.spec}) if known else fresh
+
+
+def _read_secret(path: Path) -> str:
+    """Return the secret in a key file; nothing where there is no file or no secret in it."""
+    try:
+        written = path.read_text(encoding="ascii").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+    return written if is_secret(written) else ""
+
+
+def tidy(world: World, blobs: Blobs) -> None:
+    """Let go of files that nothing names: their import was cut off, or their model deleted.
+
+    For a start, while nobody imports.
+    """
+    models = world.list(SETUP, "model").values()
+    kept = {version.digest for model in models for version in model.status.versions}
+    blobs.keep_only(kept | {r.spec.digest for r in world.list(SETUP, "revision").values()})
 
 
 def write_private(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from madang.control.world import World
@@ -27,6 +28,11 @@ class Wanted:
 def new_secret(random: Random) -> str:
     """Return a new key, as its owner will hold it."""
     return f"mdg_{random.token(KEY_BYTES)}"
+
+
+def is_secret(text: str) -> bool:
+    """Tell whether this has the form of a key's secret."""
+    return re.fullmatch(rf"mdg_[0-9a-f]{{{2 * KEY_BYTES}}}", text) is not None
 
 
 def digest(secret: str) -> str:

@@ -51,6 +51,7 @@ class Loop:
     async def turn(self) -> Plan:
         """Go round once, and return what was done."""
         # 1. Observe: one immutable moment of what is stored and what is seen.
+        await self.world.be_sure()
         snapshot = self.world.snapshot(CONTROL, self.observer.seen())
         # 2. Plan: pure, so it can think in a thread while the API goes on answering.
         planned = await self._think(plan, snapshot, self.memo)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from madang.errors import Unavailable
 from madang.planning.ages import Ages, watched
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
 from madang.ports import Clock, History, Store, UsageTotal, Write
@@ -41,15 +42,15 @@ class World:
         self.closing = False
         """True once control is about to end: nobody should wait for anything any more."""
         self._moved = asyncio.Event()
+        self._in_doubt = False
+        self._reading = asyncio.Lock()
         self._commits: set[asyncio.Task[Sequence[AnyResource]]] = set()
 
     async def open(self) -> None:
         """Take the store, with a new term, and read all of it."""
         self.term = await self.store.open()
         self.revision, resources = await self.store.load(CONTROL)
-        for resource in resources:
-            self._kept.setdefault(resource.kind, {})[resource.ref] = resource
-        self._ages = watched({}, resources, (), self.clock.monotonic())
+        self._take_in(resources)
         self._usage = await self.store.record_usage(GATEWAY, ())
 
     def snapshot(self, who: Principal, seen: Seen | None = None) -> Snapshot:
@@ -104,9 +105,45 @@ class World:
     async def _commit(
         self, who: Principal, writes: Sequence[Write], events: Sequence[Event]
     ) -> Sequence[AnyResource]:
-        stored = await self.store.commit(who, writes, events)
+        await self.be_sure()
+        try:
+            stored = await self.store.commit(who, writes, events)
+        except Unavailable:
+            self._in_doubt = True
+            self.wake()
+            raise
         self._fold([(r, w.gone) for r, w in zip(stored, writes, strict=True)])
         return stored
+
+    async def be_sure(self) -> None:
+        """Read all of it again if a commit has failed: it may be stored, and its answer lost.
+
+        Raises `Unavailable` while the store can't be read.
+        """
+        if not self._in_doubt:
+            return
+        async with self._reading:
+            while self._in_doubt:
+                self._in_doubt, before = False, self.revision
+                try:
+                    revision, resources = await self.store.load(CONTROL)
+                except Unavailable:
+                    self._in_doubt = True
+                    raise
+                if self.revision != before:  # another commit was folded in meanwhile
+                    self._in_doubt = True
+                    continue
+                self.revision = revision
+                self._take_in(resources)
+        self.wake()
+
+    def _take_in(self, resources: Sequence[AnyResource]) -> None:
+        """Be as the store is; what has not changed meanwhile keeps its age."""
+        known = {r.uid: self._ages[r.uid] for r in resources if r.uid in self._ages}
+        self._ages = watched(known, resources, (), self.clock.monotonic())
+        self._kept = {}
+        for resource in resources:
+            self._kept.setdefault(resource.kind, {})[resource.ref] = resource
 
     async def record_usage(self, who: Principal, records: Sequence[Usage]) -> None:
         """Keep what gateways measured; a second delivery changes nothing."""

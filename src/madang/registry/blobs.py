@@ -10,8 +10,9 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +26,8 @@ FILE_BYTES_MAX = 8 << 40
 """No larger file is taken in."""
 
 RECORD_BYTES_MAX = 64 << 10
+PART = ".part"
+"""How the name of a record ends that is being written."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 Progress = Callable[[int, int], None]
@@ -125,6 +128,14 @@ class FileBlobs:
         if _DIGEST.fullmatch(digest):
             self._place(digest).unlink(missing_ok=True)
 
+    def keep_only(self, digests: Collection[str]) -> None:
+        """See `Blobs.keep_only`."""
+        kept = {self._place(digest) for digest in digests}
+        if self._folder.is_dir():
+            for path in self._folder.iterdir():
+                if path not in kept and path.suffix in {".json", PART}:
+                    path.unlink(missing_ok=True)
+
     def _place(self, digest: str) -> Path:
         return self._folder / f"{digest.replace(':', '-')}.json"
 
@@ -140,7 +151,7 @@ class FileBlobs:
             raise Corrupt("blob.record-damaged", digest, cause=str(error)) from error
 
     def _write(self, digest: str, record: _Record) -> None:
-        part = self._place(digest).with_suffix(f".{os.getpid()}.part")
+        part = self._place(digest).with_suffix(f".{threading.get_ident()}{PART}")
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with part.open("w") as file:
@@ -149,4 +160,6 @@ class FileBlobs:
                 os.fsync(file.fileno())
             part.rename(self._place(digest))
         except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
             raise Unavailable("blob.write-failed", digest, cause=str(error)) from error

@@ -17,7 +17,7 @@ from madang.api.desk import Desk
 from madang.clocks import SystemClock, SystemRandom
 from madang.control.act import Hands, Tools
 from madang.control.backups import Backups
-from madang.control.first import Hardware, prepare
+from madang.control.first import Hardware, prepare, tidy
 from madang.control.gateways import Gateways
 from madang.control.intake import Intake
 from madang.control.keys import Keys
@@ -70,6 +70,7 @@ async def opened(home: Home, edges: Edges) -> AsyncIterator[Desk]:
     tasks: list[asyncio.Task[None]] = []
     try:
         await prepare(world, Hardware(NODE, edges.found), home.admin_key, SystemRandom())
+        tidy(world, blobs)
         desk, hands = _wired(home, world, edges, fake, blobs)
         loop = Loop(world, desk.observer, hands)
         tasks += [asyncio.create_task(desk.observer.watch(NODE)), asyncio.create_task(loop.run())]

@@ -1,7 +1,7 @@
 """The typed client: people use it as a Python library, the commands use nothing else.
 
 Standard library only, so that a command starts in no time. Answers are the API's own JSON
-objects with their keys declared here; an error body becomes the same `MadangError` as inside.
+objects, declared in `answers`; an error body becomes the same `MadangError` as inside.
 """
 
 from __future__ import annotations
@@ -11,11 +11,25 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from madang import errors, settings
-from madang.errors import MadangError, Rejected, Unauthorized, Unavailable, Value
+from madang.answers import (
+    Applied,
+    Change,
+    Changes,
+    Check,
+    Event,
+    Explanation,
+    Json,
+    Listing,
+    Log,
+    Message,
+    NewKey,
+    Resource,
+)
+from madang.errors import MadangError, Rejected, Unauthorized, Unavailable
 from madang.messages import language
 
 DEFAULT_PROJECT = "local/main"
@@ -29,133 +43,6 @@ SITE_WIDE = frozenset({"organization", "project", "site", "pool", "node", "accel
 ANSWER_BYTES_MAX = 64 << 20
 LINE_BYTES_MAX = 1 << 20
 PIECE_BYTES = 1 << 18
-
-Json = dict[str, Any]
-
-
-class Resource(TypedDict):
-    """One object of the platform; `spec` and `status` depend on its kind (`madang schema`)."""
-
-    kind: str
-    project: str
-    name: str
-    uid: str
-    generation: int
-    resource_version: int
-    created_at: float
-    deleted_at: float | None
-    spec: Json
-    status: Json
-
-
-class Reason(TypedDict):
-    """A stable code and the values of its sentence."""
-
-    code: str
-    values: dict[str, Value]
-
-
-class Listing(TypedDict):
-    """Everything of one kind, as it was at that revision."""
-
-    revision: int
-    items: list[Resource]
-
-
-class Change(TypedDict):
-    """One object as it is now, or as it last was."""
-
-    gone: bool
-    resource: Resource
-
-
-class Changes(TypedDict):
-    """What changed up to that revision."""
-
-    revision: int
-    items: list[Change]
-
-
-class Event(TypedDict):
-    """One line of history."""
-
-    seq: int
-    at: float
-    actor: str
-    code: str
-    kind: str
-    project: str
-    name: str
-    uid: str
-    values: dict[str, Value]
-
-
-class Planned(TypedDict):
-    """What one document makes of what is there: `what` is create, update or unchanged."""
-
-    what: str
-    kind: str
-    project: str
-    name: str
-    fields: list[str]
-
-
-class Follow(TypedDict):
-    """One action that follows from a change."""
-
-    verb: str
-    subject: str
-    reason: Reason
-
-
-class Applied(TypedDict):
-    """What `apply` changes, and what follows from it."""
-
-    changes: list[Planned]
-    follows: list[Follow]
-
-
-class Explanation(TypedDict):
-    """Why something is as it is, and in turn what it waits for."""
-
-    subject: str
-    phase: str
-    reason: Reason | None
-    since: float
-    next_try: float | None
-    smallest_fix: Reason | None
-    last_lines: list[str]
-    because: list[Explanation]
-
-
-class Log(TypedDict):
-    """The last lines of one replica or process."""
-
-    replica: str
-    lines: list[str]
-
-
-class NewKey(TypedDict):
-    """A key's secret, told once."""
-
-    key: str
-    resource: Resource
-
-
-class Check(TypedDict):
-    """One thing that `doctor` looked at."""
-
-    code: str
-    ok: bool
-    subject: str
-    values: dict[str, Value]
-
-
-class Message(TypedDict):
-    """One turn of a conversation: `role` is system, user or assistant."""
-
-    role: str
-    content: str
 
 
 class Address(NamedTuple):

@@ -7,11 +7,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from madang.answers import Applied
 from madang.cli.documents import Document, blame, read
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import happening, next_step, show_json, tell
 from madang.cli.progress import until_ready
-from madang.client import Applied, Client
+from madang.client import Client
 from madang.errors import MadangError
 
 

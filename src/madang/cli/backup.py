@@ -12,10 +12,11 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from madang.answers import Json
 from madang.cli import background
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import moment, next_step, note, show_json, size, tell
-from madang.client import Client, Json
+from madang.client import Client
 from madang.errors import Conflict, Corrupt, MadangError, Rejected, Unauthorized, Unavailable
 from madang.settings import Home
 

@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 
+from madang.answers import Message
 from madang.cli.kinds import naming
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import show_json, tell, word
-from madang.client import Client, Message
+from madang.client import Client
 from madang.errors import Rejected
 
 TURNS_MAX = 40

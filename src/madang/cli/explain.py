@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from madang.answers import Explanation
 from madang.cli.kinds import naming, thing
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import moment, phase, reason, show_json, word
-from madang.client import Explanation
 
 
 def explain(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> None:

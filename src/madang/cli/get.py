@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from madang.answers import Resource
 from madang.cli.kinds import KINDS, kind_of, naming, thing
 from madang.cli.logs import events
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import phase, reason, show_json, size, table, tell
-from madang.client import Resource
 
 Output = Literal["table", "yaml", "json"]
 Cell = Callable[[Mapping[str, Any]], object]

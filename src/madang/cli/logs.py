@@ -8,10 +8,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from madang.answers import Event
 from madang.cli.kinds import KINDS, naming, thing
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import happening, moment, show_json, tell
-from madang.client import WAIT_S, Client, Event
+from madang.client import WAIT_S, Client
 
 LOOK_S = 1.0
 LINES_FOLLOWED = 500

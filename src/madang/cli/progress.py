@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from madang.answers import Json, Resource
 from madang.cli.output import note, reason
-from madang.client import Client, Json, Resource
+from madang.client import Client
 from madang.errors import Unavailable
 
 READY_S = 600.0

@@ -16,12 +16,13 @@ from typing import Annotated, NamedTuple, NoReturn
 from cyclopts import Parameter
 
 from madang import settings
+from madang.answers import Message, Resource
 from madang.cli import background, first
 from madang.cli.address import Address, choose, last, loopback, write
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, note, phase, show_json, tell
 from madang.cli.progress import until_ready
-from madang.client import DEFAULT_PROJECT, Client, Message, Resource
+from madang.client import DEFAULT_PROJECT, Client
 from madang.errors import Corrupt, MadangError, NotFound, Rejected, Unauthorized, Unavailable
 from madang.settings import PORT_DEFAULT, Home
 

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from madang import settings
 from madang.errors import Corrupt, MadangError, Rejected, Unavailable
 from madang.settings import PORT_DEFAULT, Home, names
 from madang.supervisor.protocol import READY_FD, LaunchPlan
@@ -113,13 +114,24 @@ def _secret(home: Home) -> bytes:
     return home.secret.read_bytes().strip()
 
 
+def chosen_store(home: Home) -> Any:
+    """Return the home's store: the database whose address it keeps, else its own state file."""
+    url = settings.database_url(home)
+    if url:
+        from madang.stores.postgres import PostgresStore
+
+        return PostgresStore(home, url)
+    from madang.stores.sqlite import SqliteStore
+
+    return SqliteStore(home)
+
+
 async def run_control(home: Home, host: str, port: int) -> None:
     """Be control until SIGTERM: one world, one loop, two doors."""
     from madang.clocks import SystemClock
     from madang.control.world import World
-    from madang.stores.sqlite import SqliteStore
 
-    store = SqliteStore(home)
+    store = chosen_store(home)
     plugged = engines()
     world = World(store, {name: e.facts for name, e in plugged.items()}, SystemClock())
     await world.open()
@@ -148,6 +160,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     running.append(asyncio.create_task(_until(stopping)))
+    running.append(asyncio.create_task(world.until_superseded()))
     _announce(f"http://{host}:{port}")
     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     world.close()

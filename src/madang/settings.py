@@ -13,6 +13,9 @@ from madang.errors import Rejected
 PORT_DEFAULT = 7070
 """The control API's port; the gateway takes the next one."""
 
+DATABASE_SCHEMES = ("postgresql://", "postgres://")
+"""How the address of a database begins."""
+
 BODY_BYTES_MAX = 4 << 20
 """Largest request body that the control API and the gateway read."""
 
@@ -42,6 +45,11 @@ class Home:
     def state(self) -> Path:
         """The store's database."""
         return self.path / "state.db"
+
+    @property
+    def database(self) -> Path:
+        """The address of the store's PostgreSQL database, where there is one; mode 600."""
+        return self.path / "database.url"
 
     @property
     def admin_key(self) -> Path:
@@ -135,6 +143,26 @@ def login(environ: Mapping[str, str] = os.environ) -> Path:
     """
     base = environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(base) / "madang" / "login.json"
+
+
+def database_url(home: Home) -> str:
+    """Return the address that the home keeps; empty where the state is a file of its own."""
+    try:
+        return home.database.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def given_database_url(environ: Mapping[str, str] = os.environ) -> str:
+    """Return what MADANG_DATABASE_URL says; raises `Rejected` for what is no address.
+
+    >>> given_database_url({"MADANG_DATABASE_URL": "postgresql://db.example/madang"})
+    'postgresql://db.example/madang'
+    """
+    url = environ.get("MADANG_DATABASE_URL", "").strip()
+    if url and not (url.startswith(DATABASE_SCHEMES) and url.isprintable()):
+        raise Rejected("setting.database-url")
+    return url
 
 
 def port(text: str | int) -> int:

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 
 from madang import __version__
 from madang.api import upkeep
-from madang.api.body import Guard, error_body
+from madang.api.body import Guard, advice, error_body
 from madang.api.desk import Desk, Needs
 from madang.api.routes import router
 from madang.errors import MadangError, NotFound, Rejected, Unavailable
@@ -84,9 +84,8 @@ def _check_guarded(app: FastAPI) -> None:
 
 async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, MadangError)
-    headers = {"WWW-Authenticate": "Bearer"} if error.http_status == 401 else None
     body = error_body(error, request.scope)
-    return JSONResponse(body, error.http_status, headers)
+    return JSONResponse(body, error.http_status, dict(advice(error)))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -157,6 +157,14 @@ def error_body(error: MadangError, scope: Scope) -> Mapping[str, Any]:
     }
 
 
+def advice(error: MadangError) -> Iterator[tuple[str, str]]:
+    """Yield the headers that tell a caller what to do next."""
+    if error.http_status == 401:
+        yield "www-authenticate", "Bearer"
+    if error.http_status == 503 or error.code == "request.under-way":
+        yield "retry-after", "2"
+
+
 async def _turn_away(unread: Receive | None, send: Send, error: MadangError, scope: Scope) -> None:
     """Refuse; where a body may still come hang up, but read on so far that the answer is seen."""
     content = msgspec.json.encode(error_body(error, scope))
@@ -164,9 +172,7 @@ async def _turn_away(unread: Receive | None, send: Send, error: MadangError, sco
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),
     ]
-    if error.http_status in {401, 503}:
-        extra = (b"www-authenticate", b"Bearer"), (b"retry-after", b"2")
-        headers.append(extra[error.http_status == 503])
+    headers += [(name.encode(), value.encode()) for name, value in advice(error)]
     if unread:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": error.http_status, "headers": headers})

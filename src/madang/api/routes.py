@@ -22,7 +22,7 @@ from madang.api.desk import (
     Reader,
     ref_of,
 )
-from madang.control.doctor import examine
+from madang.control.doctor import examine, examine_store
 from madang.control.first import PROJECT
 from madang.control.keys import Wanted
 from madang.control.report import report
@@ -93,6 +93,7 @@ async def status(who: Reader, desk: AtDesk) -> dict[str, Any]:
 async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
     """Examine this Madang, and say for each finding whether it is well."""
     findings = examine(desk.home, desk.world, desk.observer.seen(), desk.gateways)
+    findings += await examine_store(desk.world)
     return {"items": [finding.model_dump(mode="json") for finding in findings]}
 
 

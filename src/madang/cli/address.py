@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import socket
 from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from madang import settings
 from madang.errors import Rejected
 from madang.settings import PORT_DEFAULT, Home
 
@@ -85,6 +87,26 @@ def write(home: Home, address: Address) -> None:
     fresh = home.listen.with_suffix(".part")
     fresh.write_text(text + "\n", encoding="ascii")
     fresh.replace(home.listen)
+
+
+def keep_database(home: Home, *, runs: bool) -> None:
+    """Keep the database's address that MADANG_DATABASE_URL gives, for this start and later ones.
+
+    In a file of its owner alone: no process gets it in argv or environment. Raises `Rejected`
+    where something else `runs` already.
+    """
+    url = settings.given_database_url()
+    if not url or url == settings.database_url(home):
+        return
+    if runs:
+        raise Rejected("up.other-database", str(home.path))
+    fresh = home.database.with_suffix(".part")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(url + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(home.database)
 
 
 def _is_free(address: Address) -> bool:

@@ -28,6 +28,8 @@ STOP_S = 45.0
 """Longer than the grace of anything the supervisor stops."""
 LOOK_S = 0.5
 """How often an attached command looks whether it was told to end."""
+KEPT_BACK = frozenset({"MADANG_DATABASE_URL"})
+"""What the supervisor is not given: it holds a password, and control reads it from a file."""
 _READY_FD = 3
 
 
@@ -161,7 +163,7 @@ def _spawn(home: Home, writer: int) -> int:
     return os.posix_spawn(
         sys.executable,
         [*argv, "--ready-fd", str(_READY_FD)],
-        os.environ,
+        {name: value for name, value in os.environ.items() if name not in KEPT_BACK},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), how, 0o600),

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from madang import settings
 from madang.answers import Message, Resource
 from madang.cli import background, first
-from madang.cli.address import Address, choose, last, loopback, write
+from madang.cli.address import Address, choose, keep_database, last, loopback, write
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, note, phase, show_json, tell
 from madang.cli.progress import until_ready
@@ -79,6 +79,7 @@ def _ensure_running(home: Home, host: str, port: int | None) -> int:
     """Start what does not run, and wait until it takes work; return the supervisor's pid."""
     where = last(home)
     pid = background.holder(home)
+    keep_database(home, runs=bool(pid))
     if not pid:
         before, where = where, choose(host, port, where)
         if port is None and where != before and where.port != PORT_DEFAULT:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from madang.control.backups import last
 from madang.control.gateways import Gateways
 from madang.control.world import World
-from madang.errors import Value
+from madang.errors import MadangError, Value
 from madang.planning.snapshot import Seen
 from madang.resources.quantity import written_size
 from madang.resources.resource import Frozen
@@ -41,6 +41,21 @@ def examine(home: Home, world: World, seen: Seen, gateways: Gateways) -> list[Fi
         *_backups(home, world),
         *_services(world),
     ]
+
+
+async def examine_store(world: World) -> list[Finding]:
+    """Ask the store how it is; one that does not answer is a finding too."""
+    try:
+        health = await world.store.health()
+    except MadangError as error:
+        return [Finding(code=error.code, ok=False, subject=error.subject, values=error.values)]
+    values: dict[str, Value] = {"product": health.product, "version": health.version}
+    well = Finding(code="doctor.store-well", ok=True, subject=health.place, values=values)
+    unsafe = (
+        Finding(code="doctor.store-unsafe", ok=False, subject=health.place, values={"name": name})
+        for name in health.unsafe
+    )
+    return [well, *unsafe]
 
 
 def _nodes(world: World, seen: Seen) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from madang.errors import Unavailable
+from madang.errors import Rejected, Unavailable
 from madang.planning.ages import Ages, watched
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
 from madang.ports import Clock, History, Store, UsageTotal, Write
@@ -42,8 +42,10 @@ class World:
         self.closing = False
         """True once control is about to end: nobody should wait for anything any more."""
         self._moved = asyncio.Event()
-        self._in_doubt = False
+        self._doubt: int | None = None
+        """What happened after this revision is not sure: a commit failed, and may be stored."""
         self._reading = asyncio.Lock()
+        self._superseded = asyncio.Event()
         self._commits: set[asyncio.Task[Sequence[AnyResource]]] = set()
 
     async def open(self) -> None:
@@ -93,7 +95,8 @@ class World:
     ) -> Sequence[AnyResource]:
         """Write all of it or none, then fold it in and wake whoever waits for a change.
 
-        Raises `Conflict` when something was written by somebody else since it was read.
+        Raises `Conflict` when something was written by somebody else since it was read, and
+        `Unavailable` with code `store.outcome-unknown` when nobody saw whether it was stored.
         """
         writes = [Write(r) for r in changed] + [Write(r, gone=True) for r in gone]
         work = asyncio.create_task(self._commit(who, writes, events))
@@ -106,36 +109,47 @@ class World:
         self, who: Principal, writes: Sequence[Write], events: Sequence[Event]
     ) -> Sequence[AnyResource]:
         await self.be_sure()
+        before = self.revision
         try:
             stored = await self.store.commit(who, writes, events)
-        except Unavailable:
-            self._in_doubt = True
+        except Unavailable as error:
+            if error.code == "store.superseded":
+                self._superseded.set()
+            self._doubt_all_after(before)
             self.wake()
             raise
         self._fold([(r, w.gone) for r, w in zip(stored, writes, strict=True)])
         return stored
 
+    def _doubt_all_after(self, revision: int) -> None:
+        self._doubt = revision if self._doubt is None else min(revision, self._doubt)
+
     async def be_sure(self) -> None:
-        """Read all of it again if a commit has failed: it may be stored, and its answer lost.
+        """Read the feed again if a commit has failed: it may be stored, and its answer lost.
 
         Raises `Unavailable` while the store can't be read.
         """
-        if not self._in_doubt:
+        if self._doubt is None and not self._reading.locked():
             return
         async with self._reading:
-            while self._in_doubt:
-                self._in_doubt, before = False, self.revision
+            while (doubt := self._doubt) is not None:
+                self._doubt = None
                 try:
-                    revision, resources = await self.store.load(CONTROL)
+                    await self._reread(doubt)
                 except Unavailable:
-                    self._in_doubt = True
+                    self._doubt_all_after(doubt)
                     raise
-                if self.revision != before:  # another commit was folded in meanwhile
-                    self._in_doubt = True
-                    continue
-                self.revision = revision
-                self._take_in(resources)
         self.wake()
+
+    async def _reread(self, after: int) -> None:
+        """Fold in what the store has after that revision; all of it where the feed is too short."""
+        try:
+            while page := await self.store.changes(CONTROL, after):
+                self._fold(page)
+                after = page[-1][0].resource_version
+        except Rejected:
+            self.revision, resources = await self.store.load(CONTROL)
+            self._take_in(resources)
 
     def _take_in(self, resources: Sequence[AnyResource]) -> None:
         """Be as the store is; what has not changed meanwhile keeps its age."""
@@ -144,6 +158,11 @@ class World:
         self._kept = {}
         for resource in resources:
             self._kept.setdefault(resource.kind, {})[resource.ref] = resource
+
+    async def until_superseded(self) -> None:
+        """Return never; raises `Unavailable` once another control has taken the store over."""
+        await self._superseded.wait()
+        raise Unavailable("control.superseded", term=self.term)
 
     async def record_usage(self, who: Principal, records: Sequence[Usage]) -> None:
         """Keep what gateways measured; a second delivery changes nothing."""

@@ -190,6 +190,7 @@ class Postgres:
     def _told(self, error: object) -> str:
         """Return the first line of what the driver says, without the password."""
         said = next((line for line in str(error).strip().splitlines() if line.strip()), "?")
+        said = said.removeprefix("connection is bad: ").removeprefix("connection failed: ")
         for secret in self._password:
             said = said.replace(secret, "…")
         return said[:300]

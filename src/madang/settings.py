@@ -138,8 +138,8 @@ def home(given: str | None = None, environ: Mapping[str, str] = os.environ) -> H
 def login(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the file in which `madang login` keeps where to call, and with which key.
 
-    >>> login({"XDG_CONFIG_HOME": "/home/kim/.config"})
-    PosixPath('/home/kim/.config/madang/login.json')
+    >>> login({"XDG_CONFIG_HOME": "/srv/kim/.config"})
+    PosixPath('/srv/kim/.config/madang/login.json')
     """
     base = environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(base) / "madang" / "login.json"

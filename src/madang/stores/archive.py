@@ -28,6 +28,7 @@ from madang.stores import swap
 FORMAT = 1
 MAGIC = b"madang-backup/1\n"
 _ANY_MAGIC = re.compile(rb"madang-backup/(\d{1,6})\n")
+_HASH = re.compile("[0-9a-f]{64}")
 _END = struct.Struct(">Q32s16s")
 _END_MARK = b"madang-backup-end"[:16]
 
@@ -61,6 +62,8 @@ class Member:
     bytes: int
     packed_bytes: int
     sha256: str
+    packed_sha256: str
+    """Of the packed bytes: some flipped bits unpack to the same, and tell of a failing disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ def packed(files: Mapping[str, Path], about: Mapping[str, Any]) -> Iterator[byte
 
 
 def _packed(name: str, path: Path) -> Generator[bytes, None, Member]:
-    seen, packer = hashlib.sha256(), zlib.compressobj(PACKED_LEVEL)
+    seen, sent = hashlib.sha256(), hashlib.sha256()
+    packer = zlib.compressobj(PACKED_LEVEL)
     done = packed_bytes = 0
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -99,11 +103,13 @@ def _packed(name: str, path: Path) -> Generator[bytes, None, Member]:
             done += len(chunk)
             if piece := packer.compress(chunk):
                 packed_bytes += len(piece)
+                sent.update(piece)
                 yield piece
     piece = packer.flush()
     packed_bytes += len(piece)
+    sent.update(piece)
     yield piece
-    return Member(name, done, packed_bytes, seen.hexdigest())
+    return Member(name, done, packed_bytes, seen.hexdigest(), sent.hexdigest())
 
 
 def read(path: Path) -> Listing:
@@ -134,13 +140,17 @@ def unpack(path: Path, folder: Path | None, progress: Progress = untold) -> List
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - see `with`
     except OSError as error:
         raise Rejected("backup.unreadable", str(path), cause=error.strerror or "") from error
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise Rejected("backup.not-ours", str(path))
         yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _listing(file: BinaryIO, path: Path) -> Listing:
@@ -181,7 +191,7 @@ def _parsed(content: bytes, packed_bytes: int, path: Path) -> Listing:
             and len(set(names)) == len(names)
             and all(NAMES.fullmatch(name) for name in names)
             and all(type(n) is int and 0 <= n <= MEMBER_BYTES_MAX for n in sizes)
-            and all(re.fullmatch("[0-9a-f]{64}", str(member.sha256)) for member in members)
+            and all(_HASH.fullmatch(str(h)) for m in members for h in (m.sha256, m.packed_sha256))
             and sum(member.packed_bytes for member in members) == packed_bytes
             and STATE in names
         )
@@ -194,18 +204,21 @@ def _parsed(content: bytes, packed_bytes: int, path: Path) -> Listing:
 
 def _unpacked(file: BinaryIO, member: Member, path: Path) -> Iterator[bytes]:
     """Yield what a member holds; never more than it declared."""
-    unpacker, seen = zlib.decompressobj(), hashlib.sha256()
+    unpacker, seen, sent = zlib.decompressobj(), hashlib.sha256(), hashlib.sha256()
     left, missing = member.packed_bytes, member.bytes
     wrong = Corrupt("backup.damaged", str(path), member=member.name)
     while left and (piece := file.read(min(CHUNK_BYTES, left))):
         left -= len(piece)
+        sent.update(piece)
         for chunk in _inflated(unpacker, piece, wrong):
             missing -= len(chunk)
             if missing < 0:
                 raise wrong
             seen.update(chunk)
             yield chunk
-    if missing or unpacker.unused_data or not unpacker.eof or seen.hexdigest() != member.sha256:
+    if missing or unpacker.unused_data or not unpacker.eof:
+        raise wrong
+    if (seen.hexdigest(), sent.hexdigest()) != (member.sha256, member.packed_sha256):
         raise wrong
 
 

@@ -289,7 +289,7 @@ class Client:
 
     def _ref(self, kind: str, name: str) -> tuple[str, Json]:
         """Return the path and query of one object."""
-        path = f"{quote(kind, safe='')}/{quote(name, safe='')}"
+        path = f"{_quoted(kind)}/{_quoted(name)}"
         return path, {} if kind in SITE_WIDE or kind == "process" else {"project": self.project}
 
     def _json(
@@ -301,7 +301,9 @@ class Client:
         body: Json | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> Any:
-        url = f"{self.api}/api/v1/{path}" + (f"?{urlencode(query)}" if query else "")
+        url = f"{self.api}/api/v1/{path}" + (
+            f"?{urlencode(query, errors='surrogatepass')}" if query else ""
+        )
         content = self._read(method, url, body, timeout_s)
         return _parsed(content, self.api) if content else {}
 
@@ -364,6 +366,15 @@ _BY_STATUS: dict[int, type[MadangError]] = {
         errors.Conflict, errors.Unavailable, errors.Corrupt,
     )
 }  # fmt: skip
+
+
+def _quoted(name: str) -> str:
+    """Write a part of a path; what is no text goes to the server as it is, and is refused there."""
+    return quote(name, safe="", errors="surrogatepass")
+
+
+def _query(query: Json) -> str:
+    return urlencode(query, errors="surrogatepass")
 
 
 def _parsed(content: bytes, url: str) -> Json:

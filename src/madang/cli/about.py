@@ -8,7 +8,7 @@ from typing import Literal
 from madang import __version__
 from madang.cli.kinds import KINDS, kind_of
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import show_json, tell
+from madang.cli.output import say, show_json, tell
 
 
 def schema(kind: str, /, *, options: Options = DEFAULTS) -> None:  # noqa: ARG001  always JSON
@@ -30,4 +30,4 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
     """Print the completion script of a shell; load it from the shell's start file."""
     from madang.cli import app
 
-    print(app.generate_completion(shell=shell))
+    say(app.generate_completion(shell=shell))

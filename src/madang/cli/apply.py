@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from madang.answers import Applied
 from madang.cli.documents import Document, blame, read
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import happening, next_step, show_json, tell
+from madang.cli.output import happening, next_step, say, show_json, tell
 from madang.cli.progress import until_ready
 from madang.client import Client
 from madang.errors import MadangError
@@ -69,9 +69,9 @@ def _show(planned: Applied) -> None:
         where = f" ({change['project']})" if change["project"] else ""
         tell(f"apply.{change['what']}", subject=f"{change['kind']}/{change['name']}{where}")
         for field in change["fields"]:
-            print(f"      {field}")
+            say(f"      {field}")
     for follow in planned["follows"]:
-        print("  ->", happening(follow["verb"], follow["subject"], follow["reason"]))
+        say("  ->", happening(follow["verb"], follow["subject"], follow["reason"]))
 
 
 def _services(planned: Applied) -> Sequence[tuple[str, str]]:

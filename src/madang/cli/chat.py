@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from madang.answers import Message
 from madang.cli.kinds import naming
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import show_json, tell, word
+from madang.cli.output import say, show_json, tell, word
 from madang.client import Client
 from madang.errors import Rejected
 
@@ -64,12 +64,12 @@ def _ask(client: Client, service: str, question: str, as_json: bool) -> None:
         first_token_s = first_token_s or round(time.monotonic() - began, 4)
         pieces.append(piece)
         if not as_json:
-            print(piece, end="", flush=True)
+            say(piece, end="")
     if as_json:
         answer = "".join(pieces)
         show_json({"service": service, "answer": answer, "first_token_s": first_token_s})
     else:
-        print()
+        say()
 
 
 def _talk(client: Client, service: str) -> None:
@@ -81,8 +81,8 @@ def _talk(client: Client, service: str) -> None:
         answer = ""
         for piece in client.chat(service, said[-TURNS_MAX:]):
             answer += piece
-            print(piece, end="", flush=True)
-        print()
+            say(piece, end="")
+        say()
         said.append(Message(role="assistant", content=answer))
 
 
@@ -92,7 +92,7 @@ def _questions() -> Iterator[str]:
         try:
             question = input(prompt).strip()
         except EOFError:
-            print()
+            say()
             return
         if question:
             yield question

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import show_json, tell, words
+from madang.cli.output import say, show_json, tell, words
 
 UNWELL = 1
 
@@ -18,9 +18,9 @@ def doctor(*, options: Options = DEFAULTS) -> int:
         return UNWELL if unwell else 0
     for check in found:
         said = words(check["code"], {**check["values"], "subject": check["subject"]})
-        print("✓" if check["ok"] else "✗", said.text)
+        say("✓" if check["ok"] else "✗", said.text)
         if not check["ok"] and said.hint:
-            print(" ", said.hint)
+            say(" ", said.hint)
     if unwell:
         tell("doctor.unwell", count=len(unwell), whole=len(found))
     else:

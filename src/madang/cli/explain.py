@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from madang.answers import Explanation
 from madang.cli.kinds import naming, thing
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import moment, phase, reason, show_json, word
+from madang.cli.output import moment, phase, reason, say, show_json, word
 
 
 def explain(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> None:
@@ -32,10 +32,10 @@ def explain(what: str, name: str | None = None, /, *, options: Options = DEFAULT
 def _show(found: Explanation, indent: str) -> None:
     """Print one explanation, and below it what it waits for."""
     since = word("explain.since", since=moment(found["since"])) if found["since"] else ""
-    print(indent + "  ".join(filter(None, [found["subject"], phase(found["phase"]), since])))
+    say(indent + "  ".join(filter(None, [found["subject"], phase(found["phase"]), since])))
     indent += "  "
     for line in _lines(found):
-        print(f"{indent}{line}")
+        say(f"{indent}{line}")
     for cause in found["because"]:
         _show(cause, indent)
 

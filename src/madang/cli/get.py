@@ -12,7 +12,7 @@ from madang.answers import Resource
 from madang.cli.kinds import KINDS, kind_of, naming, thing
 from madang.cli.logs import events
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import phase, reason, show_json, size, table, tell
+from madang.cli.output import phase, reason, say, show_json, size, table, tell
 
 Output = Literal["table", "yaml", "json"]
 Cell = Callable[[Mapping[str, Any]], object]
@@ -120,8 +120,8 @@ def get(
     watch
         Go on showing what changes.
     """
-    if "/" in kind:
-        kind, name = thing(kind)
+    if "/" in kind or name:
+        kind, name = thing(kind, name, (*KINDS, "event"))
     kind = kind_of(kind, (*KINDS, "event"))
     form: Output = "json" if options.json else output
     if kind == "event":
@@ -144,7 +144,7 @@ def show(found: Sequence[Resource], form: Output = "table", is_one: bool = False
     if form == "json":
         show_json(found[0] if is_one else found)
     elif form == "yaml":
-        print(_yaml(found[0] if is_one else found), end="")
+        say(_yaml(found[0] if is_one else found), end="")
     elif found:
         columns = COLUMNS.get(found[0]["kind"], _PLAIN)
         table([code for code, _ in columns], [[cell(r) for _, cell in columns] for r in found])
@@ -157,12 +157,12 @@ def _show_change(resource: Resource, gone: bool, form: Output) -> None:
     if form == "json":
         show_json({"gone": gone, "resource": resource}, one_line=True)
     elif form == "yaml":
-        print("---", _yaml(resource), sep="\n", end="", flush=True)
+        say(f"---\n{_yaml(resource)}", end="")
     elif gone:
         tell("get.gone", subject=f"{resource['kind']}/{resource['name']}")
     else:
         columns = COLUMNS.get(resource["kind"], _PLAIN)
-        print(*(text for _, cell in columns if (text := str(cell(resource)))), sep="  ", flush=True)
+        say("  ".join(text for _, cell in columns if (text := str(cell(resource)))))
 
 
 def _yaml(value: object) -> str:

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from madang.cli.get import get
 from madang.cli.kinds import naming
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import next_step, phase, show_json, tell
+from madang.cli.output import next_step, phase, say, show_json, tell
 from madang.errors import Rejected
 
 key = App(name="key", help_format="plaintext")
@@ -64,7 +64,7 @@ def create(name: str, /, *, wanted: Wanted = MEMBER, options: Options = DEFAULTS
             return
         project = made["resource"]["project"]
         tell("key.made", name=name, role=phase(wanted.role), project=project)
-        print(made["key"])
+        say(made["key"])
         next_step("next.key", gateway=client.gateway)
 
 

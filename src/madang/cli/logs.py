@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from madang.answers import Event
 from madang.cli.kinds import KINDS, naming, thing
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import happening, moment, show_json, tell
+from madang.cli.output import happening, moment, say, show_json, tell
 from madang.client import WAIT_S, Client
 
 LOOK_S = 1.0
@@ -92,7 +92,7 @@ def _print(replica: str, lines: Sequence[str], as_json: bool, is_named: bool) ->
     if is_named and lines:
         tell("logs.of", name=replica)
     for line in lines:
-        print(line, flush=True)
+        say(line)
 
 
 def events(*, follow: Follow = False, options: Options = DEFAULTS) -> None:
@@ -127,4 +127,4 @@ def _show(found: Sequence[Event], as_json: bool) -> None:
         subject = f"{event['kind']}/{event['name']}"
         why = {"code": event["values"].get("reason", ""), "values": event["values"]}
         told = happening(event["code"], subject, why)
-        print(f"{moment(event['at'])}  {event['actor']:<12}  {told}", flush=True)
+        say(f"{moment(event['at'])}  {event['actor']:<12}  {told}")

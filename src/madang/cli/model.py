@@ -10,7 +10,7 @@ from cyclopts import App
 from madang.cli.delete import take_down
 from madang.cli.get import get
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import next_step, show_json, size, tell, word
+from madang.cli.output import next_step, say_over, show_json, size, tell, word
 
 model = App(name="model", help_format="plaintext")
 
@@ -32,7 +32,7 @@ def add(name: str, source: str, /, *, options: Options = DEFAULTS) -> None:
     def progress(done: int, whole: int) -> None:
         if shows:
             told = word("model.progress", name=name, done=size(done), whole=size(whole))
-            print(f"\r\033[K{told}", end="\n" if done >= whole else "", file=sys.stderr, flush=True)
+            say_over(told, is_last=done >= whole)
 
     with options.client() as client:
         made = client.add_model(name, place, progress)

@@ -11,12 +11,27 @@ import sys
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from madang import messages
 from madang.errors import MadangError, Value
+from madang.plain import inert, inert_json
 
 GAP = "  "
+
+
+def say(*parts: str, end: str = "\n", to: TextIO | None = None) -> None:
+    """Write text for a person, by default on stdout; nothing in it can act on the terminal.
+
+    The one way out of every command: what it tells may come from a stranger.
+    """
+    print(*map(inert, parts), end=end, file=to or sys.stdout, flush=True)
+
+
+def say_over(text: str, is_last: bool) -> None:
+    """Write a line of progress on stderr, over the one before it."""
+    sys.stderr.write("\r\033[K")
+    say(text, end="\n" if is_last else "", to=sys.stderr)
 
 
 def words(code: str, values: Mapping[str, Value | None] | None = None) -> messages.Sentence:
@@ -31,23 +46,27 @@ def word(code: str, **values: Value | None) -> str:
 
 def tell(code: str, **values: Value | None) -> None:
     """Say a sentence on stdout."""
-    print(word(code, **values), flush=True)
+    say(word(code, **values))
 
 
 def note(code: str, **values: Value | None) -> None:
     """Say a sentence on stderr: it is on the way, not the answer."""
-    print(word(code, **values), file=sys.stderr, flush=True)
+    say(word(code, **values), to=sys.stderr)
 
 
 def next_step(code: str, **values: Value | None) -> None:
     """Name the next command, to a person only."""
     if sys.stdout.isatty():
-        print(word(code, **values))
+        say(word(code, **values))
 
 
 def show_json(value: object, one_line: bool = False) -> None:
     """Print one JSON value; as one line when it is one of a stream."""
-    print(json.dumps(value, ensure_ascii=False, indent=None if one_line else 2), flush=True)
+    print(_json(value, None if one_line else 2), flush=True)
+
+
+def _json(value: object, indent: int | None = None) -> str:
+    return inert_json(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def phase(name: str) -> str:
@@ -93,7 +112,7 @@ def moment(at: float) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print aligned columns under the headings with these codes; empty columns are left out."""
-    written = [[str(cell) for cell in row] for row in rows]
+    written = [[inert(str(cell)) for cell in row] for row in rows]
     kept = [i for i in range(len(headings)) if not written or any(row[i] for row in written)]
     lines = [[word(headings[i]) for i in kept], *([row[i] for i in kept] for row in written)]
     widths = [max(_width(line[i]) for line in lines) for i in range(len(kept))]
@@ -101,7 +120,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         cells = (
             cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
         )
-        print(GAP.join(cells).rstrip())
+        say(GAP.join(cells).rstrip())
 
 
 def _width(text: str) -> int:
@@ -121,7 +140,7 @@ def complain(error: MadangError, as_json: bool) -> None:
     if as_json:
         body = {"code": error.code, "subject": error.subject, "values": error.values}
         body |= {"message": said.text, "hint": said.hint}
-        print(json.dumps({"error": body}, ensure_ascii=False), file=sys.stderr)
+        print(_json({"error": body}), file=sys.stderr)
         return
     place = "{file}:{line}: ".format_map(error.values) if "file" in error.values else ""
-    print(place + said.text, *filter(None, [said.hint]), sep="\n", file=sys.stderr)
+    say("\n".join(filter(None, [place + said.text, said.hint])), to=sys.stderr)

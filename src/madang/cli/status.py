@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import next_step, phase, reason, show_json, size, table, tell
+from madang.cli.output import next_step, phase, reason, say, show_json, size, table, tell
 
 NODE = (
     "column.node", "column.phase", "column.cores", "column.memory", "column.accelerators",
@@ -29,15 +29,15 @@ def status(*, options: Options = DEFAULTS) -> None:
         return
     tell("status.where", version=found["version"], api=found["api"], gateway=found["gateway"])
     table(NODE, [_node(node) for node in found["nodes"]])
-    print()
+    say()
     if found["services"]:
         table(SERVICE, [_service(service) for service in found["services"]])
     else:
         tell("status.no-services")
-    print()
+    say()
     if found["processes"]:
         table(PROCESS, [_process(process) for process in found["processes"]])
-        print()
+        say()
     tell("status.usage", **found["usage"])
     for service in found["services"]:
         if service["phase"] != "ready":

@@ -20,7 +20,7 @@ from madang.answers import Message, Resource
 from madang.cli import background, first
 from madang.cli.address import Address, choose, keep_database, last, loopback, write
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import next_step, note, phase, show_json, tell
+from madang.cli.output import next_step, note, phase, say, show_json, tell
 from madang.cli.progress import until_ready
 from madang.client import DEFAULT_PROJECT, Client
 from madang.errors import Corrupt, MadangError, NotFound, Rejected, Unauthorized, Unavailable
@@ -178,7 +178,7 @@ def _present(client: Client, home: Home, options: Options) -> None:
         _show_services(client)
     _show_places(where, home)
     if answer:
-        print(_curl(client, home))
+        say(_curl(client, home))
         next_step("next.up")
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from madang.errors import Rejected
+from madang.registry.apart import inspect_apart
 from madang.registry.blobs import FileBlobs, Progress, digest_of, ignore_progress, opened
-from madang.registry.inspect import inspect
 from madang.resources.model import ModelVersion
 
 SOURCE_LENGTH_MAX = 4096
@@ -30,7 +30,7 @@ def import_model(
     path = locate(source)
     with opened(path) as file:
         status = os.fstat(file.fileno())
-        found = inspect(file, status.st_size)
+        found = inspect_apart(file, status.st_size)
         digest = digest_of(file, progress)
     blobs.refer(digest, path, status)
     return ModelVersion(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from madang.errors import Value
 
@@ -125,6 +125,7 @@ class Check(TypedDict):
     ok: bool
     subject: str
     values: dict[str, Value]
+    because: NotRequired[Reason | None]
 
 
 class Message(TypedDict):

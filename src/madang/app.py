@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from madang import settings
-from madang.errors import Corrupt, MadangError, Rejected, Unavailable
+from madang.ending import ENDS, farewell
+from madang.errors import Corrupt, Unavailable
 from madang.settings import PORT_DEFAULT, Home, names
 from madang.supervisor.protocol import READY_FD, LaunchPlan
 
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("madang.control")
 
+TELL_AGAIN_S = 5.0
+"""How often it is looked whether HOME/listen.json is still true."""
+SECRET_CHARS_MIN = 32
+"""A shorter secret is none: the file was damaged."""
 ASK_S = 5.0
 """How long an engine may take to say who it is before it is asked again."""
 GATEWAY = "gateway"
@@ -85,6 +90,14 @@ def free_port(host: str) -> int:
     raise Unavailable("up.no-free-port", host=host)
 
 
+def network_file_system(home: Home) -> str:
+    """Return what the home lies on if that can't keep state safely; empty when it can."""
+    from madang.stores.place import NETWORK_FILE_SYSTEMS, file_system
+
+    kind = file_system(home.path)
+    return kind if kind in NETWORK_FILE_SYSTEMS else ""
+
+
 def engines() -> dict[str, Any]:
     """Return every engine by recipe."""
     from madang.engines.fake import Fake
@@ -105,12 +118,20 @@ def engine_token(secret: bytes, uid: str, epoch: int) -> str:
 
 
 def _secret(home: Home) -> bytes:
-    """Return what engine tokens are derived from, made at the first start."""
+    """Return what engine tokens are derived from, made at the first start.
+
+    One that was lost or damaged is made anew: engines that have a key of the old one answer as
+    strangers, and are replaced.
+    """
     from madang.clocks import SystemRandom
     from madang.control.first import write_private
 
-    if not home.secret.exists():
-        write_private(home.secret, SystemRandom().token(32) + "\n")
+    with contextlib.suppress(FileNotFoundError):
+        secret = home.secret.read_bytes().strip()
+        if len(secret) >= SECRET_CHARS_MIN:
+            return secret
+        log.warning("%s is damaged and is made anew: every engine gets a new key", home.secret)
+    write_private(home.secret, SystemRandom().token(32) + "\n")
     return home.secret.read_bytes().strip()
 
 
@@ -219,7 +240,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     backups = Backups(world, home, partial(pieces, world.store, home))
     keys = Keys(world)
-    desk = Desk(home, world, intake, observer, gateways, keys, launchers, where, backups)
+    desk = Desk(home, world, intake, observer, gateways, keys, launchers, blobs, where, backups)
     return desk, hands
 
 
@@ -355,15 +376,18 @@ async def _until(stopping: asyncio.Event) -> None:
 
 async def _tell(home: Home, desk: Desk) -> None:
     """Keep HOME/listen.json true: where api and gateway can be reached."""
+    from madang.control.first import write_private
+
     told: dict[str, str] = {}
     while True:
         tick, now = desk.world.tick, dict(desk.where())
         if now["gateway"] and now != told:
-            temporary = home.listen.with_suffix(".new")
-            temporary.write_text(json.dumps(now) + "\n")
-            temporary.rename(home.listen)
-            told = now
-        await desk.world.moved(tick, 5.0)
+            try:
+                write_private(home.listen, json.dumps(now) + "\n")
+                told = now
+            except OSError as error:  # tried again: clients still have the old one
+                log.warning("%s can't be written: %s", home.listen, error)
+        await desk.world.moved(tick, TELL_AGAIN_S)
 
 
 def _tcp(host: str, port: int) -> socket.socket:
@@ -374,7 +398,8 @@ def _tcp(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise Rejected("up.port-taken", port=port, cause=error.strerror or "") from error
+        where, cause = f"{host}:{port}", error.strerror or str(error)
+        raise Unavailable("control.port", where, cause=cause) from error
     listening.listen(256)
     return listening
 
@@ -439,9 +464,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     try:
         asyncio.run(run_control(Home(given.home), given.host, given.port))
-    except MadangError as error:
-        log.critical("%s", error)
-        return error.exit_status
+    except ENDS as error:
+        return farewell(CONTROL, error)
     return 0
 
 

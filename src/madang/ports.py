@@ -215,6 +215,9 @@ class Blobs(Protocol):
     def path(self, digest: str) -> Path:
         """Return where it lies; raises `Unavailable` when it is gone or has changed size."""
 
+    def check(self, digest: str) -> None:
+        """Look whether it can still be what it was, without reading it; raises as `path` does."""
+
     def remove(self, digest: str) -> None:
         """Let go of it; nothing happens when it is not there."""
 

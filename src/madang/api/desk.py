@@ -18,7 +18,7 @@ from madang.control.keys import Keys
 from madang.control.observe import Observer
 from madang.control.world import World
 from madang.errors import Forbidden, Rejected, Unauthorized
-from madang.ports import Launcher
+from madang.ports import Blobs, Launcher
 from madang.resources.kinds import KINDS
 from madang.resources.resource import Place, Ref, canonical, check_place
 from madang.resources.rights import Principal, Right
@@ -43,6 +43,7 @@ class Desk:
     gateways: Gateways
     keys: Keys
     launchers: Mapping[str, Launcher]
+    blobs: Blobs
     where: Callable[[], Mapping[str, str]]
     """`api` and `gateway` addresses."""
     backups: Backups

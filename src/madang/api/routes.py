@@ -22,7 +22,7 @@ from madang.api.desk import (
     Reader,
     ref_of,
 )
-from madang.control.doctor import examine, examine_store
+from madang.control.doctor import examine, examine_models, examine_store
 from madang.control.first import PROJECT
 from madang.control.keys import Wanted
 from madang.control.report import report
@@ -94,6 +94,8 @@ async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
     """Examine this Madang, and say for each finding whether it is well."""
     findings = examine(desk.home, desk.world, desk.observer.seen(), desk.gateways)
     findings += await examine_store(desk.world)
+    models = list(desk.world.list(CONTROL, "model").values())
+    findings += await asyncio.to_thread(examine_models, models, desk.blobs)
     return {"items": [finding.model_dump(mode="json") for finding in findings]}
 
 

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from madang import settings
 from madang.answers import Message, Resource
-from madang.cli import background, first
+from madang.cli import background, first, parts
 from madang.cli.address import Address, choose, keep_database, last, loopback, write
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, note, phase, say, show_json, tell
@@ -29,6 +29,8 @@ from madang.settings import PORT_DEFAULT, Home
 TURN_S = 1200.0
 """How long another `up` may work on the same home before this one gives up."""
 READY_S = 60.0
+ENDS_MAX = 2
+"""A control that has ended so often for a reason it can name will not get ready by itself."""
 ROUTE_S = 15.0
 """How long the gateway may take to learn of a service that is ready."""
 QUESTION = "What is the capital of Korea?"
@@ -80,6 +82,7 @@ def _ensure_running(home: Home, host: str, port: int | None) -> int:
     where = last(home)
     pid = background.holder(home)
     keep_database(home, runs=bool(pid))
+    began, is_new = parts.end_of_log(home, "control"), not pid
     if not pid:
         before, where = where, choose(host, port, where)
         if port is None and where != before and where.port != PORT_DEFAULT:
@@ -92,11 +95,19 @@ def _ensure_running(home: Home, host: str, port: int | None) -> int:
     door = Client(where.api, "-")
     deadline = time.monotonic() + READY_S
     while not door.is_ready():
-        if background.has_ended(pid) or time.monotonic() > deadline:
-            log = home.logs / "control.log"
-            raise Unavailable("up.not-ready", str(log), cause=background.last_line(log))
+        told = parts.last_words(home, "control", began)
+        if background.has_ended(pid) or time.monotonic() > deadline or len(told) >= ENDS_MAX:
+            why = told[-1] if told else _not_ready(home)
+            if is_new:  # nothing serves yet: leave nothing behind that only fails
+                background.stop(home)
+            raise why
         time.sleep(0.02)
     return pid
+
+
+def _not_ready(home: Home) -> MadangError:
+    log = parts.log_of(home, "control")
+    return Unavailable("up.not-ready", str(log), cause=background.last_line(log))
 
 
 def _start(home: Home, where: Address) -> int:
@@ -163,10 +174,10 @@ def _present(client: Client, home: Home, options: Options) -> None:
     where = {"api": client.api, "gateway": client.gateway, "home": str(home.path)}
     try:
         answer = _answer(client)
-    except MadangError:
+    except MadangError as error:
         if not options.json:
             _show_places(where, home)
-        raise
+        raise parts.has_ended(home, "gateway") or error from error
     if options.json:
         told = {"first_token_s": answer and answer.first_token_s, "answer": answer and answer.text}
         show_json({**where, "api_key": client.key, **told})

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from madang.control.backups import last
 from madang.control.gateways import Gateways
 from madang.control.world import World
 from madang.errors import MadangError, Value
 from madang.planning.snapshot import Seen
+from madang.ports import Blobs
 from madang.resources.quantity import written_size
-from madang.resources.resource import Frozen
+from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.rights import CONTROL
 from madang.resources.service import Service, ServicePhase
 from madang.settings import BACKUP_AGE_S, Home
@@ -28,10 +29,12 @@ class Finding(Frozen):
     ok: bool
     subject: str = ""
     values: dict[str, Value] = {}
+    because: Reason | None = None
+    """What keeps it from being well, where that has its own sentence."""
 
 
 def examine(home: Home, world: World, seen: Seen, gateways: Gateways) -> list[Finding]:
-    """Look at everything; what is well is reported too."""
+    """Look at everything but model files; what is well is reported too."""
     return [
         *_nodes(world, seen),
         *_gateway(gateways),
@@ -56,6 +59,24 @@ async def examine_store(world: World) -> list[Finding]:
         for name in health.unsafe
     )
     return [well, *unsafe]
+
+
+def examine_models(models: Sequence[AnyResource], blobs: Blobs) -> list[Finding]:
+    """Look whether the files that models were imported from are still what they were.
+
+    Blocks: a disk far away may take its time.
+    """
+    return [finding for model in models for finding in _versions(model, blobs)]
+
+
+def _versions(model: AnyResource, blobs: Blobs) -> Iterator[Finding]:
+    for version in model.status.versions:
+        subject = f"model/{model.name}@{version.number}"
+        try:
+            blobs.check(version.digest)
+        except MadangError as error:
+            values = {**error.values, "subject": subject}
+            yield Finding(code=error.code, ok=False, subject=subject, values=values)
 
 
 def _nodes(world: World, seen: Seen) -> Iterator[Finding]:
@@ -127,4 +148,7 @@ def _services(world: World) -> Iterator[Finding]:
             values: dict[str, Value] = {
                 "phase": service.status.phase, "reason": reason.code if reason else ""
             }  # fmt: skip
-            yield Finding(code="doctor.service-unready", ok=False, subject=subject, values=values)
+            yield Finding(
+                code="doctor.service-unready", ok=False, subject=subject, values=values,
+                because=reason,
+            )  # fmt: skip

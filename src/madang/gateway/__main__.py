@@ -6,7 +6,7 @@ import sys
 from argparse import ArgumentParser
 
 from madang import settings
-from madang.errors import MadangError
+from madang.ending import ENDS, farewell
 from madang.gateway.process import run
 
 
@@ -20,9 +20,8 @@ def main() -> int:
     given = parser.parse_args()
     try:
         run(settings.home(given.home), given.host, settings.port(given.port), given.uid)
-    except MadangError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_status
+    except ENDS as error:
+        return farewell("gateway", error)
     return 0
 
 

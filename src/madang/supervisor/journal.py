@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from madang.supervisor import processes
 
 PATH = "supervisor/journal.json"
+ASIDE = "supervisor/journal.corrupt"
 LEFTOVER_SECONDS_MAX = 30.0
 """How long killed leftovers may take to vanish before the start is given up."""
 
@@ -20,10 +22,10 @@ class Journal:
 
     def __init__(self) -> None:
         kept: dict[str, Any] = {}
-        with suppress(FileNotFoundError, ValueError), open(PATH) as file:
-            kept = json.load(file)
+        with suppress(FileNotFoundError):
+            kept = _read()
         same_boot = kept.get("boot_id") == processes.boot_id()
-        self._left: list[dict[str, Any]] = kept.get("processes", []) if same_boot else []
+        self._left: list[dict[str, Any]] = kept["processes"] if same_boot else []
 
     def write(self, running: list[dict[str, Any]]) -> None:
         """Replace what is kept. Raises OSError, and then the old journal is still there."""
@@ -40,6 +42,20 @@ class Journal:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"processes do not end: {pids}")
             time.sleep(0.01)
+
+
+def _read() -> dict[str, Any]:
+    """Read what was kept; what is damaged is set aside and told: the kernel ends our children."""
+    try:
+        with open(PATH, "rb") as file:
+            kept = json.load(file)
+        names = "pid", "start_ticks"
+        left = [{name: int(each[name]) for name in names} for each in kept["processes"]]
+        return {"boot_id": kept["boot_id"], "processes": left}
+    except (ValueError, RecursionError, LookupError, TypeError) as error:
+        os.replace(PATH, ASIDE)
+        sys.stderr.write(f"{PATH} is damaged, set aside as {ASIDE}: {error!r}\n")
+        return {}
 
 
 def _is_ours(left: dict[str, Any]) -> bool:

@@ -95,8 +95,8 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
         world, observer.seen, lambda source, told: import_model(source, blobs, told),
         SystemRandom(),
     )  # fmt: skip
-    backups = Backups(world, home, partial(pieces, world.store, home))
+    keys, backups = Keys(world), Backups(world, home, partial(pieces, world.store, home))
     desk = Desk(
-        home, world, intake, observer, gateways, Keys(world), launchers, lambda: ADDRESSES, backups
+        home, world, intake, observer, gateways, keys, launchers, blobs, lambda: ADDRESSES, backups
     )
     return desk, Hands(world, observer, tools)

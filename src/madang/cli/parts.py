@@ -1,0 +1,60 @@
+"""Control and gateway as they look from outside: whether they answer, and why they ended."""
+
+from __future__ import annotations
+
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from madang.ending import heard
+from madang.errors import MadangError
+from madang.settings import LOG_RING_BYTES, Home
+
+PARTS = ("control", "gateway")
+ANSWER_S = 2.0
+_HEALTH = {"control": "/readyz", "gateway": "/healthz"}
+
+
+def log_of(home: Home, part: str) -> Path:
+    """Return where a part's output is kept."""
+    return home.logs / f"{part}.log"
+
+
+def end_of_log(home: Home, part: str) -> int:
+    """Return the length of a part's log: what comes later is new."""
+    try:
+        return log_of(home, part).stat().st_size
+    except OSError:
+        return 0
+
+
+def last_words(home: Home, part: str, after: int = 0) -> list[MadangError]:
+    """Return why a part has ended, each time since its log was that long; the newest last."""
+    try:
+        with log_of(home, part).open("rb") as log:
+            if after <= end_of_log(home, part):
+                log.seek(after)
+            return heard(log.read(LOG_RING_BYTES).decode(errors="replace"))
+    except OSError:
+        return []
+
+
+def has_ended(home: Home, part: str) -> MadangError | None:
+    """Return why a part has ended, if that is the last thing it said."""
+    try:
+        lines = log_of(home, part).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    said = heard(lines[-1]) if lines else []
+    return said[-1] if said else None
+
+
+def status_of(part: str, host: str, port: int) -> int:
+    """Return the HTTP status of a part's health; 0 when what is there does not speak HTTP."""
+    connection = HTTPConnection(host, port, timeout=ANSWER_S)
+    try:
+        connection.request("GET", _HEALTH[part])
+        return connection.getresponse().status
+    except (OSError, HTTPException):
+        return 0
+    finally:
+        connection.close()

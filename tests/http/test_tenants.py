@@ -195,6 +195,14 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
             Ask("GET", path, R.READ),
             Ask("GET", path, R.READ, LAB, params=in_lab),
         ],
+        ("GET", "/api/v1/declared"): [
+            Ask("GET", path, R.READ),
+            Ask("GET", path, R.READ, LAB, params=in_lab),
+        ],
+        ("POST", "/api/v1/backup"): [Ask("POST", path, R.OPERATE, site=True)],
+        ("POST", "/api/v1/backup/outcome"): [
+            Ask("POST", path, R.OPERATE, site=True, body={"what": "drill-failed"})
+        ],
         ("POST", "/api/v1/apply"): list(applies(path)),
         ("POST", "/api/v1/model"): [
             Ask(

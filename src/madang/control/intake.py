@@ -6,7 +6,8 @@ People write specs; this is the only door by which a spec changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -95,16 +96,28 @@ class Intake:
         """Make the world as the documents say, all of them or none."""
         if len(documents) > MANIFESTS_MAX:
             raise Rejected("manifest.too-many", count=len(documents), limit=MANIFESTS_MAX)
-        manifests = [read(document, project) for document in documents]
-        for manifest in manifests:
-            allow_write(who, manifest.kind, manifest.ref.project, manifest.subject)
-            if isinstance(manifest.spec, ModelSpec):
-                allow(who, Right.OPERATE, "", manifest.subject)
+        manifests: dict[tuple[str, Ref], Manifest] = {}
+        for number, document in enumerate(documents, 1):
+            with numbered(number):
+                manifest = self._read(who, document, project)
+                if (manifest.kind, manifest.ref) in manifests:
+                    raise Rejected("manifest.twice", manifest.subject, project=manifest.ref.project)
+                manifests[manifest.kind, manifest.ref] = manifest
         versions: dict[Ref, ModelVersion] = {}
-        for manifest in manifests:
+        for number, manifest in enumerate(manifests.values(), 1):
             if isinstance(manifest.spec, ModelSpec) and not dry_run:
-                versions[manifest.ref] = await self._load(manifest.spec.source, _untold)
-        return await self._again(lambda: self._apply(who, manifests, versions, dry_run=dry_run))
+                with numbered(number):
+                    versions[manifest.ref] = await self._load(manifest.spec.source, _untold)
+        wanted = tuple(manifests.values())
+        return await self._again(lambda: self._apply(who, wanted, versions, dry_run=dry_run))
+
+    def _read(self, who: Principal, document: object, project: str) -> Manifest:
+        """Read one document, and refuse whoever may not bring it."""
+        manifest = read(document, project)
+        allow_write(who, manifest.kind, manifest.ref.project, manifest.subject)
+        if isinstance(manifest.spec, ModelSpec):
+            allow(who, Right.OPERATE, "", manifest.subject)
+        return manifest
 
     async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try once more from the newest state while control writes statuses in between.
@@ -293,6 +306,16 @@ class Intake:
             uid=resource.uid,
             values=values,
         )
+
+
+@contextmanager
+def numbered(document: int) -> Iterator[None]:
+    """Say in a refusal which document it is about, counted from 1."""
+    try:
+        yield
+    except Rejected as error:
+        error.values["document"] = document
+        raise
 
 
 def _untold(_done: int, _of: int) -> None:

@@ -21,7 +21,7 @@ NOT_THERE = frozenset({"control.unreachable", "control.broke-off", "control.not-
 
 def doctor(*, options: Options = DEFAULTS) -> int:
     """Check this Madang, and say how to mend what is not well; exit code 1 if something is not."""
-    found = list(_all(options))
+    found = list(findings(options))
     unwell = [check for check in found if not check["ok"]]
     if options.json:
         show_json({"items": found})
@@ -35,7 +35,7 @@ def doctor(*, options: Options = DEFAULTS) -> int:
     return UNWELL if unwell else 0
 
 
-def _all(options: Options) -> Iterator[Check]:
+def findings(options: Options) -> Iterator[Check]:
     """Return what is seen from here, then what control adds to it."""
     is_far = bool(os.environ.get("MADANG_URL")) and not options.home
     seen = [] if is_far else list(look(options.place()))

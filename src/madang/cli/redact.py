@@ -1,7 +1,7 @@
 """What may leave a home in a support bundle: shapes that we know, and nothing a person wrote.
 
-Text is taken by allow-list. Of a log only the lines that Madang itself writes are kept, of these
-no quoted and no long value; of a traceback the places, not the values. What engines print stays.
+Text is taken by allow-list. Of a log only the lines that Madang itself writes are kept, and these
+up to where a value begins, with the plain ones; of a traceback the places.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _STAMP = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[.,]?\d*Z?"
 _LINE = re.compile(rf"(?:{_STAMP}|madang[\w.-]*:?|\[\d+ lines lost[^\]]*\])(?: .*)?")
 _FRAME = re.compile(r'\s+File "(?P<path>[^"]*)", line (?P<line>\d+), in (?P<name>[\w<>.]+)')
 _ENDS = re.compile(r"(?P<kind>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt))\b.*")
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\{.*\}|\[.*\]")
-_VALUE = re.compile(r"(?P<key>[\w.-]+)=(?P<value>[^,)\s]+(?: [^,=)]*)?)")
+_TEXT = re.compile(r"['\"`\[{(].*|=.*")
+"""Where a value may begin: the words of ours end there."""
+_VALUE = re.compile(r"\b([a-z_]+)=([^,()]*)(?=[,)])")
 _PLAIN = re.compile(r"-?\d+(\.\d+)?|[a-z]{1,16}(?:-[a-z]{1,16}){0,3}|(?:service|replica|node)/\S+")
 _LONG = re.compile(r"[A-Za-z0-9+/_=.-]{25,}|mdg_\w*|[0-9a-f]{16,}|[Bb]earer\s+\S+")
-_WORDS = re.compile(r"[A-Za-z0-9 .,:;()/%…'=_+-]*")
+_WORDS = re.compile(r"[A-Za-z0-9 .,:;/%…_+-]*")
 WORDS_MAX = 24
 
 
@@ -57,19 +58,18 @@ def _line(line: str) -> str | None:
 
 
 def _plain(line: str) -> str:
-    """Return a line without its values.
+    """Return a line up to where a value may begin, and after that the values that are plain.
 
-    >>> _plain("2026-01-01 10:00:00,1 madang.control store.busy (waiting=9, cause=What is 'x' ?)")
-    '2026-01-01 10:00:00,1 madang.control store.busy (waiting=9, cause=…)'
+    >>> _plain("2026-01-01 10:00:00,1 madang.control store.busy (waiting=9, cause=Why, 'x'?)")
+    '2026-01-01 10:00:00,1 madang.control store.busy (waiting=9, …)'
     """
-    said = _VALUE.sub(_valued, _QUOTED.sub(GAP, line))
-    said = " ".join(said.split(" ")[:WORDS_MAX])
-    return _LONG.sub(GAP, said) if _WORDS.fullmatch(said) else said[:23] + f" {GAP}"
-
-
-def _valued(found: re.Match[str]) -> str:
-    value = found["value"]
-    return f"{found['key']}={value if _PLAIN.fullmatch(value) else GAP}"
+    head = _TEXT.sub("", line).rstrip()
+    said = " ".join(head.split(" ")[:WORDS_MAX])
+    said = _LONG.sub(GAP, said) if _WORDS.fullmatch(said) else f"{said[:23]} {GAP}"
+    if head == line:
+        return said
+    values = [f"{k}={v}" for k, v in _VALUE.findall(line) if _PLAIN.fullmatch(v)]
+    return f"{said} ({', '.join([*values, GAP])})"
 
 
 def picked(value: Any, keys: frozenset[str]) -> Any:

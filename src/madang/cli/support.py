@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from madang import __version__
+from madang.cli.doctor import findings
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import note, show_json, size, tell
 from madang.cli.redact import log_lines, picked, without
@@ -102,11 +103,11 @@ def _here(home: Home) -> Iterator[tuple[str, str]]:
 
 
 def _asked(options: Options) -> Iterator[tuple[str, str]]:
-    """What control says; where it does not answer, why."""
+    """What doctor finds, and what control says; where it does not answer, why."""
+    yield "doctor.json", _json(picked(list(findings(options)), _FINDING))
     try:
         with options.client() as client:
             yield "status.json", _json(picked(client.status(), _STATUS))
-            yield "doctor.json", _json(picked(client.doctor(), _FINDING))
             yield "events.json", _json(picked(_events(client), _EVENT))
     except MadangError as error:
         yield "unanswered.json", _json({"code": error.code})

@@ -10,7 +10,13 @@ import json
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+)
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -310,6 +316,8 @@ class Client:
     def _read(self, method: str, url: str, body: Json | None, timeout_s: float) -> bytes:
         with self._answer(method, url, body, timeout_s) as answer:
             content = answer.read(ANSWER_BYTES_MAX + 1)
+            if answer.length and len(content) <= ANSWER_BYTES_MAX:
+                raise IncompleteRead(content, answer.length)  # asked for so many, read is silent
         if len(content) > ANSWER_BYTES_MAX:
             raise Rejected("client.answer-too-large", url, limit_bytes=ANSWER_BYTES_MAX)
         return content

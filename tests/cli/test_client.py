@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,21 @@ def test_the_project_is_the_keys_own_unless_it_is_given(world, monkeypatch) -> N
 def test_what_answers_without_json_is_not_madang() -> None:
     with pytest.raises(errors.Unavailable, match=r"control\.not-madang"):
         _error(404, b"<html>", "http://127.0.0.1:1")
+
+
+def test_an_answer_that_is_cut_off_is_no_answer() -> None:
+    """Control died after its head was sent: nothing must be taken for an empty answer."""
+
+    def answer_half(listening: socket.socket) -> None:
+        line, _ = listening.accept()
+        with line:
+            line.recv(1 << 16)
+            line.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answering = threading.Thread(target=answer_half, args=(listening,))
+        answering.start()
+        port = listening.getsockname()[1]
+        with pytest.raises(errors.Unavailable, match=r"control\.broke-off"):
+            Client(f"http://127.0.0.1:{port}", "-").whoami()
+        answering.join()

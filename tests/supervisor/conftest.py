@@ -55,8 +55,11 @@ class Client:
 class Node:
     """One supervisor: started, asked, killed, started again."""
 
+    PROGRAM = PROGRAM
+
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.program: tuple[str, ...] = (str(PROGRAM),)
         self.process: subprocess.Popen[bytes] | None = None
         self._clients: list[Client] = []
 
@@ -64,7 +67,7 @@ class Node:
         """Start the program; return it and the reading end of its ready pipe."""
         reader, writer = os.pipe()
         pass_fds = (writer, *more.pop("pass_fds", ()))
-        argv = [sys.executable, "-I", "-S", str(PROGRAM), str(self.home)]
+        argv = [sys.executable, "-I", "-S", *self.program, str(self.home)]
         argv += ["--ready-fd", str(writer), *options]
         process = subprocess.Popen(argv, pass_fds=pass_fds, stderr=subprocess.DEVNULL, **more)
         os.close(writer)

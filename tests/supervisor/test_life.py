@@ -88,6 +88,22 @@ def test_what_a_killed_supervisor_left_is_ended_before_anything_starts(running, 
     assert running.observe()["processes"] == []
 
 
+def test_what_left_its_session_and_its_parent_is_still_known_as_ours(running, ended, alive):
+    """A daemon that an engine leaves behind holds its accelerator: by its mark it is found."""
+    leave = "(setsid sleep 1000 & echo $!)"
+    running.start("a", "sh", "-c", f"{leave}; exec sleep 1000")
+    running.start("b", "sh", "-c", f"{leave}; exec sleep 1000")
+    (of_a,), (of_b,) = running.printed("a", 1), running.printed("b", 1)
+    running.ask("stop", uid="a", epoch=1, grace_s=10)
+    running.until("a", lambda found: not found)
+    assert not alive(int(of_a))
+    assert alive(int(of_b)), "it belongs to another"
+    running.kill()
+    assert alive(int(of_b))
+    running.up()
+    assert not alive(int(of_b))
+
+
 def test_a_stranger_with_a_journaled_number_is_left_alone(node, alive):
     stranger = subprocess.Popen(SLEEP, start_new_session=True)
     (node.home / "supervisor").mkdir(parents=True)
@@ -222,7 +238,8 @@ def test_a_child_gets_three_streams_and_the_ready_pipe_and_nothing_else(node):
     lines = node.ask("tail", uid="a", lines=99)["lines"]
     assert [line for line in lines if line.isdigit()] == ["0", "1", "2", "3"]
     names = {line.partition("=")[0] for line in lines if not line.isdigit()}
-    assert {"PATH", "MADANG_READY_FD"} <= names <= {"PATH", "MADANG_READY_FD", "PWD"}
+    told = {"PATH", "MADANG_READY_FD", "MADANG_PROCESS"}
+    assert told <= names <= told | {"PWD"}
 
 
 def test_a_child_starts_with_every_signal_as_it_should_be(running):

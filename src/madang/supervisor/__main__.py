@@ -115,7 +115,7 @@ def _say(ready_fd: int, message: dict[str, object]) -> None:
     if ready_fd >= 0:
         with suppress(OSError):
             os.write(ready_fd, json.dumps(message).encode() + b"\n")
-            os.close(ready_fd)
+        os.close(ready_fd)
 
 
 def _fail(ready_fd: int, status: int, code: str, **values: str | int) -> int:

@@ -61,6 +61,10 @@ class Child:
     pipes: dict[int, Callback] = field(default_factory=dict)
     said: bytes = b""
 
+    def trace(self) -> tuple[set[int], str, int]:
+        """Return by what all of it can be found."""
+        return self.sessions, processes.mark(self.plan.uid, self.plan.epoch), os.getpid()
+
 
 class Children:
     """The newest child of every uid, in the order of starting."""
@@ -196,7 +200,7 @@ class Children:
             child.stopping = True
             try:
                 if not child.asked:  # whose sessions we must know before they lose their parent
-                    child.sessions |= {e.session for e in processes.members(child.sessions)}
+                    child.sessions |= {e.session for e in processes.members(*child.trace())}
                     child.asked = True
                     os.killpg(child.now.pid, signal.SIGTERM)
                 self._loop.alarm(child, grace_s, lambda: self._sweep(child))
@@ -205,7 +209,7 @@ class Children:
 
     def _sweep(self, child: Child, pause_s: float = 0.01) -> None:
         """Kill what is left of it, and look again until nothing is and its leader is reaped."""
-        if processes.kill(child.sessions) or child.exit_code is None:
+        if processes.kill(*child.trace()) or child.exit_code is None:
             again_s = min(1.0, pause_s * 2)
             self._loop.alarm(child, pause_s, lambda: self._sweep(child, again_s))
             return

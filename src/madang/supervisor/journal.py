@@ -38,7 +38,7 @@ class Journal:
         """Kill what an earlier supervisor left; raises TimeoutError when it can't be ended."""
         sessions = {left["pid"] for left in self._left if _is_ours(left)}
         deadline = time.monotonic() + LEFTOVER_SECONDS_MAX
-        while pids := processes.kill(sessions):
+        while pids := processes.kill(sessions, processes.mark(), None):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"processes do not end: {pids}")
             time.sleep(0.01)

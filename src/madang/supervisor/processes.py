@@ -15,6 +15,8 @@ from madang.supervisor.protocol import READY_FD, LaunchPlan
 
 READY_NUMBER = 3
 """Every child finds READY_FD under this number."""
+MARK = "MADANG_PROCESS"
+"""Environment variable of every child: its home and which process it belongs to."""
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 _FILES_BEFORE = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -40,22 +42,42 @@ def entry(pid: int) -> Entry | None:
     return Entry(pid, int(fields[1]), int(fields[3]), int(fields[19])) if fields else None
 
 
-def members(sessions: Set[int]) -> list[Entry]:
-    """Return the living processes of these sessions and all descended from them; raises OSError."""
+def mark(uid: str = "", epoch: int = 0) -> str:
+    """Return what the environment of a child says, and of all below it; without uid: of any child.
+
+    Sessions are known to us only while their parents live; this stays with whoever leaves them.
+    """
+    home = os.stat(".")
+    return f"{home.st_dev}-{home.st_ino}/" + (f"{uid}/{epoch}/" if uid else "")
+
+
+def members(sessions: Set[int], mark: str, reaper: int | None) -> list[Entry]:
+    """Return the living processes of these sessions and all descended from them; raises OSError.
+
+    And whoever has left them, is a child of `reaper` by now (None: of anybody) and bears the mark.
+    """
+    said, own = f"\0{MARK}={mark}".encode(), os.getpid()
     rest = [e for name in os.listdir("/proc") if name.isdigit() and (e := entry(int(name)))]
-    found: dict[int, Entry] = {}
-    while joined := {e.pid: e for e in rest if e.session in sessions or e.parent in found}:
+    found = {
+        e.pid: e
+        for e in rest
+        if reaper in (None, e.parent) and said in b"\0" + _read(f"/proc/{e.pid}/environ")
+    }
+    while True:
+        rest = [e for e in rest if e.pid not in found and e.pid != own]
+        joined = {e.pid: e for e in rest if e.session in sessions or e.parent in found}
+        if not joined:
+            found.pop(own, None)
+            return list(found.values())
         found |= joined
-        rest = [e for e in rest if e.pid not in found]
-    return list(found.values())
 
 
-def kill(sessions: Set[int]) -> list[int]:
+def kill(sessions: Set[int], mark: str, reaper: int | None) -> list[int]:
     """Kill all that `members` finds; return who may still live: ask again until nobody does."""
     try:
-        pids = [member.pid for member in members(sessions)]
+        pids = [member.pid for member in members(sessions, mark, reaper)]
     except OSError:
-        return list(sessions)  # who can't be seen now is not gone
+        return [*sessions, 0]  # who can't be seen now is not gone
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -147,13 +169,14 @@ def _become(plan: LaunchPlan, parent: int, ends: tuple[int, int, int], go: int) 
         *high, errors = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in sources]
         for number, fd in enumerate(high):
             os.dup2(fd, number)
-        os.chdir(plan.cwd or ".")
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         resource.setrlimit(resource.RLIMIT_NOFILE, _FILES_BEFORE)
-        os.execvpe(plan.argv[0], plan.argv, {**plan.env, READY_FD: str(READY_NUMBER)})  # noqa: S606
+        said = {READY_FD: str(READY_NUMBER), MARK: mark(plan.uid, plan.epoch)}
+        os.chdir(plan.cwd or ".")
+        os.execvpe(plan.argv[0], plan.argv, {**plan.env, **said})  # noqa: S606
     except (OSError, ValueError, TypeError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         os.write(errors, cause.encode(errors="replace"))

@@ -51,7 +51,7 @@ class LaunchPlan:
     """How many times this uid has been given accelerators; a higher one replaces a lower."""
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
-    """The whole environment, apart from what the supervisor adds: READY_FD."""
+    """The whole environment, apart from what the supervisor adds: READY_FD, and a mark."""
     cwd: str | None = None
     restart: Literal["always", "never"] = "never"
     """`always`: the supervisor itself starts it again, with back-off (control, gateway)."""

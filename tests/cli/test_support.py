@@ -53,7 +53,7 @@ def control_log() -> str:
         f"{at} madang.control x: store.y (cause=a, {PROMPT}, ({WORD}) b={WORD}, c={SECRET})",
         f"{at} madang.control Authorization: Bearer {SECRET}",
         "Traceback (most recent call last):",
-        '  File "/home/someone/.venv/lib/site-packages/madang/control/loop.py", line 7, in turn',
+        '  File "/opt/venv/lib/site-packages/madang/control/loop.py", line 7, in turn',
         f"    raise ValueError({WORD!r})",
         f"ValueError: {PROMPT}",
         f"pydantic_core._pydantic_core.ValidationError: 1 error {WORD}",

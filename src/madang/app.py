@@ -207,6 +207,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.control.intake import Intake
     from madang.control.keys import Keys
     from madang.control.observe import Observer
+    from madang.control.once import Once
     from madang.launchers.local import Local
     from madang.registry.blobs import FileBlobs
     from madang.registry.importing import import_model
@@ -240,7 +241,8 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     backups = Backups(world, home, partial(pieces, world.store, home))
     keys = Keys(world)
-    desk = Desk(home, world, intake, observer, gateways, keys, launchers, blobs, where, backups)
+    parts = (intake, observer, gateways, keys, launchers, blobs, where, backups)
+    desk = Desk(home, world, *parts, Once(world, secret))
     return desk, hands
 
 
@@ -251,9 +253,8 @@ async def at_rest(home: Home) -> AsyncIterator[Backups]:
     from madang.control.backups import Backups
     from madang.control.world import World
     from madang.stores.backup import pieces
-    from madang.stores.sqlite import SqliteStore
 
-    world = World(SqliteStore(home), {}, SystemClock())
+    world = World(chosen_store(home), {}, SystemClock())
     await world.open()
     try:
         yield Backups(world, home, partial(pieces, world.store, home))

@@ -6,7 +6,7 @@ plugs them in. Each port has one contract suite in `tests/contracts`, run over e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -54,6 +54,26 @@ class Health:
     """Settings of the server without which acknowledged may not mean on disk."""
 
 
+REPLY_KEPT_S = 86_400.0
+"""So long a request may be sent again with its Idempotency-Key and get its first answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a request was answered, kept with what it wrote."""
+
+    id: str
+    """A digest of who asked and their Idempotency-Key; the key itself is kept nowhere."""
+    asked: str
+    """A digest of the request."""
+    at: float
+    answer: str
+
+
+ToReply = Callable[[Sequence[AnyResource]], Reply]
+"""Makes the reply from the resources as stored, within the transaction."""
+
+
 class Store(Protocol):
     """Where state lives. Acknowledged means on disk.
 
@@ -75,9 +95,16 @@ class Store(Protocol):
         """Return the newest revision of the feed and every living resource."""
 
     async def commit(
-        self, who: Principal, writes: Sequence[Write], events: Sequence[Event] = ()
+        self,
+        who: Principal,
+        writes: Sequence[Write],
+        events: Sequence[Event] = (),
+        to_reply: ToReply | None = None,
     ) -> Sequence[AnyResource]:
         """Do all of it or none, durably, and return the resources as stored.
+
+        A reply is kept in the same transaction for `REPLY_KEPT_S`; `Conflict` where there is one
+        with that id already.
 
         MUST stamp every resource of one commit with one new `resource_version`, higher than any
         before, in commit order; raise `Conflict` when any guard fails or a living resource
@@ -117,6 +144,9 @@ class History(Protocol):
         self, who: Principal, after: int = 0, limit: int = 1000
     ) -> Sequence[AuditRecord]:
         """Return audit records with a sequence number above `after`, oldest first."""
+
+    async def reply(self, who: Principal, reply_id: str) -> Reply | None:
+        """Return the reply that is kept under that id; only the caller can know the id."""
 
     async def record_usage(self, who: Principal, records: Sequence[Usage]) -> Sequence[UsageTotal]:
         """Keep usage records, skipping ids that are already kept.

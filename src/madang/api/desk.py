@@ -16,6 +16,7 @@ from madang.control.gateways import Gateways
 from madang.control.intake import Intake
 from madang.control.keys import Keys
 from madang.control.observe import Observer
+from madang.control.once import Once
 from madang.control.world import World
 from madang.errors import Forbidden, Rejected, Unauthorized
 from madang.ports import Blobs, Launcher
@@ -47,6 +48,7 @@ class Desk:
     where: Callable[[], Mapping[str, str]]
     """`api` and `gateway` addresses."""
     backups: Backups
+    once: Once
 
     def check(self, who: Principal) -> None:
         """Raise `Unauthorized` for a caller whose key was revoked while it was being served."""

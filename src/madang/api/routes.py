@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field, Strict
 
@@ -22,9 +22,12 @@ from madang.api.desk import (
     Reader,
     ref_of,
 )
+from madang.api.once import Asking, answered, once
 from madang.control.doctor import examine, examine_models, examine_store
 from madang.control.first import PROJECT
+from madang.control.intake import Applied
 from madang.control.keys import Wanted
+from madang.control.once import Answer, Ask, written
 from madang.control.report import report
 from madang.errors import MadangError, NotFound
 from madang.planning.explain import Explanation, explain
@@ -100,11 +103,17 @@ async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
 
 
 @router.post("/apply")
-async def apply(who: Caller, desk: AtDesk, asked: Apply) -> dict[str, Any]:
+async def apply(who: Caller, desk: AtDesk, asked: Apply, ask: Asking) -> Response:
     """Make the world as the documents say: all of them, or none."""
-    applied = await desk.intake.apply(
-        who, asked.documents, asked.project or who.project or PROJECT, dry_run=asked.dry_run
-    )
+
+    async def act() -> Applied:
+        project = asked.project or who.project or PROJECT
+        return await desk.intake.apply(who, asked.documents, project, dry_run=asked.dry_run)
+
+    return await once(desk, who, Ask() if asked.dry_run else ask, act, _applied)
+
+
+def _applied(applied: Applied) -> dict[str, Any]:
     return {
         "changes": [
             {
@@ -172,29 +181,34 @@ async def events(
 
 
 @router.post("/model")
-async def add_model(who: Caller, desk: AtDesk, asked: NewModel) -> StreamingResponse:
+async def add_model(who: Caller, desk: AtDesk, asked: NewModel, ask: Asking) -> StreamingResponse:
     """Read a model's files on the server; lines of progress, then the model or an error."""
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
     desk.intake.check_add_model(who, ref)
-    return StreamingResponse(
-        _import(who, desk, ref, asked.source), media_type="application/x-ndjson"
-    )
+    lines = _import(who, desk, (ref, asked.source), ask)
+    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
-async def _import(who: Principal, desk: Desk, ref: Ref, source: str) -> AsyncIterator[str]:
+async def _import(
+    who: Principal, desk: Desk, wanted: tuple[Ref, str], ask: Ask
+) -> AsyncIterator[str]:
     loop = asyncio.get_running_loop()
     done: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
 
     def progress(so_far: int, total: int) -> None:
         loop.call_soon_threadsafe(done.put_nowait, (so_far, total))
 
-    task = asyncio.create_task(desk.intake.add_model(who, ref, source, progress))
+    async def act() -> AnyResource:
+        return await desk.intake.add_model(who, *wanted, progress)
+
+    work = desk.once.answer(who, ask, act, lambda model: {"resource": model.shown()})
+    task = asyncio.create_task(work)
     task.add_done_callback(lambda _task: done.put_nowait(None))
     try:
         while (step := await done.get()) is not None:
             desk.check(who)
             yield json.dumps({"bytes": step[0], "of": step[1]}) + "\n"
-        yield json.dumps({"resource": (await task).shown()}) + "\n"
+        yield (await task).content + "\n"
     except MadangError as error:
         told = {"code": error.code, "subject": error.subject, "values": error.values}
         yield json.dumps({"error": told}) + "\n"
@@ -203,12 +217,19 @@ async def _import(who: Principal, desk: Desk, ref: Ref, source: str) -> AsyncIte
 
 
 @router.post("/key")
-async def create_key(who: Caller, desk: AtDesk, asked: NewKey) -> dict[str, Any]:
+async def create_key(who: Caller, desk: AtDesk, asked: NewKey, ask: Asking) -> Response:
     """Make an api key. Its secret is in this answer and nowhere else."""
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
     wanted = Wanted(ref, _granted(who, ref, asked), asked.user, asked.expires_s)
-    secret, key = await desk.intake.create_key(who, wanted)
-    return {"key": secret, "resource": key.shown()}
+    secret_of = desk.once.secret_of(ask)
+
+    async def act() -> AnyResource:
+        return await desk.intake.create_key(who, wanted, secret_of)
+
+    answer = await desk.once.answer(who, ask, act, lambda key: {"key": "", "resource": key.shown()})
+    body = json.loads(answer.content)
+    body["key"] = secret_of(body["resource"]["uid"])
+    return answered(Answer(written(body), answer.again))
 
 
 def _granted(who: Principal, ref: Ref, asked: NewKey) -> Grant:
@@ -292,8 +313,11 @@ async def get_resource(
 
 @router.delete("/{kind}/{name:path}")
 async def delete_resource(
-    who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
-) -> dict[str, Any]:
+    who: Caller, desk: AtDesk, kind: Kind, name: str, ask: Asking, project: Project = None
+) -> Response:
     """Take a resource down: a service politely, anything else at once if nothing needs it."""
-    gone = await desk.intake.delete(who, kind, ref_of(who, kind, name, project))
-    return gone.shown()
+
+    async def act() -> AnyResource:
+        return await desk.intake.delete(who, kind, ref_of(who, kind, name, project))
+
+    return await once(desk, who, ask, act, lambda going: going.shown())

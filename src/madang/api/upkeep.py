@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
 from madang.api.desk import AtDesk, Operator, Project, Reader
+from madang.api.once import Asking, once
 from madang.control.backups import Outcome
 from madang.resources.kinds import WRITABLE
 from madang.resources.manifest import written
@@ -33,10 +34,9 @@ async def take_backup(who: Operator, desk: AtDesk) -> StreamingResponse:
 
 
 @router.post("/backup/outcome")
-async def note_backup(who: Operator, desk: AtDesk, outcome: Outcome) -> dict[str, Any]:
+async def note_backup(who: Operator, desk: AtDesk, outcome: Outcome, ask: Asking) -> Response:
     """Write down that a backup was kept, or tried."""
-    await desk.backups.note(who, outcome)
-    return {}
+    return await once(desk, who, ask, lambda: desk.backups.note(who, outcome), lambda _none: {})
 
 
 @router.get("/declared")

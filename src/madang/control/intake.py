@@ -18,7 +18,7 @@ from madang.control.authority import (
     allow_owner,
     allow_write,
 )
-from madang.control.keys import Wanted, make_key, new_secret, owner_ref
+from madang.control.keys import Wanted, make_key, owner_ref
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Value
 from madang.planning.action import Action
@@ -150,15 +150,15 @@ class Intake:
         _, planned = await asyncio.to_thread(follow, snapshot, changes)
         applied = Applied(tuple(changes), telling(planned, changes))
         if not dry_run:
-            await self._write(who, changes, versions)
+            await self._write(who, applied, versions)
         return applied
 
     async def _write(
-        self, who: Principal, changes: Sequence[Change], versions: Mapping[Ref, ModelVersion]
+        self, who: Principal, applied: Applied, versions: Mapping[Ref, ModelVersion]
     ) -> None:
         """Write all changes, models with the versions that were read, in one commit."""
         fresh, events = [], []
-        for change in changes:
+        for change in applied.changes:
             resource = change.resource
             if change.what == "unchanged":
                 continue
@@ -167,7 +167,7 @@ class Intake:
             fresh.append(resource)
             events.append(self._told(who, resource, f"{resource.kind}.{change.what}d"))
         if fresh:
-            await self.world.commit(who, fresh, events=events)
+            await self.world.commit(who, fresh, events=events, result=lambda _stored: applied)
 
     def _check(self, who: Principal, change: Change, changes: Sequence[Change]) -> None:
         """Refuse what can't be applied to the world as it is, with the next step."""
@@ -225,8 +225,10 @@ class Intake:
         if users:
             raise Conflict("resource.in-use", subject, by=", ".join(users[:5]), count=len(users))
 
-    async def create_key(self, who: Principal, wanted: Wanted) -> tuple[str, AnyResource]:
-        """Make a key and return its secret, which is kept nowhere."""
+    async def create_key(
+        self, who: Principal, wanted: Wanted, secret_of: Callable[[str], str]
+    ) -> AnyResource:
+        """Make a key whose secret follows from its uid, and is kept nowhere."""
         ref = wanted.ref
         subject = f"key/{ref.name}"
         allow_write(who, "key", ref.project, subject)
@@ -239,11 +241,10 @@ class Intake:
         self._need(Project, Ref(ref.project, ref.project.partition("/")[2]), subject, ())
         if self.world.get(who, Key, ref):
             raise Conflict("resource.exists", subject)
-        secret = new_secret(self.random)
-        key = make_key(wanted, f"key-{self.random.token(8)}", secret, self.world.clock.now())
+        uid = f"key-{self.random.token(8)}"
+        key = make_key(wanted, uid, secret_of(uid), self.world.clock.now())
         event = self._told(who, key, "key.created")
-        stored = await self.world.commit(who, [key], events=[event])
-        return secret, stored[0]
+        return (await self.world.commit(who, [key], events=[event]))[0]
 
     def check_add_model(self, who: Principal, ref: Ref) -> None:
         """Refuse whoever may not have the server read a file for that project."""

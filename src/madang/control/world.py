@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
 
 from madang.errors import Rejected, Unavailable
 from madang.planning.ages import Ages, watched
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
-from madang.ports import Clock, History, Store, UsageTotal, Write
+from madang.ports import Clock, History, Reply, Store, ToReply, UsageTotal, Write
 from madang.resources.event import Event
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.rights import CONTROL, GATEWAY, Principal
 from madang.traffic.table import Usage
 
 T = TypeVar("T", bound=AnyResource)
+
+
+def first(stored: Sequence[AnyResource]) -> AnyResource | None:
+    """Return the first of what was stored, which is what most requests are about."""
+    return stored[0] if stored else None
+
+
+class Pending:
+    """A request under way whose answer is to be kept with the first thing it writes."""
+
+    def __init__(self, reply: Callable[[Any], Reply]) -> None:
+        self.reply = reply
+        self.is_kept = False
+
+
+pending: ContextVar[Pending | None] = ContextVar("pending", default=None)
+"""Set by `control.once` for all that one request does, so that no way to write can forget it."""
 
 
 class Kept(Store, History, Protocol):
@@ -92,26 +110,39 @@ class World:
         changed: Iterable[AnyResource] = (),
         gone: Iterable[AnyResource] = (),
         events: Sequence[Event] = (),
+        result: Callable[[Sequence[AnyResource]], Any] = first,
     ) -> Sequence[AnyResource]:
         """Write all of it or none, then fold it in and wake whoever waits for a change.
 
+        `result` makes of what is stored what the request under way is answered with.
         Raises `Conflict` when something was written by somebody else since it was read, and
         `Unavailable` with code `store.outcome-unknown` when nobody saw whether it was stored.
         """
         writes = [Write(r) for r in changed] + [Write(r, gone=True) for r in gone]
-        work = asyncio.create_task(self._commit(who, writes, events))
+        asked, to_reply = pending.get(), None
+        if asked is not None and not asked.is_kept:
+            make = asked.reply
+            to_reply = lambda stored: make(result(stored))  # noqa: E731
+        work = asyncio.create_task(self._commit(who, writes, events, to_reply))
         self._commits.add(work)
         work.add_done_callback(self._commits.discard)
         # Whoever waits may be cancelled; what was stored must be folded in all the same.
-        return await asyncio.shield(work)
+        stored = await asyncio.shield(work)
+        if asked is not None:
+            asked.is_kept = True
+        return stored
 
     async def _commit(
-        self, who: Principal, writes: Sequence[Write], events: Sequence[Event]
+        self,
+        who: Principal,
+        writes: Sequence[Write],
+        events: Sequence[Event],
+        to_reply: ToReply | None,
     ) -> Sequence[AnyResource]:
         await self.be_sure()
         before = self.revision
         try:
-            stored = await self.store.commit(who, writes, events)
+            stored = await self.store.commit(who, writes, events, to_reply)
         except Unavailable as error:
             if error.code == "store.superseded":
                 self._superseded.set()

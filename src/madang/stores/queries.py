@@ -22,12 +22,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from madang.errors import Conflict, Rejected
-from madang.ports import UsageTotal
+from madang.ports import REPLY_KEPT_S, Reply, UsageTotal
 from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
 from madang.stores.rows import audit_from, audit_row, event_from, resource_from
-from madang.stores.tables import audit, events, meta, resources, usage, usage_totals
+from madang.stores.tables import audit, events, meta, replies, resources, usage, usage_totals
 
 PRUNE_STEP = 1_000
 """At most this many rows of one table are pruned with one transaction."""
@@ -151,6 +151,24 @@ def audit_after(
     query = select(audit).where(inside(who, audit.c.project), audit.c.seq > after)
     rows = connection.execute(query.order_by(audit.c.seq).limit(limit))
     return [audit_from(row) for row in rows]
+
+
+def keep_reply(connection: Connection, row: Row) -> None:
+    """Keep what a request was answered, and let go of what is too old, a step at a time."""
+    old = replies.c.at < row["at"] - REPLY_KEPT_S
+    some = select(replies.c.id).where(old).order_by(replies.c.at).limit(PRUNE_STEP)
+    connection.execute(delete(replies).where(replies.c.id.in_(some)))
+    connection.execute(delete(replies).where(old, replies.c.id == row["id"]))
+    try:
+        connection.execute(insert(replies), row)
+    except IntegrityError as error:
+        raise Conflict("request.under-way") from error
+
+
+def kept_reply(connection: Connection, reply_id: str) -> Reply | None:
+    """Return what a request was answered."""
+    row = connection.execute(select(replies).where(replies.c.id == reply_id)).first()
+    return Reply(*row) if row else None
 
 
 def keep_usage(connection: Connection, rows: Sequence[Row]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ from typing import Protocol
 from sqlalchemy import Connection, insert, inspect, select
 
 from madang.errors import Corrupt, Forbidden, Unavailable
-from madang.ports import Health, UsageTotal, Write
+from madang.ports import Health, Reply, ToReply, UsageTotal, Write
 from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal, Right
@@ -93,7 +93,11 @@ class SqlStore:
         return await self._lane.outside(work)  # all of it, for as long as that takes
 
     async def commit(
-        self, who: Principal, writes: Sequence[Write], events: Sequence[Event] = ()
+        self,
+        who: Principal,
+        writes: Sequence[Write],
+        events: Sequence[Event] = (),
+        to_reply: ToReply | None = None,
     ) -> Sequence[AnyResource]:
         """See `Store.commit`. Writes are done in the order given."""
         refuse_outside(who, writes)
@@ -109,7 +113,10 @@ class SqlStore:
                 planned = each.resource.resource_version
                 queries.write(connection, row, planned, self._revision, gone=each.gone)
             queries.add_events(connection, told)
-            return [each.resource.model_copy(update=stamp) for each in writes]
+            stored = [each.resource.model_copy(update=stamp) for each in writes]
+            if to_reply:
+                queries.keep_reply(connection, asdict(to_reply(stored)))
+            return stored
 
         return await self._lane.write(work)
 
@@ -132,6 +139,10 @@ class SqlStore:
         """See `History.audit`."""
         ask = partial(queries.audit_after, who=who, after=after, limit=limit)
         return await self._lane.read(ask)
+
+    async def reply(self, who: Principal, reply_id: str) -> Reply | None:  # noqa: ARG002
+        """See `History.reply`."""
+        return await self._lane.read(partial(queries.kept_reply, reply_id=reply_id))
 
     async def record_usage(self, who: Principal, records: Sequence[Usage]) -> Sequence[UsageTotal]:
         """See `History.record_usage`."""

@@ -118,6 +118,18 @@ usage_totals = Table(
 )
 """Sums over `usage`, kept in the same transaction."""
 
+replies = Table(
+    "replies",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("asked", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("answer", Text, nullable=False),
+)
+"""What requests with an Idempotency-Key were answered; kept for a day."""
+
+Index("replies_at", replies.c.at)
+
 meta = Table(
     "meta",
     metadata,

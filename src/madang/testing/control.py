@@ -23,6 +23,7 @@ from madang.control.intake import Intake
 from madang.control.keys import Keys
 from madang.control.loop import Loop
 from madang.control.observe import Observer
+from madang.control.once import Once
 from madang.control.world import World
 from madang.engines.fake import Fake
 from madang.planning.snapshot import Probed
@@ -97,6 +98,7 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     )  # fmt: skip
     keys, backups = Keys(world), Backups(world, home, partial(pieces, world.store, home))
     desk = Desk(
-        home, world, intake, observer, gateways, keys, launchers, blobs, lambda: ADDRESSES, backups
-    )
+        home, world, intake, observer, gateways, keys, launchers, blobs, lambda: ADDRESSES, backups,
+        Once(world, b"of a test"),
+    )  # fmt: skip
     return desk, Hands(world, observer, tools)

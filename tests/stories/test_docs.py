@@ -179,19 +179,19 @@ class Reader:
         return screen
 
 
-@pytest.mark.parametrize("language", QUICKSTARTS)
-def test_the_quick_start_is_what_happens(language: str, tmp_path: Path) -> None:
-    home = tmp_path / ".local/state/madang"
+def follow(page: str, language: str, folder: Path) -> None:
+    """Type a whole page, and find on the screen what the page says."""
+    home = folder / ".local/state/madang"
     kept = {
         name: v for name, v in os.environ.items() if not name.startswith(("MADANG_", "OPENAI_"))
     }
     environ = {
         **kept, "PATH": f"{BIN}:{os.environ['PATH']}", "MADANG_HOME": str(home),
-        "MADANG_LANG": language, "TERM": "xterm",
+        "MADANG_LANG": language, "TERM": "xterm", "HOME": str(folder),
     }  # fmt: skip
-    reader = Reader(Shell(environ), home, tmp_path)
-    todo = steps(QUICKSTARTS[language])
-    assert len(todo) > 20
+    reader = Reader(Shell(environ), home, folder)
+    todo = steps(page)
+    assert len(todo) > 9
     try:
         for step, after in zip(todo, [*todo[1:], Step("")], strict=True):
             status = reader.follow(step)
@@ -201,6 +201,15 @@ def test_the_quick_start_is_what_happens(language: str, tmp_path: Path) -> None:
     finally:
         subprocess.run([BIN / "madang", "down"], env=environ, check=True, capture_output=True)
         reader.shell.close()
+
+
+@pytest.mark.parametrize("language", QUICKSTARTS)
+def test_the_quick_start_is_what_happens(language: str, tmp_path: Path) -> None:
+    follow(QUICKSTARTS[language], language, tmp_path)
+
+
+def test_the_days_after_are_what_happens(tmp_path: Path) -> None:
+    follow("docs/operations.md", "en", tmp_path)
 
 
 def test_both_languages_type_the_same() -> None:

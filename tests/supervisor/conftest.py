@@ -29,8 +29,13 @@ class Client:
         folder = os.open(home / "run", os.O_RDONLY)
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(DEADLINE_S)
-        self.socket.connect(f"/proc/self/fd/{folder}/supervisor.sock")
-        os.close(folder)
+        try:
+            self.socket.connect(f"/proc/self/fd/{folder}/supervisor.sock")
+        except OSError:
+            self.socket.close()
+            raise
+        finally:
+            os.close(folder)
         self.lines = self.socket.makefile("rb")
 
     def send(self, line: bytes) -> None:

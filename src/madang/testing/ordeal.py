@@ -32,12 +32,13 @@ MADANG = Path(sys.executable).with_name("madang")
 SERVICES = ("a", "b", "c")
 SCALES = (1, 2)
 CALLERS = 2
+TROUBLES = (MadangError, OSError, HTTPException)
 COMMAND_S = 120.0
 CONVERGE_S = 120.0
 """Patience with a machine that is busy; what it takes is measured."""
 UNWRITTEN_S = 1.0
 """A gateway that is killed may lose the records of requests that ended this shortly before:
-those of `gateway.spool.GROUP_S`, and of the time that a busy disk takes."""
+those of `gateway.spool.GROUP_S`, and of the time that a busy machine takes."""
 FAILURES_MAX = 3
 """Killed so often in a row a part would wait long; then the supervisor dies, which forgets it."""
 
@@ -148,7 +149,7 @@ class Ordeal:
     def _until_told(self, work: Callable[[random.Random], None]) -> None:
         chance = random.Random(self._chance.random())  # noqa: S311 - as above
         while not self._stopping.is_set():
-            with suppress(MadangError, OSError, HTTPException):
+            with suppress(*TROUBLES):
                 work(chance)
 
     def _write(self, chance: random.Random) -> None:
@@ -197,10 +198,7 @@ class Ordeal:
         deadline = time.monotonic() + CONVERGE_S
         trouble = "nobody answers"
         while time.monotonic() < deadline:
-            with (
-                suppress(MadangError, OSError, ValueError, HTTPException),
-                self._client() as client,
-            ):
+            with suppress(*TROUBLES, ValueError), self._client() as client:
                 trouble = self._unsettled(client)
                 if not trouble:
                     return self._look(client)
@@ -268,24 +266,25 @@ class Ordeal:
 
     def _account(self) -> list[str]:
         """Compare what was answered with what was counted."""
-        counted, total = usage_of(self.home / "state.db")
-        missing = [
-            number
-            for number, ended_s in self.completed.items()
-            if number not in counted and not self._was_cut(ended_s)
-        ]
-        wrong = [f"lost: {number} was answered and not counted" for number in missing]
-        if total != len(counted):
-            wrong.append(f"doubled: {total} requests in all, {len(counted)} records")
+        cut = {number for number, ended_s in self.completed.items() if self._was_cut(ended_s)}
+        wrong = [f"lost: {number} was not counted" for number in sorted(self.uncounted() - cut)]
+        records, total = usage_of(self.home / "state.db")
+        if total != len(records):
+            wrong.append(f"doubled: {total} requests in all, {len(records)} records")
         return wrong
 
-    def uncounted(self) -> int:
-        """Return how many requests were answered and not counted. To be asked after `close`."""
-        return len(self.completed.keys() - usage_of(self.home / "state.db")[0])
+    def uncounted(self) -> set[str]:
+        """Return the requests that were answered and neither counted nor waiting to be.
+
+        To be asked after `close`.
+        """
+        spool = self.home / "gateway" / "usage.jsonl"
+        waiting = {json.loads(line)["id"] for line in spool.read_text().splitlines()}
+        return self.completed.keys() - usage_of(self.home / "state.db")[0] - waiting
 
     def _was_cut(self, ended_s: float) -> bool:
         """Tell whether a gateway died before it can have written that down."""
-        return any(0 <= died_s - ended_s <= UNWRITTEN_S for died_s in self.gateway_deaths)
+        return any(abs(died_s - ended_s) <= UNWRITTEN_S for died_s in self.gateway_deaths)
 
 
 def usage_of(state: Path) -> tuple[set[str], int]:

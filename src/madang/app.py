@@ -226,7 +226,8 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     found = [*Cpu().find(), *Nvidia().find()]
     await prepare(world, Hardware(node_name(), found), home.admin_key, SystemRandom())
-    launchers = {node_name(): Local(home.sockets / "supervisor.sock", world.term)}
+    socket_path, store = home.sockets / "supervisor.sock", world.store.id
+    launchers = {node_name(): Local(socket_path, world.term, store=store)}
     blobs = FileBlobs(home.blobs)
     tidy(world, blobs)
     gateways = Gateways(world, token)

@@ -291,7 +291,9 @@ def explanation(found: Body) -> Body:
 class Gateway(Door):
     """The OpenAI-compatible door, for one question."""
 
-    def route(self, *_: str) -> None:
+    def route(self, *parts: str) -> None:
+        if parts == ("healthz",):
+            return self.say({"status": "ok"})
         name = self.body["model"]
         service = self.world.all("service").get(name)
         if service is None or service["status"]["phase"] != "ready":

@@ -65,16 +65,31 @@ async def test_a_table_is_on_disk_before_it_is_served(puller, line, desk, file, 
     assert file.load() == table(version=2)
 
 
-async def test_a_table_that_no_disk_takes_is_not_served(puller, line, desk, file, table):
+async def test_a_table_that_no_disk_takes_is_served_and_no_older_one_is_left_there(
+    puller, line, desk, file, table
+):
     line.says = (200, msgspec.json.encode(table(version=1)))
     await puller._pull()
-    desk._heard_at = -float("inf")
     file._path.with_suffix(".new").mkdir()
     line.says = (200, msgspec.json.encode(table(version=2)))
-    with pytest.raises(OSError, match="directory"):
-        await puller._pull()
-    assert desk.version == 1
-    assert not heard(desk)
+    assert await puller._pull()
+    assert desk.version == 2
+    assert file.load() is None, "a restart must not bring back a key that was revoked"
+    file._path.with_suffix(".new").rmdir()
+    line.says = (200, msgspec.json.encode(table(version=3)))
+    assert await puller._pull()
+    assert file.load() == table(version=3)
+
+
+async def test_a_state_made_anew_is_believed_although_its_tables_count_from_one(
+    puller, line, desk, file, table
+):
+    desk.take(msgspec.structs.replace(table(version=900), store="lost"))
+    fresh = msgspec.structs.replace(table(version=1), store="anew")
+    line.says = (200, msgspec.json.encode(fresh))
+    assert await puller._pull()
+    assert (desk.version, file.load()) == (1, fresh)
+    assert desk.pull("gw", 0, 0).store == "anew"
 
 
 @pytest.mark.parametrize("says", [(500, b""), (404, b"{}"), (200, b""), (200, b'{"version": "x"}')])

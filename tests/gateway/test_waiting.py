@@ -18,6 +18,8 @@ SMALL = builders.node("n1", memory_gb=24)
 class Shelf:
     """A store that has what it was given."""
 
+    id = "shelf"
+
     def __init__(self, resources):
         self.resources = resources
 

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from madang.supervisor import processes
 
 SLEEP = ("sleep", "1000")
@@ -303,3 +305,16 @@ def test_what_each_process_uses_and_whether_it_is_stopped_is_told_at_every_look(
     assert running.until("busy", lambda found: found[0].get("halted"))["pid"] == busy["pid"]
     os.kill(busy["pid"], signal.SIGCONT)
     running.until("busy", lambda found: not found[0].get("halted"))
+
+
+@pytest.mark.parametrize(
+    "kept", ["", "[]", "{", "null", '{"boot_id": "b", "processes": [{"pid": "x"}]}', '"\\ud800"']
+)
+def test_a_damaged_journal_is_set_aside_and_keeps_nobody_from_starting(node, kept):
+    folder = node.home / "supervisor"
+    folder.mkdir(parents=True)
+    (folder / "journal.json").write_text(kept)
+    assert "ready" in node.up()
+    assert (folder / "journal.corrupt").read_text() == kept
+    node.start("a", "sleep", "1000")
+    assert json.loads((folder / "journal.json").read_text())["processes"][0]["uid"] == "a"

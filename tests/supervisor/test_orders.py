@@ -268,3 +268,15 @@ def test_the_65th_connection_is_let_go(running):
     clients[0].close()
     clients[1].ask("tail", uid="a", lines=1)
     assert running.ask("tail", uid="a", lines=1) == {"lines": []}
+
+
+def test_a_state_that_was_lost_and_made_anew_is_obeyed_and_the_lost_one_no_more(running):
+    running.ask("observe", term=9, store="lost", after=0, wait_s=0)
+    assert "seq" in running.ask("observe", term=1, store="anew", after=0, wait_s=0)
+    assert code(running.ask("observe", term=10, store="lost", after=0, wait_s=0)) == (
+        "supervisor.stale-term"
+    )
+    assert "seq" in running.ask("observe", term=2, store="anew", after=0, wait_s=0)
+    assert code(running.ask("observe", term=1, store="anew", after=0, wait_s=0)) == (
+        "supervisor.stale-term"
+    )

@@ -36,13 +36,18 @@ def found(code: str, subject: str = "", *, ok: bool, **values: Value) -> Check:
 
 def told(error: MadangError) -> Check:
     """Return an error as a finding: it has its sentence and its next step already."""
-    return found(error.code, error.subject, ok=False, **error.values)
+    return Check(code=error.code, ok=False, subject=error.subject, values=error.values)
 
 
 def look(home: Home) -> Iterator[Check]:
     """Look at everything that can be seen from outside, the ground first."""
-    if not home.path.is_dir():
+    try:
+        os.scandir(home.path).close()
+    except (FileNotFoundError, NotADirectoryError):
         yield found("control.not-started", str(home.path), ok=False)
+        return
+    except OSError as error:
+        yield _unusable(home, error)
         return
     yield from _ground(home)
     yield from _files(home)
@@ -63,8 +68,7 @@ def _ground(home: Home) -> Iterator[Check]:
             os.fsync(file.fileno())
         yield found("doctor.home-usable", str(home.path), ok=True)
     except OSError as error:
-        cause = error.strerror or str(error)
-        yield found("doctor.home-unusable", str(home.path), ok=False, cause=cause)
+        yield _unusable(home, error)
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
@@ -73,6 +77,11 @@ def _ground(home: Home) -> Iterator[Check]:
     free = shutil.disk_usage(home.path).free
     code = "doctor.disk-free" if free >= FREE_BYTES_MIN else "doctor.disk-short"
     yield found(code, ok=free >= FREE_BYTES_MIN, free=size(free) or "0B")
+
+
+def _unusable(home: Home, error: OSError) -> Check:
+    cause = error.strerror or str(error)
+    return found("doctor.home-unusable", str(home.path), ok=False, cause=cause)
 
 
 def _files(home: Home) -> Iterator[Check]:

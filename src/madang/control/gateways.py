@@ -43,7 +43,7 @@ class Gateways:
     def __init__(self, world: World, token: Token) -> None:
         self.world = world
         self.token = token
-        self._table = traffic.RouteTable(version=world.term << 32)
+        self._table = traffic.RouteTable(version=world.term << 32, store=world.store.id)
         self._sources: tuple[object, ...] = ()
         self._named: OrderedDict[int, frozenset[str]] = OrderedDict()
         self._pulled: dict[str, Pulled] = {}
@@ -62,7 +62,7 @@ class Gateways:
         fresh = self._table.version <= self.world.term << 32
         if fresh or (endpoints, keys) != (self._table.endpoints, self._table.keys):
             version = max(self._table.version, self.world.term << 32) + 1
-            self._table = traffic.RouteTable(version, endpoints, keys)
+            self._table = traffic.RouteTable(version, endpoints, keys, self.world.store.id)
             named = frozenset(target.uid for e in endpoints for target in e.targets)
             self._named[version] = named
             while len(self._named) > TABLES_KEPT:
@@ -71,23 +71,26 @@ class Gateways:
 
     async def pull(self, asked: traffic.Pull) -> traffic.RouteTable | None:
         """Answer a gateway: the newest table as soon as it is another one, None when time is up."""
-        self._note(asked)
+        serving = self._note(asked)
         deadline = self.world.clock.monotonic() + min(asked.wait_s, GATEWAY_LEASE_S / 2)
         while True:
             tick, newest = self.world.tick, self.table()
             left_s = self.world.left_s(deadline)
-            if newest.version != asked.serving:
+            if newest.version != serving:
                 return newest
             if left_s <= 0:
                 return None
             await self.world.moved(tick, left_s)
 
-    def _note(self, asked: traffic.Pull) -> None:
+    def _note(self, asked: traffic.Pull) -> int:
+        """Note what a gateway says; return the version of ours that it serves, 0 for none."""
+        serving = asked.serving if asked.store in {"", self.world.store.id} else 0
         before = self._pulled.get(asked.gateway)
         now_s = self.world.clock.monotonic()
-        self._pulled[asked.gateway] = Pulled(now_s, asked.serving, asked.inflight, asked.silent)
-        if before is None or (before.serving, before.inflight) != (asked.serving, asked.inflight):
+        self._pulled[asked.gateway] = Pulled(now_s, serving, asked.inflight, asked.silent)
+        if before is None or (before.serving, before.inflight) != (serving, asked.inflight):
             self.world.wake()
+        return serving
 
     def _live(self) -> list[Pulled]:
         now_s = self.world.clock.monotonic()

@@ -1,6 +1,6 @@
 """Keeping the route table fresh: from disk at the start, then by long polls to control.
 
-A table is on disk before it is served, so a restart never serves an older one.
+A table is on disk before it is served, or none is: a restart never serves an older one.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class TableFile:
             self._path.replace(aside)
             log.warning("the route table on disk is damaged; set aside as %s", aside)
             return None
+
+    def drop(self) -> None:
+        """Remove the table, so that a restart does not serve an older one; raises OSError."""
+        self._path.unlink(missing_ok=True)
 
     def save(self, data: bytes) -> None:
         """Write the table so that either the old or the new one survives a crash."""
@@ -110,11 +114,22 @@ class Puller:
         table = self._read(status, body) if status != 204 else None
         news = table is not None and self._desk.wants(table)
         if table and news:
-            await asyncio.to_thread(self._file.save, body)
+            await self._keep(body)
             self._desk.take(table)
             log.info("serving table %d", table.version)
         self._desk.hear(self._clock.monotonic())
         return news
+
+    async def _keep(self, body: bytes) -> None:
+        """Write a table down; on a full disk none is better there than an older one.
+
+        So a key that is revoked is refused, and a new replica served, whatever the disk takes.
+        """
+        try:
+            await asyncio.to_thread(self._file.save, body)
+        except OSError as error:
+            await asyncio.to_thread(self._file.drop)
+            log.warning("the route table can't be written, and is kept in memory only: %s", error)
 
     def _read(self, status: int, body: bytes) -> RouteTable:
         if status != 200:

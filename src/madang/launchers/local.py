@@ -29,8 +29,11 @@ ANSWER_SECONDS_MAX = 10.0
 class Local:
     """Two connections: one for orders, one on which `observe` may wait."""
 
-    def __init__(self, socket_path: Path, term: int, answer_s: float = ANSWER_SECONDS_MAX) -> None:
+    def __init__(
+        self, socket_path: Path, term: int, answer_s: float = ANSWER_SECONDS_MAX, store: str = ""
+    ) -> None:
         self._term = term
+        self._store = store
         self._answer_s = answer_s
         self._orders = _Line(socket_path)
         self._sight = _Line(socket_path)
@@ -64,7 +67,7 @@ class Local:
         await self._sight.close()
 
     async def _ask(self, line: _Line, verb: Verb, **arguments: Any) -> dict[str, Any]:
-        message = order(verb, next(self._ids), self._term, **arguments)
+        message = order(verb, next(self._ids), self._term, store=self._store, **arguments)
         answer = await line.ask(message, self._answer_s + arguments.get("wait_s", 0.0))
         if error := answer.get("error"):
             raise Rejected(error["code"], error["subject"], **error["values"])

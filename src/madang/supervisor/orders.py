@@ -14,6 +14,8 @@ from madang.supervisor.children import Children, Refused
 from madang.supervisor.protocol import LINE_BYTES_MAX, VERSION, LaunchPlan, Process, encode
 
 TAIL_LINES_MAX = 1000
+STORES_MAX = 100
+"""States that were lost, and whose controls are refused for good."""
 SECONDS_MAX = 3600.0
 """Bounds of a tail, and of a grace or a wait; more is cut to it."""
 _UNSAID = Process("", -1, "waiting")
@@ -24,14 +26,16 @@ class Orders:
 
     def __init__(self, children: Children) -> None:
         self._children = children
-        self._term = 0  # not kept: when a supervisor starts, no earlier control is alive
+        self._store, self._term = "", 0  # not kept: at our start no earlier control is alive
+        self._past: set[str] = set()
         self._boot = os.urandom(8).hex()
 
     def carry_out(self, order: dict[str, Any]) -> dict[str, Any] | None:
         """Do what it says; return the answer's `ok`, or None: wait for a change. Raises Refused."""
-        if order.get("v") != VERSION or not isinstance(term := order.get("term"), int):
-            raise Refused("supervisor.bad-order", problem="v or term")
-        self._heed(term)
+        term, store = order.get("term"), order.get("store", "")
+        if order.get("v") != VERSION or not isinstance(term, int) or not isinstance(store, str):
+            raise Refused("supervisor.bad-order", problem="v, term or store")
+        self._heed(term, store)
         match order:
             case {"verb": "start", "plan": dict(body)}:
                 return _brief(self._children.start(read_plan(body)))
@@ -60,10 +64,14 @@ class Orders:
             found = [p for p in found if p not in ended[: len(ended) // 4 + 1]]
         return {"seq": self._children.seq, "boot": self._boot, "processes": found}
 
-    def _heed(self, term: int) -> None:
-        if term < self._term:
+    def _heed(self, term: int, store: str) -> None:
+        """Refuse an older control; terms of a state that was lost and made anew begin low."""
+        is_new = store != self._store and store not in self._past
+        if not is_new and (store != self._store or term < self._term):
             raise Refused("supervisor.stale-term", term=term, newest=self._term)
-        self._term = term
+        if is_new and len(self._past) < STORES_MAX:
+            self._past.add(self._store)
+        self._store, self._term = store, term
 
 
 def read_order(line: bytes) -> dict[str, Any]:

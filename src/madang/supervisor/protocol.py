@@ -14,12 +14,14 @@ Each line to the supervisor is an *order*, each line back is its *answer*, match
     {"id": 8, "error": {"code": "supervisor.stale-term", "subject": "…", "values": {}}}
 
 Rules. An order whose *term* is below the highest seen is refused: an older control has been
-replaced. A supervisor that starts has seen none, since whoever gave orders before it ended with
-its predecessor. A start for a known uid at the same *epoch* changes nothing (it is the same order,
-sent again); at a lower one it is refused; at a higher one the old process is stopped first. A
-stop of something that has ended forgets it; a stop of something unknown is answered as done.
-`observe` answers at once when its `after` is below the current `seq` or belongs to another
-`boot` of the supervisor, else when something changes or `wait_s` has passed.
+replaced. Terms are counted by each state for itself: an order may name its `store`, and one of a
+store that was never seen begins anew, and ends the say of the one before. A supervisor that starts
+has seen none, since whoever gave orders before it ended with its predecessor. A start for a known
+uid at the same *epoch* changes nothing (it is the same order, sent again); at a lower one it is
+refused; at a higher one the old process is stopped first. A stop of something that has ended
+forgets it; a stop of something unknown is answered as done. `observe` answers at once when its
+`after` is below the current `seq` or belongs to another `boot` of the supervisor, else when
+something changes or `wait_s` has passed.
 """
 
 from __future__ import annotations

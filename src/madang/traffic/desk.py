@@ -43,7 +43,9 @@ class Desk:
 
     def wants(self, table: RouteTable) -> bool:
         """Tell whether a table replaces the one that is served."""
-        return not self._loaded or table.version > self.version
+        served = self._directory.table
+        is_other = table.store != served.store
+        return not self._loaded or is_other or table.version > served.version
 
     def take(self, table: RouteTable) -> None:
         """Serve this table from now on; requests under way end by the one they began with."""
@@ -58,7 +60,9 @@ class Desk:
     def pull(self, gateway: str, wait_s: float, now: float) -> Pull:
         """Write the request for the next table, which acknowledges this one."""
         router = self._router
-        return Pull(gateway, self.version, router.inflight, router.silent(now), wait_s)
+        table = self._directory.table
+        inflight, silent = router.inflight, router.silent(now)
+        return Pull(gateway, table.version, inflight, silent, wait_s, table.store)
 
     def enter(
         self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], server: Server

@@ -67,12 +67,17 @@ class Key(Struct, frozen=True):
 
 
 class RouteTable(Struct, frozen=True):
-    """What gateways serve. A table with a higher version replaces one with a lower."""
+    """What gateways serve. A table with a higher version replaces one with a lower.
+
+    Versions are counted by each state for itself: a state that was lost and made anew begins low.
+    """
 
     version: int
     endpoints: tuple[Endpoint, ...] = ()
     keys: dict[str, Key] = {}
     """By SHA-256 of the key, in hex."""
+    store: str = ""
+    """Names the state it was made from."""
 
 
 class Pull(Struct, frozen=True):
@@ -87,6 +92,8 @@ class Pull(Struct, frozen=True):
     silent: dict[str, float] = {}
     """How long they have waited for a byte of it, in seconds."""
     wait_s: float = 2.0
+    store: str = ""
+    """The state that the table it serves was made from; empty: it does not say."""
 
 
 class Usage(Struct, frozen=True):

@@ -208,7 +208,6 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.control.keys import Keys
     from madang.control.observe import Observer
     from madang.control.once import Once
-    from madang.launchers.local import Local
     from madang.registry.blobs import FileBlobs
     from madang.registry.importing import import_model
     from madang.stores.backup import pieces
@@ -226,8 +225,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     found = [*Cpu().find(), *Nvidia().find()]
     await prepare(world, Hardware(node_name(), found), home.admin_key, SystemRandom())
-    socket_path, store = home.sockets / "supervisor.sock", world.store.id
-    launchers = {node_name(): Local(socket_path, world.term, store=store)}
+    launchers = {node_name(): _launcher(home, world)}
     blobs = FileBlobs(home.blobs)
     tidy(world, blobs)
     gateways = Gateways(world, token)
@@ -365,6 +363,12 @@ def file_system(path: Path) -> str:
     from madang.stores import place
 
     return place.file_system(path)
+
+
+def _launcher(home: Home, world: World) -> Any:
+    from madang.launchers.local import Local
+
+    return Local(home.sockets / "supervisor.sock", world.term, store=world.store.id)
 
 
 def _gateway_url(process: Any) -> str:

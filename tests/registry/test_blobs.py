@@ -177,3 +177,20 @@ def test_a_record_that_cannot_be_written_leaves_no_part(
     with pytest.raises(Unavailable, match=r"blob\.write-failed"):
         blobs.add(source)
     assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_other_bytes_of_the_same_size_and_time_are_seen_for_what_they_are(
+    blobs: FileBlobs, source: Path
+) -> None:
+    digest, _ = blobs.add(source)
+    blobs.check(digest)
+    before = source.stat()
+    source.write_bytes(CONTENT[::-1])
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(Unavailable, match=r"blob\.touched"):
+        blobs.check(digest)
+    with pytest.raises(Unavailable, match=r"blob\.changed"):
+        blobs.path(digest)
+    source.unlink()
+    with pytest.raises(Unavailable, match=r"blob\.missing"):
+        blobs.check(digest)

@@ -39,8 +39,9 @@ def is_ready(yard: Yard) -> bool:
 class Caller(threading.Thread):
     """An application that keeps calling, and counts what went wrong."""
 
-    def __init__(self, yard: Yard) -> None:
+    def __init__(self, yard: Yard, model: str = "words") -> None:
         super().__init__()
+        self.model = model
         self.client = openai.OpenAI(
             base_url=yard.told["gateway"], api_key=yard.told["api_key"], max_retries=0
         )
@@ -53,7 +54,9 @@ class Caller(threading.Thread):
             while not self.stopping.is_set():
                 try:
                     answer = self.client.chat.completions.create(
-                        model="words", messages=[{"role": "user", "content": "hi"}], max_tokens=4
+                        model=self.model,
+                        messages=[{"role": "user", "content": "hi"}],
+                        max_tokens=4,
                     )
                     self.good += bool(answer.choices[0].message.content)
                 except openai.APIError as error:

@@ -7,13 +7,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from rows import Row, write
-
 from madang.api.app import build
 from madang.settings import Home
 from madang.testing.control import Edges, opened
 from madang.testing.hostile import besiege
 from madang.testing.node import PaperNode
+from rows import Row, write
 
 CASES = 10_000
 SEED = 2026

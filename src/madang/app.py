@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from madang import settings
+from madang import logs, settings
 from madang.ending import ENDS, farewell
 from madang.errors import Corrupt, Unavailable
 from madang.settings import PORT_DEFAULT, Home, names
@@ -465,9 +465,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=PORT_DEFAULT)
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logs.begin()
     try:
         asyncio.run(run_control(Home(given.home), given.host, given.port))
     except ENDS as error:

@@ -51,5 +51,5 @@ async def _answer(path: Callable[[bytes], Awaitable[Answer]] | None, receive: Re
         return 404, b"{}"
     try:
         return await path(b"".join(pieces))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return 400, msgspec.json.encode({"error": str(error)})

@@ -18,7 +18,7 @@ from typing import Any, cast
 import uvicorn
 import uvloop
 
-from madang import messages, settings, wire
+from madang import logs, messages, settings, wire
 from madang.clocks import SystemClock, SystemRandom
 from madang.errors import Unavailable
 from madang.gateway.app import Gateway
@@ -49,8 +49,7 @@ log = logging.getLogger("madang.gateway")
 
 def run(home: Home, host: str, port: int, uid: str) -> None:
     """Serve until told to stop."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logs.begin()
     _, descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_max, descriptors_max))
     home.gateway.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -266,7 +266,11 @@ def _place(url: str) -> tuple[str, tuple[str, ...]]:
 
 def _engine(dial: Callable[[], Any]) -> Engine:
     return create_engine(
-        "postgresql+psycopg://", creator=dial, poolclass=NullPool, use_native_hstore=False
+        "postgresql+psycopg://",
+        creator=dial,
+        poolclass=NullPool,
+        use_native_hstore=False,
+        hide_parameters=True,
     )
 
 

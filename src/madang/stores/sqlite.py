@@ -123,7 +123,9 @@ def _result(error: DBAPIError) -> int:
 def _engine(path: Path) -> Engine:
     """Return an engine whose transactions are SQLite's own, begun as writers."""
     url = URL.create("sqlite", database=str(path))
-    engine = create_engine(url, poolclass=NullPool, connect_args={"isolation_level": None})
+    engine = create_engine(
+        url, poolclass=NullPool, connect_args={"isolation_level": None}, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(raw: sqlite3.Connection, _record: object) -> None:

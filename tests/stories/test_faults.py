@@ -136,6 +136,7 @@ def test_an_engine_secret_that_was_lost_gives_every_engine_a_new_key(served: Yar
     (served.home / "secret.key").write_text("")
     assert "doctor.key-missing" in unwell(served)
     kill(served.pid("control"))
+    served.until("control is back", lambda: served.run("status").returncode == 0)
     served.until(
         "every engine was started anew",
         lambda: all(
@@ -205,7 +206,7 @@ def test_a_disk_that_runs_full_stops_changes_and_nothing_else(tmp_path: Path) ->
         [*argv, tmp_path / "inner"], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert done.stdout.startswith(".")
 
 
 @pytest.mark.skipif("MADANG_TEST_DISK" not in os.environ, reason="run by the test above")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from madang.traffic.table import Usage
 
 GROUP_S = 0.1
-"""Records of so long share one write; no more than these are lost if the machine stops."""
+"""Records of so long share one write; no more than these are lost if the process is killed."""
 WAITING_RECORDS_MAX = 100_000
 """Records held in memory while the disk does not take them."""
 ANSWER_S = 10.0

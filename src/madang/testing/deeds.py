@@ -104,14 +104,18 @@ class Answer:
         return json.loads(self.body.splitlines()[-1])
 
 
-async def call(app: Any, method: str, path: str, body: Any, key: str) -> Answer:
-    """Ask an ASGI application, in this process."""
+async def call(
+    app: Any, method: str, path: str, body: Any = None, key: str = "", once: str = ""
+) -> Answer:
+    """Ask an ASGI application, in this process; what is asked `once` may be asked again."""
     answer = Answer()
     sent = b"" if body is None else json.dumps(body).encode()
     headers = [
         (b"host", b"127.0.0.1:7070"), (b"content-type", b"application/json"),
         (b"authorization", f"Bearer {key}".encode()), (b"content-length", str(len(sent)).encode()),
     ]  # fmt: skip
+    if once:
+        headers.append((b"idempotency-key", once.encode()))
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
         "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",

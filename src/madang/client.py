@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http.client import (
@@ -17,7 +19,7 @@ from http.client import (
     HTTPSConnection,
     IncompleteRead,
 )
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from madang import errors, settings
@@ -40,6 +42,8 @@ from madang.messages import language
 
 DEFAULT_PROJECT = "local/main"
 TIMEOUT_S = 30.0
+AGAIN_AFTER_S = (0.3, 1.2)
+"""Pauses before a change whose answer was lost, or that was refused for now, is sent again."""
 STREAM_TIMEOUT_S = 600.0
 """Longest silence within a stream: a large file is read, a cold model loads."""
 WAIT_S = 20.0
@@ -49,6 +53,11 @@ SITE_WIDE = frozenset({"organization", "project", "site", "pool", "node", "accel
 ANSWER_BYTES_MAX = 64 << 20
 LINE_BYTES_MAX = 1 << 20
 PIECE_BYTES = 1 << 18
+
+
+T = TypeVar("T")
+Headers = Mapping[str, str]
+NO_MORE: Headers = {}
 
 
 class Address(NamedTuple):
@@ -236,17 +245,21 @@ class Client:
     ) -> Resource:
         """Import a model; `progress(bytes so far, bytes in all)` is called on the way."""
         body = {"name": name, "source": source, "project": self.project}
-        with closing(self._lines("POST", f"{self.api}/api/v1/model", body)) as lines:
-            for line in lines:
-                said = _parsed(line, self.api)
-                if "error" in said:
-                    raise _error(400, line, self.api)
-                if "resource" in said:
-                    made: Resource = said["resource"]
-                    return made
-                if progress:
-                    progress(int(said["bytes"]), int(said["of"]))
-        raise Unavailable("control.broke-off", self.api, cause="the stream ended early")
+
+        def read(more: Headers) -> Resource:
+            with closing(self._lines("POST", f"{self.api}/api/v1/model", body, more)) as lines:
+                for line in lines:
+                    said = _parsed(line, self.api)
+                    if "error" in said:
+                        raise _error(int(said["error"].get("status", 400)), line, self.api)
+                    if "resource" in said:
+                        made: Resource = said["resource"]
+                        return made
+                    if progress:
+                        progress(int(said["bytes"]), int(said["of"]))
+            raise Unavailable("control.broke-off", self.api, cause="the stream ended early")
+
+        return _once(read)
 
     def create_key(self, name: str, role: str = "member", **more: Any) -> NewKey:
         """Make an api key of the project; its secret is in the answer and nowhere else.
@@ -310,11 +323,17 @@ class Client:
         url = f"{self.api}/api/v1/{path}" + (
             f"?{urlencode(query, errors='surrogatepass')}" if query else ""
         )
-        content = self._read(method, url, body, timeout_s)
+
+        def read(more: Headers) -> bytes:
+            return self._read(method, url, body, timeout_s, more)
+
+        content = read({}) if method == "GET" else _once(read)
         return _parsed(content, self.api) if content else {}
 
-    def _read(self, method: str, url: str, body: Json | None, timeout_s: float) -> bytes:
-        with self._answer(method, url, body, timeout_s) as answer:
+    def _read(
+        self, method: str, url: str, body: Json | None, timeout_s: float, more: Headers = NO_MORE
+    ) -> bytes:
+        with self._answer(method, url, body, timeout_s, more) as answer:
             content = answer.read(ANSWER_BYTES_MAX + 1)
             if answer.length and len(content) <= ANSWER_BYTES_MAX:
                 raise IncompleteRead(content, answer.length)  # asked for so many, read is silent
@@ -322,15 +341,17 @@ class Client:
             raise Rejected("client.answer-too-large", url, limit_bytes=ANSWER_BYTES_MAX)
         return content
 
-    def _lines(self, method: str, url: str, body: Json) -> Generator[bytes, None, None]:
-        with self._answer(method, url, body, STREAM_TIMEOUT_S) as answer:
+    def _lines(
+        self, method: str, url: str, body: Json, more: Headers = NO_MORE
+    ) -> Generator[bytes, None, None]:
+        with self._answer(method, url, body, STREAM_TIMEOUT_S, more) as answer:
             while line := answer.readline(LINE_BYTES_MAX):
                 if line.strip():
                     yield line
 
     @contextmanager
     def _answer(
-        self, method: str, url: str, body: Json | None, timeout_s: float
+        self, method: str, url: str, body: Json | None, timeout_s: float, more: Headers = NO_MORE
     ) -> Iterator[HTTPResponse]:
         """Send one request and hand out its answer; a refusal and a broken line are raised."""
         to = urlsplit(url)
@@ -341,6 +362,7 @@ class Client:
             "authorization": f"Bearer {self.key}",
             "content-type": "application/json",
             "accept-language": language(os.environ),
+            **more,
         }
         content = None if body is None else json.dumps(body).encode()
         try:
@@ -365,6 +387,17 @@ class Client:
             yield
         finally:
             self._open.discard(answer)
+
+
+def _once(call: Callable[[Headers], T]) -> T:
+    """Ask for a change, again if the answer was lost; the key sees to it that it is done once."""
+    more = {"idempotency-key": secrets.token_hex(16)}
+    for pause_s in AGAIN_AFTER_S:
+        try:
+            return call(more)
+        except Unavailable:
+            time.sleep(pause_s)
+    return call(more)
 
 
 _BY_STATUS: dict[int, type[MadangError]] = {

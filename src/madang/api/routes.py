@@ -210,7 +210,10 @@ async def _import(
             yield json.dumps({"bytes": step[0], "of": step[1]}) + "\n"
         yield (await task).content + "\n"
     except MadangError as error:
-        told = {"code": error.code, "subject": error.subject, "values": error.values}
+        told = {
+            "code": error.code, "subject": error.subject, "values": error.values,
+            "status": error.http_status,
+        }  # fmt: skip
         yield json.dumps({"error": told}) + "\n"
     finally:
         task.cancel()

@@ -334,6 +334,8 @@ class Client:
         self, method: str, url: str, body: Json | None, timeout_s: float, more: Headers = NO_MORE
     ) -> bytes:
         with self._answer(method, url, body, timeout_s, more) as answer:
+            if answer.length is None and not answer.chunked:
+                raise HTTPException("its head was cut")  # a whole one says how long the answer is
             content = answer.read(ANSWER_BYTES_MAX + 1)
             if answer.length and len(content) <= ANSWER_BYTES_MAX:
                 raise IncompleteRead(content, answer.length)  # asked for so many, read is silent

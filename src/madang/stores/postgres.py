@@ -133,7 +133,8 @@ class Postgres:
 
     def save(self, connection: Connection, path: Path, version: str) -> None:
         """See `Database.save`: a state file of SQLite, whatever the database was."""
-        copying.save(connection, path, version)
+        with connection.begin():
+            copying.save(connection, path, version)
 
     def copy(self, path: Path, version: str) -> None:
         """Write a consistent copy over a connection of its own: nobody waits for it."""
@@ -142,7 +143,7 @@ class Postgres:
                 connection = fresh.execution_options(isolation_level="REPEATABLE READ")
                 with connection.begin():
                     connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-                    self.save(connection, path, version)
+                    copying.save(connection, path, version)
         except DBAPIError as error:
             raise self.named(error, "store.backup-failed") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from madang.settings import Home
 from madang.stores import archive, backup, restore, swap
 from madang.stores.place import Hold
 from madang.stores.sqlite import SqliteStore
+
+from .conftest import Doomed
 
 STEPS_MAX = 200
 DIGEST = "a" * 64
@@ -203,7 +204,7 @@ def test_state_that_cannot_be_read_is_never_put_in_place(tmp_path: Path) -> None
 
 
 def test_term_and_revisions_are_above_all_that_anybody_has_seen(tmp_path: Path) -> None:
-    async def looked(home: Home) -> tuple[int, int, Any]:
+    async def looked(home: Home) -> tuple[int, int, Any, str]:
         store = SqliteStore(home)
         term = await store.open()
         revision, _ = await store.load(CONTROL)
@@ -216,7 +217,7 @@ def test_term_and_revisions_are_above_all_that_anybody_has_seen(tmp_path: Path) 
         audit = [record.code for record in await store.audit(OWNER)]
         assert (told[-1], audit[-1]) == ("home.restored", "home.restored")
         await store.close()
-        return term, revision, seen
+        return term, revision, seen, store.id
 
     began = time.time()
     file, home = taken(tmp_path), Home(tmp_path / "home")
@@ -229,41 +230,22 @@ def test_term_and_revisions_are_above_all_that_anybody_has_seen(tmp_path: Path) 
     second = asyncio.run(looked(home))
     assert second[0] > first[0]
     assert second[1] > first[1]
-
-
-def count_steps(limit: int, act: Callable[[], Any]) -> int:
-    """Do it in a child that dies at that step of renames and syncs; return how it ended."""
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    done = 0
-
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any, **more: Any) -> Any:
-            nonlocal done
-            done += 1
-            if done == limit:
-                os._exit(9)
-            return real(*arguments, **more)
-
-        return step
-
-    Path.rename = counted(Path.rename)  # type: ignore[method-assign]
-    os.fsync = counted(os.fsync)
-    os.unlink = counted(os.unlink)
-    act()
-    os._exit(0)
+    ids = {archive.read(file).about["store"], first[3], second[3]}
+    assert len(ids) == 3, "each is another state than the one that was copied"
 
 
 @pytest.mark.timeout(180)
-def test_killed_at_every_step_it_is_the_old_home_or_the_new_one(tmp_path: Path) -> None:
+def test_killed_at_every_step_it_is_the_old_home_or_the_new_one(
+    tmp_path: Path, doomed: Doomed
+) -> None:
     file = taken(tmp_path)
     words, step = [], 0
     while step < STEPS_MAX:
         step += 1
         home = Home(tmp_path / f"home-{step}")
         asyncio.run(live(home, "old"))
-        status = count_steps(step, lambda h=home: restore.restore(h, file, OWNER, replace=True))
+        doomed.send("restore", step, home.path, file)
+        status = doomed.ended()
         words.append(said(home))
         asides = [said(Home(p)) for p in home.path.glob("replaced-*")]
         assert asides == (["old"] if words[-1] == "new" else []), step
@@ -298,6 +280,11 @@ def test_a_drill_says_what_it_found_and_leaves_nothing(
     assert list(scratch.iterdir()) == []
 
 
+def test_a_drill_notices_an_audit_record_that_was_changed(tmp_path: Path) -> None:
+    file = changed(taken(tmp_path), "UPDATE audit SET actor = 'nobody' WHERE seq = 2")
+    assert restore.drill(file, OWNER)["differences"] == ["audit chain"]
+
+
 def test_a_drill_notices_what_does_not_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,4 +300,4 @@ def test_a_drill_notices_what_does_not_come_back(
 
     monkeypatch.setattr(restore, "_lift", forgetful)
     differences = restore.drill(file, OWNER)["differences"]
-    assert set(differences) == {"kinds", "rows of events", "rows of resources"}
+    assert set(differences) == {"kinds", "rows of events"}

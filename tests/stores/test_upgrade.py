@@ -1,4 +1,4 @@
-"""An upgrade from the version before, killed at any statement or moment, loses nothing."""
+"""An upgrade from the oldest version, killed at any statement or moment, loses nothing."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import shutil
 import signal
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import create_engine
 
 from madang.resources.rights import CONTROL, OWNER
 from madang.settings import Home
 from madang.stores import archive, backup, migrations, peek, restore
 from madang.stores.sqlite import SqliteStore
 
-BEFORE = migrations.VERSIONS[-2]
+from .conftest import Doomed
+
+BEFORE = migrations.VERSIONS[0]
 STEPS_MAX = 500
 MOMENTS = 20
 EVENTS = 200
@@ -39,7 +41,7 @@ RESOURCES = (
 
 @pytest.fixture(scope="module")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state of the version before with data, made by that version's own script."""
+    """A state of the oldest version with data, made by that version's own script."""
     path = tmp_path_factory.mktemp("old") / "state.db"
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
@@ -113,25 +115,6 @@ def check(home: Home) -> None:
         assert state.execute("SELECT value FROM meta WHERE name = 'term'").fetchone() == (7,)
 
 
-def opening(home: Home, step: int = 0) -> int:
-    """Open a home in a child that dies before that statement or commit; return its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    done = 0
-
-    def count(*_: object) -> None:
-        nonlocal done
-        done += 1
-        if done == step:
-            os._exit(9)
-
-    event.listen(Engine, "before_cursor_execute", count)
-    event.listen(Engine, "commit", count)
-    asyncio.run(opened(home))
-    os._exit(0)
-
-
 def test_an_upgrade_keeps_everything(old: Path, tmp_path: Path) -> None:
     home = home_of(old, tmp_path / "home")
     assert peek.version(home.state) == BEFORE
@@ -140,40 +123,44 @@ def test_an_upgrade_keeps_everything(old: Path, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(180)
 def test_killed_before_any_statement_an_upgrade_is_finished_by_the_next(
-    old: Path, tmp_path: Path
+    old: Path, tmp_path: Path, doomed: Doomed
 ) -> None:
     for step in range(1, STEPS_MAX):
         home = home_of(old, tmp_path / f"home-{step}")
-        _, status = os.waitpid(opening(home, step), 0)
+        doomed.send("open", step, home.path)
+        status = doomed.ended()
         check(home)
         if status == 0:
             break
-        assert os.waitstatus_to_exitcode(status) == 9
+        assert status == 9
         shutil.rmtree(home.path)
     print(f"killed before each of {step} statements and commits")
     assert 20 < step < STEPS_MAX - 1
 
 
 @pytest.mark.timeout(180)
-def test_killed_at_any_moment_an_upgrade_is_finished_by_the_next(old: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_an_upgrade_is_finished_by_the_next(
+    old: Path, tmp_path: Path, doomed: Doomed
+) -> None:
     seed = random.SystemRandom().randrange(2**32)
     chance, killed = random.Random(seed), 0
     began = time.monotonic()
-    os.waitpid(opening(home_of(old, tmp_path / "whole")), 0)
+    doomed.send("open", 0, home_of(old, tmp_path / "whole").path)
+    assert doomed.ended() == 0
     whole_s = time.monotonic() - began
     for number in range(MOMENTS):
         home = home_of(old, tmp_path / f"home-{number}")
-        pid = opening(home)
+        pid = doomed.send("open", 0, home.path)
         time.sleep(chance.random() * whole_s)  # the moment of death, not a wait for anything
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-        killed += os.WIFSIGNALED(status)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        killed += doomed.ended() == -signal.SIGKILL
         check(home)
     print(f"seed {seed}: {killed} of {MOMENTS} were killed before they had finished")
     assert killed > 0
 
 
-def test_a_backup_of_the_version_before_can_be_restored(old: Path, tmp_path: Path) -> None:
+def test_a_backup_of_the_oldest_version_can_be_restored(old: Path, tmp_path: Path) -> None:
     about = {"made_at": 1.0, **backup.describe(old)}
     with archive.keeping(tmp_path / "old.backup") as write:
         for piece in archive.packed({archive.STATE: old}, about):

@@ -190,7 +190,7 @@ def _log(home: Home, name: str) -> str:
 def _secrets(home: Home) -> list[str]:
     """Return every secret that lies in the home or the environment, to be looked for at the end."""
     found = [os.environ.get("MADANG_KEY", ""), os.environ.get("MADANG_DATABASE_URL", "")]
-    for path in home.path.glob("*.key"):
+    for path in (*home.path.glob("*.key"), home.database):
         with suppress(OSError):
             found.append(path.read_text(errors="replace").strip())
     with suppress(OSError, ValueError, KeyError, TypeError):

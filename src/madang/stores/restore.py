@@ -20,10 +20,15 @@ from madang.stores import archive, swap
 from madang.stores.backup import describe
 from madang.stores.migrations import VERSIONS
 from madang.stores.place import Hold
+from madang.stores.sql import EVENTS_KEPT
 from madang.stores.sqlite import SqliteStore
 
 ADDED = {"events": 1, "audit": 1}
 """Rows that a restore writes itself: that it was done."""
+
+
+WHOLE = frozenset({"audit", "events", "usage", "usage_totals"})
+"""Tables of which an open store lets nothing go; events until there are too many."""
 
 
 class Restored(NamedTuple):
@@ -87,7 +92,9 @@ def _lift(state: Path, now: float) -> None:
 
     Supervisors refuse an older term, gateways an older table, and whoever follows the feed would
     take new changes for ones it has seen. Time grows faster than any of them: the term becomes
-    minutes since 1970, the newest revision milliseconds; followers from before start anew.
+    minutes since 1970, the newest revision milliseconds; followers from before start anew. From
+    here on it is another state than the one that was copied, so it gets an id of its own: a
+    database that still holds the older one is not taken for it.
     """
     newest = "(SELECT coalesce(max(resource_version), 0) FROM resources)"
     try:
@@ -104,6 +111,7 @@ def _lift(state: Path, now: float) -> None:
             (term,) = copy.execute("SELECT max(value) FROM meta WHERE name = 'term'").fetchone()
             copy.execute(keep, ["term", max((term or 0) + 1, int(now / 60))])
             copy.execute(keep.replace("(?, ?)", f"(?, {newest})"), ["pruned"])
+            copy.execute(keep, ["store", secrets.randbits(62) | 1])
             copy.execute("COMMIT")
     except sqlite3.Error as error:
         raise Corrupt("store.damaged", cause=str(error)) from error
@@ -135,16 +143,18 @@ def drill(file: Path, who: Principal) -> dict[str, Any]:
         home = Home(Path(folder) / "home")
         listing = restore(home, file, who, replace=False).listing
         found = describe(home.state)
-        newest, keys = asyncio.run(_queried(home, who))
+        newest, keys, chained = asyncio.run(_queried(home, who))
     said = listing.about
     counted = {
         "kinds": (said["kinds"], found["kinds"]),
         "keys": (said["kinds"].get("key", 0), keys),
+        "audit chain": (found["rows"]["audit"], chained),
     }
+    whole = WHOLE if said["rows"]["events"] < EVENTS_KEPT else WHOLE - {"events"}
     counted |= {
         f"rows of {table}": (count, found["rows"].get(table, 0) - ADDED.get(table, 0))
         for table, count in said["rows"].items()
-        if table not in {"meta", "alembic_version"}
+        if table in whole
     }
     return {
         "made_at": said["made_at"],
@@ -159,8 +169,11 @@ def drill(file: Path, who: Principal) -> dict[str, Any]:
     }
 
 
-async def _queried(home: Home, who: Principal) -> tuple[float, int]:
-    """Open a restored home as control does; return when its newest event was, and its keys."""
+async def _queried(home: Home, who: Principal) -> tuple[float, int, int]:
+    """Open a restored home as control does.
+
+    Returns when its newest event was, its keys, and its audit records that fit their chain.
+    """
     store = SqliteStore(home)
     await store.open()
     try:
@@ -168,6 +181,18 @@ async def _queried(home: Home, who: Principal) -> tuple[float, int]:
         newest, after = 0.0, 0
         while events := await store.events(who, after):
             newest, after = events[-1].at, events[-1].seq
-        return newest, sum(each.kind == "key" for each in living)
+        keys = sum(each.kind == "key" for each in living)
+        return newest, keys, await _chained(store, who)
     finally:
         await store.close()
+
+
+async def _chained(store: SqliteStore, who: Principal) -> int:
+    """Count audit records up to the first that does not follow from the one before."""
+    count, digest = 0, ""
+    while records := await store.audit(who, count):
+        for record in records:
+            if (record.seq, record) != (count + 1, record.sealed(digest)):
+                return count
+            count, digest = record.seq, record.digest
+    return count

@@ -25,6 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from madang import settings
 from madang.api import internal
 from madang.api.app import build
 from madang.api.desk import Desk
@@ -35,6 +36,7 @@ from madang.registry.blobs import FileBlobs
 from madang.resources.revision import Check
 from madang.resources.rights import CONTROL
 from madang.settings import Home
+from madang.stores.postgres import PostgresStore
 from madang.stores.sqlite import SqliteStore
 from madang.testing import steps
 from madang.testing.control import Edges, opened
@@ -52,6 +54,12 @@ QUIET_S_MAX = 1800.0
 """Virtual seconds until nothing moves any more."""
 TRIES_MAX = 5
 EXIT_HUNG = 1
+
+
+def _store(home: Home) -> SqliteStore | PostgresStore:
+    """Return the store that the home says it has."""
+    url = settings.database_url(home)
+    return PostgresStore(home, url) if url else SqliteStore(home)
 
 
 class Life:
@@ -84,7 +92,7 @@ class Life:
         ]
         edges = Edges(
             node=steps.node(self.node, self.steps),
-            store=steps.store(SqliteStore(self.home), self.steps, self.loop.working),
+            store=steps.store(_store(self.home), self.steps, self.loop.working),
             blobs=FileBlobs(self.home.blobs),
             clock=HastyClock(self.loop),
             judge=self._judge,

@@ -130,12 +130,24 @@ class PostgresServer:
         secret, folder = quote(PASSWORD, safe=""), quote(str(self.folder), safe="")
         return f"postgresql://{USER}:{secret}@/{database}?host={folder}{options}"
 
-    def make_database(self) -> str:
-        """Make an empty database; return its name."""
+    def make_database(self, like: str = "template1") -> str:
+        """Make an empty database, or a copy of one; return its name."""
         name = f"m{next(self._serial)}"
+        deadline = time.monotonic() + START_S
         with self.connect("postgres") as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
-        return name
+            while True:
+                try:
+                    connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')
+                except psycopg.errors.ObjectInUse:  # by somebody whose death is not noticed yet
+                    assert time.monotonic() < deadline, f"{like} stays in use"
+                    time.sleep(0.02)
+                else:
+                    return name
+
+    def drop_database(self, name: str) -> None:
+        """Let a database go, whoever uses it."""
+        with self.connect("postgres") as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(

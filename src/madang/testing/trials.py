@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from madang.settings import Home
 from madang.testing.deeds import DEEDS
 from madang.testing.lives import lay_out
+from madang.testing.postgres import PostgresServer
 
 
 @dataclass
@@ -40,7 +42,10 @@ class Outcome:
 class Trials:
     """A nursery, and homes as they are before each deed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: PostgresServer | None = None) -> None:
+        """Keep state in files; or in databases of that server, a copy for each trial."""
+        self._server = server
+        self._databases: dict[Path, str] = {}
         command = [sys.executable, "-m", "madang.testing.lives"]
         self._nursery = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -75,6 +80,7 @@ class Trials:
             home = lay_out(self._stage(number + 1))
             if number:
                 shutil.copytree(self._stage(number) / "home", home, dirs_exist_ok=True)
+            self._give_database(home, self._stage(number) / "home")
             _prelude(home, number)
             life = self.live(home, number, ahead_s=self._ahead_s[-1])
             assert life["status"] == 0, life
@@ -91,8 +97,21 @@ class Trials:
         home = lay_out(self._folder / f"trial-{next(self._numbers)}")
         if deed:
             shutil.copytree(source, home, dirs_exist_ok=True)
+        self._give_database(home, source)
         _prelude(home, deed)
         return home
+
+    def _give_database(self, home: Path, source: Path) -> None:
+        """Let a copied home have a copy of its database too."""
+        if self._server is not None:
+            name = self._server.make_database(like=self._databases.get(source, "template1"))
+            self._databases[home] = name
+            Home(home).database.write_text(self._server.url(name))
+
+    def _remove(self, home: Path) -> None:
+        shutil.rmtree(home.parent)
+        if self._server is not None:
+            self._server.drop_database(self._databases.pop(home))
 
     def killed(self, deed: int, **how: Any) -> Outcome:
         """Kill control in the middle of a deed, start it again, and judge.
@@ -108,7 +127,7 @@ class Trials:
         else:
             outcome.step = outcome.step or "any moment"
             self._recover(home, deed, first, outcome)
-        shutil.rmtree(home.parent)
+        self._remove(home)
         return outcome
 
     def failed(self, deed: int, at: int) -> Outcome:
@@ -123,7 +142,7 @@ class Trials:
             outcome.wrong += self._judge(life, deed)
         else:
             self._recover(home, deed, life, outcome)
-        shutil.rmtree(home.parent)
+        self._remove(home)
         return outcome
 
     def _recover(self, home: Path, deed: int, first: dict[str, Any], outcome: Outcome) -> None:

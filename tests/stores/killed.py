@@ -11,11 +11,13 @@ import sys
 from itertools import count
 from pathlib import Path
 
+from madang import settings
 from madang.ports import Write
 from madang.resources.event import Event
 from madang.resources.rights import CONTROL
 from madang.resources.service import Service, ServiceSpec, ServiceStatus
 from madang.settings import Home
+from madang.stores.postgres import PostgresStore
 from madang.stores.sqlite import SqliteStore
 
 WRITERS = 4
@@ -29,7 +31,7 @@ def made(uid: str, part: str) -> Service:
     )  # fmt: skip
 
 
-async def commit_for_ever(store: SqliteStore, term: int, writer: int) -> None:
+async def commit_for_ever(store: SqliteStore | PostgresStore, term: int, writer: int) -> None:
     for serial in count():
         uid = f"s{term}-{writer}-{serial}"
         told = Event(at=0, actor="test", code="made", kind="service", name=uid)
@@ -38,8 +40,13 @@ async def commit_for_ever(store: SqliteStore, term: int, writer: int) -> None:
         os.write(1, f"{stored[0].resource_version} {uid}\n".encode())
 
 
+def store_of(home: Home) -> SqliteStore | PostgresStore:
+    url = settings.database_url(home)
+    return PostgresStore(home, url) if url else SqliteStore(home)
+
+
 async def write(home: Path) -> None:
-    store = SqliteStore(Home(home))
+    store = store_of(Home(home))
     term = await store.open()
     os.write(1, f"pid {os.getpid()}\n".encode())
     await asyncio.gather(*(commit_for_ever(store, term, n) for n in range(WRITERS)))

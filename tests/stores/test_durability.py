@@ -13,13 +13,23 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from tests.stores.killed import store_of
 
 from madang.resources.rights import CONTROL
 from madang.settings import Home
-from madang.stores.sqlite import SqliteStore
 
-ROUNDS = 40
+ROUNDS = {"sqlite": 40, "postgres": 15}
 NURSERY = Path(__file__).parent / "killed.py"
+
+
+@pytest.fixture(params=ROUNDS)
+def product(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Lay the home out for a store of that kind."""
+    name: str = request.param
+    if name == "postgres":
+        server = request.getfixturevalue("postgres")
+        Home(tmp_path).database.write_text(server.url(server.make_database()))
+    return name
 
 
 @pytest.fixture
@@ -54,17 +64,18 @@ def until_ended(said: IO[str]) -> list[str]:
 
 @pytest.mark.timeout(120)
 async def test_no_acknowledged_write_is_lost_to_kill_9(
-    nursery: subprocess.Popen[str], tmp_path: Path
+    nursery: subprocess.Popen[str], tmp_path: Path, product: str
 ) -> None:
+    rounds = ROUNDS[product]
     seed = random.SystemRandom().randrange(2**32)
     chance = random.Random(seed)
     told: dict[str, int] = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         told.update(acknowledged_before_kill(nursery, chance))
     assert nursery.stdin is not None
     nursery.stdin.close()
-    store = SqliteStore(Home(tmp_path))
-    assert await store.open() == ROUNDS + 1
+    store = store_of(Home(tmp_path))
+    assert await store.open() == rounds + 1
     _, living = await store.load(CONTROL)
     kept = {each.uid: each.resource_version for each in living}
     events = {each.name for each in await store.events(CONTROL, limit=10**6)}
@@ -72,6 +83,6 @@ async def test_no_acknowledged_write_is_lost_to_kill_9(
     lost = [uid for uid, version in told.items() if kept.get(f"{uid}-a") != version]
     torn = [uid[:-2] for uid in kept if not {f"{uid[:-2]}-a", f"{uid[:-2]}-b"} <= set(kept)]
     untold = {uid[:-2] for uid in kept} ^ events
-    print(f"seed {seed}: {len(told)} acknowledged, {len(lost)} lost in {ROUNDS} kills")
-    assert len(told) >= ROUNDS
+    print(f"seed {seed}: {len(told)} acknowledged, {len(lost)} lost in {rounds} kills")
+    assert len(told) >= rounds
     assert (lost, torn, untold) == ([], [], set())

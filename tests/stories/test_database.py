@@ -1,0 +1,82 @@
+"""State in PostgreSQL, as an operator has it: from `up` to a backup that is a home of its own."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from tests.stories.conftest import Yard, kill
+
+from madang.testing.postgres import PASSWORD, PostgresServer, running
+
+pytestmark = [pytest.mark.story, pytest.mark.timeout(300)]
+
+SECRETS = (PASSWORD.encode(), quote(PASSWORD, safe="").encode())
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    with running() as made:
+        yield made
+
+
+def told_to_processes(yard: Yard) -> Iterator[str]:
+    """Every process of the home that was told the password."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            said = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(yard.home).encode() in said and any(secret in said for secret in SECRETS):
+            yield said[:200].decode(errors="replace")
+
+
+def holders(yard: Yard) -> set[str]:
+    """Every file of the home that holds the password."""
+    files = (path for path in yard.home.rglob("*") if path.is_file())
+    return {p.name for p in files if any(secret in p.read_bytes() for secret in SECRETS)}
+
+
+def test_a_home_in_postgresql_serves_survives_and_is_carried_away(
+    new_yard: Callable[[str], Yard], server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yard = new_yard("home")
+    monkeypatch.setenv("MADANG_DATABASE_URL", server.url(server.make_database()))
+    yard.up()
+    monkeypatch.delenv("MADANG_DATABASE_URL")
+    assert list(told_to_processes(yard)) == []
+    assert holders(yard) == {"database.url"}
+    assert (yard.home / "database.url").stat().st_mode & 0o777 == 0o600
+    assert not (yard.home / "state.db").exists()
+    yard.json("key", "create", "before")
+
+    server.stop(signal.SIGKILL)
+    away = yard.run("key", "create", "away")
+    assert (away.returncode, away.stdout) == (75, "")
+    assert "database" in away.stderr
+    assert PASSWORD not in away.stderr
+    assert yard.run("chat", "hello", "Say yes.").returncode == 0, "the gateway serves on"
+    assert yard.run("doctor").returncode == 1
+    kill(yard.pid("control"))
+    server.start()
+    yard.until("writes again", lambda: yard.run("key", "create", "after").returncode == 0)
+
+    copy = yard.home.parent / "copy.backup"
+    assert yard.run("backup", str(copy)).returncode == 0
+    yard.run("down")
+    other = new_yard("other")
+    assert other.run("restore", str(copy)).returncode == 0
+    assert (other.home / "state.db").exists()
+    assert holders(other) == set()
+    other.up()
+    names = {key["name"] for key in other.json("get", "key")}
+    assert {"admin", "before", "after"} <= names
+    other.run("down")
+
+    monkeypatch.setenv("MADANG_DATABASE_URL", server.url(server.make_database()))
+    other.up()
+    assert not (other.home / "state.db").exists(), "an empty database took it in"
+    assert {key["name"] for key in other.json("get", "key")} == names

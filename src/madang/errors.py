@@ -15,6 +15,7 @@ dotted code; the sentence and the next step come from `messages`, in Korean and 
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar, Self
 
 Value = str | int | float
@@ -96,3 +97,15 @@ class Corrupt(MadangError):
 
     http_status = 500
     exit_status = 70
+
+
+_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
+def is_our_lack(error: BaseException) -> bool:
+    """Tell whether we ran out of open files or memory: that says nothing about anybody else.
+
+    >>> is_our_lack(OSError(errno.EMFILE, "Too many open files")), is_our_lack(ConnectionError())
+    (True, False)
+    """
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in _LACKS

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -106,3 +108,20 @@ async def test_a_replica_that_never_answers_takes_one_request_and_no_more(
         for task in stuck:
             task.cancel()
         await asyncio.gather(*stuck, return_exceptions=True)
+
+
+async def test_out_of_open_files_the_gateway_says_so_blames_nobody_and_goes_on(
+    serve: Callable, engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await engines.start()
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async with serve(engine.target) as door:
+        with monkeypatch.context() as patched:
+            patched.setattr(aiohttp.connector.aiohappyeyeballs, "start_connection", none_left)
+            short = await door.post()
+        after = await door.post()
+    assert (short.status_code, short.json()["error"]["code"]) == (503, "overloaded")
+    assert after.status_code == 200

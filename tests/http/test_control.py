@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from madang.errors import Rejected
+from madang.planning.plan import plan
 from madang.resources.rights import CONTROL
 from madang.settings import Home
 from madang.testing.node import PaperNode
@@ -368,3 +370,40 @@ async def test_models_and_services_of_one_apply_come_together_or_not_at_all(yard
     assert (await yard.get("model"))["items"] == []
     await yard.apply(weights, BOT)
     await yard.until("service", "bot", "ready")
+
+
+@pytest.mark.parametrize(
+    "lack", [OSError(errno.EMFILE, "Too many open files"), MemoryError()], ids=["files", "memory"]
+)
+async def test_our_own_lack_is_503_with_its_name_and_passes(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, lack: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise lack
+
+    with monkeypatch.context() as patched:
+        patched.setattr("madang.api.routes.report", refuse)
+        error = (await yard.get("status", status=503))["error"]
+    assert error["code"] == "control.short"
+    assert error["hint"]
+    await yard.get("status")
+
+
+async def test_a_turn_without_memory_is_told_and_the_next_one_does_its_work(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = 0
+
+    def starved(*given: Any) -> Any:
+        nonlocal failed
+        failed += 1
+        if failed <= 2:
+            raise MemoryError
+        return plan(*given)
+
+    monkeypatch.setattr("madang.control.loop.plan", starved)
+    await yard.add_model()
+    await yard.apply(BOT)
+    await yard.until("service", "bot", "ready")
+    assert failed > 2
+    assert "MemoryError" in caplog.text

@@ -184,3 +184,11 @@ def test_a_503_is_no_answer(router):
     exchange = start(router, *FLEET)
     exchange.choose(0)
     assert exchange.answers(503, JSON, 0) == "busy"
+
+
+def test_our_own_lack_of_open_files_is_no_replicas_fault(router):
+    exchange = start(router, *FLEET)
+    exchange.choose(0)
+    refusal = exchange.failed("short", 0)
+    assert (refusal.status, refusal.code, refusal.retry_after_s) == (503, "overloaded", 1)
+    assert all(router.take([each], 0) for each in FLEET)

@@ -18,7 +18,7 @@ from madang.api import upkeep
 from madang.api.body import Guard, advice, error_body
 from madang.api.desk import Desk, Needs
 from madang.api.routes import router
-from madang.errors import MadangError, NotFound, Rejected, Unavailable
+from madang.errors import MadangError, NotFound, Rejected, Unavailable, is_our_lack
 from madang.traffic.front import Front
 
 OPEN = frozenset({
@@ -45,6 +45,8 @@ def build(desk: Desk, front: Front | None = None) -> FastAPI:
     app.add_exception_handler(MadangError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
+    app.add_exception_handler(OSError, _short)
+    app.add_exception_handler(MemoryError, _short)
     app.include_router(upkeep.router)  # before the routes that take any kind
     app.include_router(router)
     app.get("/healthz", summary="Is the process there?")(healthz)
@@ -86,6 +88,14 @@ async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, MadangError)
     body = error_body(error, request.scope)
     return JSONResponse(body, error.http_status, dict(advice(error)))
+
+
+async def _short(request: Request, error: Exception) -> Response:
+    """Refuse for the time being what we have no open file or memory for; the rest is a mistake."""
+    if not is_our_lack(error):
+        raise error
+    cause = str(error) or type(error).__name__
+    return await _known(request, Unavailable("control.short", cause=cause))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -16,6 +16,7 @@ from aiohttp import (
     TCPConnector,
 )
 
+from madang.errors import is_our_lack
 from madang.traffic.exchange import Fault
 
 KEEP_ALIVE_S = 2.0
@@ -52,7 +53,9 @@ class Engines:
         data = body if len(body) <= WHOLE_BODY_BYTES_MAX else BytesIO(body)
         try:
             return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
-        except (ClientConnectorError, ConnectionTimeoutError):
+        except ClientConnectorError as error:
+            return "short" if is_our_lack(error.os_error) else "refused"
+        except ConnectionTimeoutError:
             return "refused"
         except ClientResponseError:  # what came is no HTTP, or has no end
             return "garbled"

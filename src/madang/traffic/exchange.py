@@ -19,8 +19,11 @@ from madang.traffic.stream import EventStream
 from madang.traffic.table import Endpoint, Key, Target, Usage
 from madang.traffic.usage import Tokens, is_object, tokens_in
 
-Fault = Literal["refused", "lost", "busy", "garbled"]
-"""No connection; one that ended without an answer; an engine that said 503; no such answer."""
+Fault = Literal["refused", "lost", "busy", "garbled", "short"]
+"""No connection; one that ended without an answer; an engine that said 503; no such answer;
+
+and no connection because this gateway is short of open files or memory.
+"""
 
 ATTEMPTS_MAX = 2
 CLIENT_LEFT = 499
@@ -108,6 +111,8 @@ class Exchange:
         connection came about: a request that kills engines must not close the door for all.
         """
         target = self._let_go(now)
+        if fault == "short":
+            return unavailable("overloaded", "gateway.overloaded")
         if fault == "refused":
             self._router.blame(target, now)
         elif fault in {"busy", "garbled"} or self._attempts == ATTEMPTS_MAX:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
+
+from madang.errors import is_our_lack
 
 ANSWER_S = 60.0
 """How long an engine may take over one read."""
@@ -27,9 +28,6 @@ class Gone(Exception):
 
 class Short(Gone):
     """We have no descriptor or memory left to ask with: that says nothing about the engine."""
-
-
-_OUR_LACK = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +78,7 @@ class Subject:
         except TimeoutError as error:
             raise Failed(f"no answer within {self.answer_s:g} s") from error
         except (OSError, HTTPException) as error:
-            is_ours = getattr(error, "errno", None) in _OUR_LACK
-            raise (Short if is_ours else Gone)(str(error)) from error
+            raise (Short if is_our_lack(error) else Gone)(str(error)) from error
         finally:
             connection.close()
 

@@ -15,7 +15,7 @@ from madang.planning.snapshot import EngineFacts
 from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
-from madang.supervisor.protocol import LaunchPlan, Observation
+from madang.supervisor.protocol import LaunchPlan, Moment, Observation
 from madang.traffic.table import Usage
 
 
@@ -167,8 +167,12 @@ class Launcher(Protocol):
     async def start(self, plan: LaunchPlan) -> None:
         """Start it, unless that uid already runs at this epoch."""
 
-    async def stop(self, uid: str, epoch: int, grace_s: float) -> None:
-        """Ask it to end, and make it end after `grace_s`; returns before it has ended."""
+    async def stop(self, uid: str, epoch: int, grace_s: float) -> Moment:
+        """Ask it to end, and make it end after `grace_s`; returns before it has ended.
+
+        MUST refuse every start at this epoch or a lower one from then on: what an observation that
+        is not older than the moment returned does not show is gone, and stays so.
+        """
 
     async def tail(self, uid: str, lines: int) -> Sequence[str]:
         """Return the last lines it printed; empty for something unknown."""

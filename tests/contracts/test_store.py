@@ -27,17 +27,21 @@ from madang.resources.tenancy import Empty
 from madang.settings import Home
 from madang.stores.postgres import PostgresStore
 from madang.stores.sqlite import SqliteStore
+from madang.testing.memory import MemoryStore, Shelf
 from madang.testing.postgres import PostgresServer
 from madang.traffic.table import Usage
 
 MakeStore = Callable[[Path], Store]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "memory"])
 def make(request: pytest.FixtureRequest) -> MakeStore:
     """Give a store for a folder: the same one for the same folder."""
     if request.param == "sqlite":
         return lambda path: SqliteStore(Home(path))
+    if request.param == "memory":
+        shelf = cache(lambda _path: Shelf())
+        return lambda path: MemoryStore(shelf(path))
     server: PostgresServer = request.getfixturevalue("postgres")
     database = cache(lambda _path: server.make_database())
     return lambda path: PostgresStore(Home(path), server.url(database(path)), hold_wait_s=0.2)

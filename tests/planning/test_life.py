@@ -269,3 +269,35 @@ def test_an_order_to_stop_that_was_lost_is_waited_for_and_sent_again() -> None:
     paper.settle()
     assert paper.snapshot.seen.processes == {}
     assert wake_s(paper.replicas("bot")[0], paper.snapshot) is None
+
+
+def test_what_merely_is_not_seen_holds_its_place_until_its_node_was_told_and_looked_at() -> None:
+    paper = Paper(snapshot(node("n"), model(), service()))
+    paper.turn()
+    replica = paper.replicas("bot")[0]
+    on_its_way = replace(paper.snapshot.seen, processes={}, places={})
+    paper.snapshot = replace(paper.snapshot, seen=on_its_way)
+    paper.deaf.add(replica.uid)
+    apply(paper, scale=0)
+    paper.turn()
+    assert phases(paper) == ["stopping"], "its start may still arrive"
+    told = {(replica.uid, replica.status.epoch)}
+    paper.snapshot = replace(paper.snapshot, seen=replace(on_its_way, fenced=frozenset(told)))
+    paper.turn()
+    assert phases(paper) == []
+
+
+def test_an_end_at_an_earlier_epoch_says_nothing_of_this_one() -> None:
+    paper = serving()
+    replica = paper.replicas("bot")[0]
+    apply(paper, scale=0)
+    older = replace(
+        paper.snapshot.seen.processes[replica.uid], epoch=replica.status.epoch - 1, state="exited"
+    )
+    paper.deaf.add(replica.uid)
+    paper.snapshot = replace(
+        paper.snapshot, seen=replace(paper.snapshot.seen, processes={replica.uid: older})
+    )
+    paper.turn()
+    paper.turn()
+    assert phases(paper) == ["stopping"]

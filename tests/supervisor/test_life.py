@@ -204,12 +204,13 @@ def test_nothing_new_starts_while_it_closes(running):
     client = running.client()
     client.ask("observe", after=0, wait_s=0)
     running.process.terminate()
-    closing = False
+    closing, epoch = False, 0
     while not closing:
-        plan = {"uid": "b", "epoch": 1, "argv": ["true"], "env": {"PATH": os.environ["PATH"]}}
+        epoch += 1
+        plan = {"uid": "b", "epoch": epoch, "argv": ["true"], "env": {"PATH": os.environ["PATH"]}}
         answer = client.ask("start", plan=plan)
         closing = answer.get("error", {}).get("code") == "supervisor.closing"
-        client.ask("stop", uid="b", epoch=1, grace_s=0)
+        client.ask("stop", uid="b", epoch=epoch, grace_s=0)
     assert running.process.wait() == 0
 
 

@@ -106,17 +106,34 @@ def test_an_ended_process_stays_in_the_report_until_it_is_stopped(running):
     found = running.until("a", lambda found: found[0]["state"] == "exited")
     assert found["exit_code"] == 3
     assert found["ended_at"] >= found["started_at"]
-    assert running.ask("stop", uid="a", epoch=1, grace_s=0) == {}
+    assert running.ask("stop", uid="a", epoch=1, grace_s=0).keys() == {"seq", "boot"}
     assert running.find("a") == []
 
 
 def test_a_stop_of_something_unknown_is_answered_as_done(running):
-    assert running.ask("stop", uid="a", epoch=1, grace_s=0) == {}
+    assert running.ask("stop", uid="a", epoch=1, grace_s=0).keys() == {"seq", "boot"}
+
+
+def test_a_start_that_was_overtaken_by_its_stop_is_refused(running):
+    stopped = running.ask("stop", uid="a", epoch=2, grace_s=0)
+    assert code(running.start("a", *SLEEP, epoch=1)) == "supervisor.stale-epoch"
+    assert code(running.start("a", *SLEEP, epoch=2)) == "supervisor.stale-epoch"
+    assert running.find("a") == []
+    started = running.start("a", *SLEEP, epoch=3)
+    assert (started["boot"], started["state"]) == (stopped["boot"], "running")
+    assert started["seq"] > stopped["seq"]
+
+
+def test_a_start_that_is_sent_again_after_its_stop_is_refused(running):
+    running.start("a", *SLEEP)
+    running.ask("stop", uid="a", epoch=1, grace_s=0)
+    running.until("a", lambda found: not found)
+    assert code(running.start("a", *SLEEP)) == "supervisor.stale-epoch"
 
 
 def test_a_stop_for_an_older_epoch_leaves_the_newer_one_alone(running):
     running.start("a", *SLEEP, epoch=2)
-    assert running.ask("stop", uid="a", epoch=1, grace_s=0) == {}
+    assert running.ask("stop", uid="a", epoch=1, grace_s=0).keys() == {"seq", "boot"}
     assert running.find("a")[0]["state"] == "running"
 
 

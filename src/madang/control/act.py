@@ -70,10 +70,11 @@ class Hands:
                 await self._start(ref, unreachable)
             case Stop(node, uid, epoch) if node in self.tools.launchers and node not in unreachable:
                 try:
-                    await self.tools.launchers[node].stop(uid, epoch, STOP_GRACE_S)
+                    moment = await self.tools.launchers[node].stop(uid, epoch, STOP_GRACE_S)
                 except Unavailable:
                     unreachable.add(node)
                     raise
+                self.observer.stopped(node, uid, epoch, moment)
             case RunGate(build, replica):
                 self._run_gate(build, replica)
             case _:

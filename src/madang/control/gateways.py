@@ -33,6 +33,7 @@ class Pulled:
     at_s: float
     """Monotonic."""
     serving: int
+    """The highest version it has said that it serves: it never goes back to a lower one."""
     inflight: Mapping[str, int]
     silent: Mapping[str, float]
 
@@ -87,7 +88,8 @@ class Gateways:
         serving = asked.serving if asked.store in {"", self.world.store.id} else 0
         before = self._pulled.get(asked.gateway)
         now_s = self.world.clock.monotonic()
-        self._pulled[asked.gateway] = Pulled(now_s, serving, asked.inflight, asked.silent)
+        kept = max(serving, before.serving if before else 0)  # a late pull says less
+        self._pulled[asked.gateway] = Pulled(now_s, kept, asked.inflight, asked.silent)
         if before is None or (before.serving, before.inflight) != (serving, asked.inflight):
             self.world.wake()
         return serving
@@ -101,15 +103,18 @@ class Gateways:
     def routed(self) -> frozenset[str] | None:
         """Return the replicas that a live gateway may still send to; None while that is unknown.
 
-        Unknown: control has just started and gateways have had no time to say what they serve,
-        or one serves a table of an earlier control.
+        Unknown: control has just started and some gateway, which an earlier control has heard, has
+        had no time to say what it serves; or one serves a table of an earlier control. Each may
+        serve any table that was made since the one it has acknowledged: it may be on its way.
         """
-        live = self._live()
-        if not live and self.world.clock.monotonic() - self._since_s < GATEWAY_LEASE_S:
+        if self.world.clock.monotonic() - self._since_s < GATEWAY_LEASE_S:
             return None
-        if any(pulled.serving not in self._named for pulled in live):
+        newest = self.table().version  # whoever asks right now is sent this one
+        oldest = min((pulled.serving for pulled in self._live()), default=newest)
+        if oldest not in self._named:
             return None
-        return frozenset().union(*(self._named[pulled.serving] for pulled in live))
+        since = (named for version, named in self._named.items() if version >= oldest)
+        return frozenset[str]().union(*since)
 
     def serving(self) -> dict[str, bool]:
         """Return the live gateways, and whether each serves the newest table."""

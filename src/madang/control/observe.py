@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -17,7 +17,7 @@ from madang.planning.snapshot import Probed, Seen
 from madang.ports import Launcher
 from madang.resources.resource import Reason
 from madang.resources.rights import CONTROL
-from madang.supervisor.protocol import Observation, Process
+from madang.supervisor.protocol import Moment, Observation, Process
 
 log = logging.getLogger("madang.control")
 
@@ -58,6 +58,7 @@ class Observer:
         self._pulses = Pulses(world.clock, gateways)
         self._asking: set[tuple[str, int]] = set()
         self._refused: dict[tuple[str, int], Reason] = {}
+        self._stopped: dict[tuple[str, int], tuple[str, Moment]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(PROBES_MAX)
         self._askers = ThreadPoolExecutor(PROBES_MAX, "probe")
@@ -73,6 +74,7 @@ class Observer:
             probed=dict(self._probed),
             pulses=self._pulses.now(),
             refused=dict(self._refused),
+            fenced=frozenset(self._fenced()),
             routed=self.gateways.routed(),
             inflight=self.gateways.inflight(),
         )
@@ -81,6 +83,17 @@ class Observer:
         """Note that a node would not start something; planning treats it as an end."""
         self._refused[uid, epoch] = reason
         self.world.wake()
+
+    def stopped(self, node: str, uid: str, epoch: int, moment: Moment) -> None:
+        """Note that a node has taken the order to stop something, and will not start it again."""
+        self._stopped[uid, epoch] = node, moment
+        self.world.wake()
+
+    def _fenced(self) -> Iterator[tuple[str, int]]:
+        """Return what was stopped no later than its node is seen."""
+        for key, (node, moment) in self._stopped.items():
+            if node in self._views and self._views[node].shows(moment):
+                yield key
 
     async def first_look(self) -> None:
         """Wait until every node was looked at once, so that nothing is taken for dead unseen."""
@@ -143,7 +156,7 @@ class Observer:
     async def _last_lines(self, node: str, uid: str) -> tuple[str, ...]:
         try:
             return tuple(await self.launchers[node].tail(uid, LAST_LINES))
-        except Unavailable:
+        except MadangError:
             return ()
 
     def _forget(self) -> None:
@@ -155,8 +168,9 @@ class Observer:
         replicas = {replica.uid for replica in self.world.list(CONTROL, "replica").values()}
         for uid, epoch in [k for k in self._probed if k[0] not in replicas]:
             del self._probed[uid, epoch]
-        for uid, epoch in [k for k in self._refused if k[0] not in replicas]:
-            del self._refused[uid, epoch]
+        for told in (self._refused, self._stopped):
+            for key in [k for k in told if k[0] not in replicas]:
+                del told[key]
         for uid in [uid for uid in self._lines if uid not in there]:
             del self._lines[uid]
         self._pulses.keep(set(there.items()))

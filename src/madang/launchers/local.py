@@ -15,6 +15,7 @@ from madang.errors import Rejected, Unavailable
 from madang.supervisor.protocol import (
     LINE_BYTES_MAX,
     LaunchPlan,
+    Moment,
     Observation,
     Verb,
     encode,
@@ -52,9 +53,10 @@ class Local:
         """Start it, unless that uid already runs at this epoch."""
         await self._ask(self._orders, "start", plan=plan)
 
-    async def stop(self, uid: str, epoch: int, grace_s: float) -> None:
+    async def stop(self, uid: str, epoch: int, grace_s: float) -> Moment:
         """Ask it to end, and make it end after `grace_s`; returns before it has ended."""
-        await self._ask(self._orders, "stop", uid=uid, epoch=epoch, grace_s=grace_s)
+        body = await self._ask(self._orders, "stop", uid=uid, epoch=epoch, grace_s=grace_s)
+        return Moment(str(body.get("boot")), int(body.get("seq", 0)))
 
     async def tail(self, uid: str, lines: int) -> Sequence[str]:
         """Return the last lines it printed; empty for something unknown."""

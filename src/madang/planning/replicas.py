@@ -330,19 +330,25 @@ def _stopping(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | N
 
 
 def _is_gone(replica: Replica, snapshot: Snapshot) -> bool:
-    """Tell whether nothing of it runs any more; what can't be seen is not gone."""
+    """Tell whether nothing of it runs any more, or ever will at this epoch.
+
+    What can't be seen is not gone; nor is what merely isn't there: its start may be on its way.
+    """
     status = replica.status
     if status.epoch == 0 or not status.node:
         return True
     if status.node not in snapshot.seen.nodes:
         return False
     process = snapshot.seen.processes.get(replica.uid)
-    return process is None or process.state == "exited"
+    if process is None:
+        return (replica.uid, status.epoch) in snapshot.seen.fenced
+    return process.epoch == status.epoch and process.state == "exited"
 
 
 def _repeat_stop(replica: Replica, snapshot: Snapshot) -> Action | None:
     """Send the order to stop again when it shows no result."""
-    if snapshot.age_s(replica.uid, replica.status.since) < STOP_GRACE_S + START_PATIENCE_S:
+    grace_s = STOP_GRACE_S if replica.uid in snapshot.seen.processes else 0.0
+    if snapshot.age_s(replica.uid, replica.status.since) < START_PATIENCE_S + grace_s:
         return None
     again: Replica = replica.with_status(since=snapshot.now)
     why = Reason(code="replica.still-running")

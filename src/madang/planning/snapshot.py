@@ -90,6 +90,9 @@ class Seen:
     """By (uid, epoch), of those that have said who they are."""
     refused: Mapping[tuple[str, int], Reason] = field(default_factory=dict)
     """Starts that the node refused, by (uid, epoch)."""
+    fenced: frozenset[tuple[str, int]] = frozenset()
+    """(uid, epoch) of what its node was told to stop before it was looked at as it is seen here:
+    what isn't seen of that is gone, and no order that is still on its way brings it back."""
     routed: frozenset[str] | None = frozenset()
     """Uids that some live gateway still has in the table it serves; None: not known yet."""
     inflight: Mapping[str, int] = field(default_factory=dict)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-
-from sqlalchemy import Connection
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from madang.errors import Forbidden
 from madang.ports import Write
 from madang.resources.event import AuditRecord, Event
+from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
-from madang.stores import queries
+
+Found = Callable[[str, str], AnyResource | None]
+"""(kind, uid) -> the living resource as it is in the same transaction."""
 
 
 def refuse_outside(who: Principal, writes: Iterable[Write]) -> None:
@@ -22,25 +23,25 @@ def refuse_outside(who: Principal, writes: Iterable[Write]) -> None:
 
 
 def records(
-    connection: Connection, who: Principal, writes: Sequence[Write], events: Sequence[Event]
+    found: Found, who: Principal, writes: Sequence[Write], events: Sequence[Event]
 ) -> list[AuditRecord]:
     """Return a record of every write, and of every event that belongs to none.
 
     What was there before is read here, in the transaction: no caller can forget or forge it.
     """
     told = {event.uid: event for event in events}
-    written = list(_of_writes(connection, who, writes, told))
+    written = list(_of_writes(found, who, writes, told))
     uids = {each.resource.uid for each in writes}
     return written + [_record(who, event) for event in events if event.uid not in uids]
 
 
 def _of_writes(
-    connection: Connection, who: Principal, writes: Sequence[Write], told: dict[str, Event]
+    found: Found, who: Principal, writes: Sequence[Write], told: dict[str, Event]
 ) -> Iterator[AuditRecord]:
     at = max((event.at for event in told.values()), default=0.0)
     for each in writes:
         resource = each.resource
-        before = queries.found(connection, resource.kind, resource.uid)
+        before = found(resource.kind, resource.uid)
         verb = "deleted" if each.gone else "updated" if before else "created"
         event = told.get(resource.uid) or Event(
             at=at, actor=who.actor, code=f"{resource.kind}.{verb}", kind=resource.kind,

@@ -108,7 +108,8 @@ class SqlStore:
             self._revision += 1
             stamp = {"resource_version": self._revision}
             if who.audited:
-                queries.add_audit(connection, records(connection, who, writes, events))
+                found = partial(queries.found, connection)
+                queries.add_audit(connection, records(found, who, writes, events))
             for each, row in zip(writes, rows, strict=True):
                 planned = each.resource.resource_version
                 queries.write(connection, row, planned, self._revision, gone=each.gone)

@@ -22,7 +22,7 @@ STEADY_S = 60.0
 """A process that lived this long starts again with the first back-off."""
 LIVING_MAX = 512
 ENDED_MAX = 4096
-"""What one supervisor knows at most; the oldest ended processes are forgotten first."""
+"""What one supervisor knows at most; the oldest ended and stopped ones are forgotten first."""
 VITALS_S = 1.0
 """Memory and processor time are read from the kernel this often at most."""
 ANNOUNCED_BYTES_MAX = 1024
@@ -77,6 +77,7 @@ class Children:
         self._journal = journal
         self._ring_bytes = ring_bytes
         self._known: dict[str, Child] = {}
+        self._stopped: dict[str, int] = {}  # the highest epoch of each uid that was told to stop
         self._alive: dict[int, Child] = {}
         self._vitals: dict[int, processes.Vitals] = {}
         self._looked_at = -VITALS_S
@@ -95,8 +96,9 @@ class Children:
     def start(self, plan: LaunchPlan) -> Process:
         """Start it, unless it is there; end the process of a lower epoch first."""
         child = self._known.get(plan.uid)
-        if child and child.plan.epoch > plan.epoch:
-            raise Refused("supervisor.stale-epoch", plan.uid, newest=child.plan.epoch)
+        newest = max(child.plan.epoch if child else 0, self._stopped.get(plan.uid, -1) + 1)
+        if newest > plan.epoch:
+            raise Refused("supervisor.stale-epoch", plan.uid, newest=newest)
         if child and child.plan.epoch == plan.epoch:
             return child.now
         if self.closing:
@@ -120,6 +122,9 @@ class Children:
 
     def stop(self, uid: str, epoch: int, grace_s: float) -> Process | None:
         """End it and forget it once it is gone; what has replaced it is left alone."""
+        self._stopped[uid] = max(epoch, self._stopped.pop(uid, epoch))
+        for forgotten in list(self._stopped)[:-ENDED_MAX]:
+            del self._stopped[forgotten]
         child = self._known.get(uid)
         if child is None or child.plan.epoch > epoch:
             return None

@@ -24,7 +24,7 @@ class Door:
     def __init__(self, loop: Loop, orders: Orders, listener: socket.socket) -> None:
         self.loop = loop
         self.orders = orders
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}  # in the order in which they came
         self._listener = listener
         self._open()
 
@@ -44,7 +44,7 @@ class Door:
             self.loop.alarm(self, _BREATH_S, self._open)
             return
         if len(self.connections) < CONNECTIONS_MAX:
-            self.connections.add(Connection(self, client))
+            self.connections[Connection(self, client)] = None
         else:
             client.close()
 
@@ -125,7 +125,7 @@ class Connection:
 
     def _close(self) -> None:
         if self in self._door.connections:
-            self._door.connections.discard(self)
+            del self._door.connections[self]
             self._door.loop.cancel(self)
             self._door.loop.unwatch(self._client.fileno())
             self._client.close()

@@ -38,9 +38,9 @@ class Orders:
         self._heed(term, store)
         match order:
             case {"verb": "start", "plan": dict(body)}:
-                return _brief(self._children.start(read_plan(body)))
+                return self._now(self._children.start(read_plan(body)))
             case {"verb": "stop", "uid": uid, "epoch": int(epoch), "grace_s": grace_s}:
-                return _brief(self._children.stop(_name(uid), epoch, seconds(grace_s)))
+                return self._now(self._children.stop(_name(uid), epoch, seconds(grace_s)))
             case {"verb": "observe", "after": after, "wait_s": wait_s}:
                 waits = after == self._children.seq and seconds(wait_s) > 0
                 return None if waits else self.observation()
@@ -48,7 +48,8 @@ class Orders:
                 return {"lines": logring.tail(_name(uid), min(lines, TAIL_LINES_MAX))}
             case {"verb": "signal", "uid": uid, "epoch": int(epoch), "signal": str(name)}:
                 if name in signal.Signals.__members__:
-                    return _brief(self._children.send(_name(uid), epoch, signal.Signals[name]))
+                    number = signal.Signals[name]
+                    return self._now(self._children.send(_name(uid), epoch, number))
         raise Refused("supervisor.bad-order", problem="no such order")
 
     def observation(self) -> dict[str, Any]:
@@ -62,7 +63,10 @@ class Orders:
         while len(encode({"": found})) > LINE_BYTES_MAX - 1024:
             ended = [process for process in found if process["state"] == "exited"]
             found = [p for p in found if p not in ended[: len(ended) // 4 + 1]]
-        return {"seq": self._children.seq, "boot": self._boot, "processes": found}
+        return self._now() | {"processes": found}
+
+    def _now(self, process: Process | None = None) -> dict[str, Any]:
+        return {"seq": self._children.seq, "boot": self._boot} | _brief(process)
 
     def _heed(self, term: int, store: str) -> None:
         """Refuse an older control; terms of a state that was lost and made anew begin low."""

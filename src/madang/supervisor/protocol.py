@@ -8,7 +8,7 @@ Each line to the supervisor is an *order*, each line back is its *answer*, match
     {"v": 1, "id": 10, "verb": "tail",   "term": 3, "uid": "…", "lines": 50}
     {"v": 1, "id": 11, "verb": "signal", "term": 3, "uid": "…", "epoch": 2, "signal": "SIGTERM"}
 
-    {"id": 7, "ok": {…}}          start, stop, signal: the process as it is now
+    {"id": 7, "ok": {"seq": 42, "boot": "…", …}}   start, stop, signal: the process as it is now
     {"id": 9, "ok": {"seq": 42, "boot": "…", "processes": [{…Process…}]}}
     {"id": 10, "ok": {"lines": ["…"]}}
     {"id": 8, "error": {"code": "supervisor.stale-term", "subject": "…", "values": {}}}
@@ -19,7 +19,9 @@ store that was never seen begins anew, and ends the say of the one before. A sup
 has seen none, since whoever gave orders before it ended with its predecessor. A start for a known
 uid at the same *epoch* changes nothing (it is the same order, sent again); at a lower one it is
 refused; at a higher one the old process is stopped first. A stop of something that has ended
-forgets it; a stop of something unknown is answered as done. `observe` answers at once when its
+forgets it; a stop of something unknown is answered as done; and after a stop no start at that epoch
+or a lower one is carried out: it was sent before, and is late. The `seq` of an answer says which
+observations are younger: those of the same `boot` from it on. `observe` answers at once when its
 `after` is below the current `seq` or belongs to another `boot` of the supervisor, else when
 something changes or `wait_s` has passed.
 """
@@ -89,12 +91,24 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment in one life of a supervisor."""
+
+    boot: str
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """Every process of one supervisor at one moment."""
 
     seq: int
     boot: str
     processes: tuple[Process, ...]
+
+    def shows(self, moment: Moment) -> bool:
+        """Tell whether it was made at that moment or later, in the same life of the supervisor."""
+        return self.boot == moment.boot and self.seq >= moment.seq
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from madang.supervisor.protocol import LaunchPlan, Observation, process_from
+from madang.supervisor.protocol import LaunchPlan, Moment, Observation, process_from
 from madang.testing.node import PaperNode
 
 ANNOUNCE_S = 0.5
@@ -63,13 +63,13 @@ class LastingNode(PaperNode):
             if other.uid != plan.uid and other.state == "running" and both:
                 self.wrong.append(f"{plan.uid} and {other.uid} both on {sorted(both)}")
 
-    async def stop(self, uid: str, epoch: int, grace_s: float) -> None:
+    async def stop(self, uid: str, epoch: int, grace_s: float) -> Moment:
         """Ask it to end; it does after a while."""
         del grace_s
         self._check()
         process = self.processes.get(uid)
         if process is None or process.epoch > epoch:
-            return
+            return self.moment
         if process.state == "exited":
             del self.processes[uid]
             self.move()
@@ -77,6 +77,7 @@ class LastingNode(PaperNode):
             self.ending.add(uid)
             self._later(END_S, uid)
         self._keep()
+        return self.moment
 
     def crash(self, uid: str) -> None:
         """Let a process end by itself."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from madang.errors import Rejected, Unavailable
-from madang.supervisor.protocol import LaunchPlan, Observation, Process
+from madang.supervisor.protocol import LaunchPlan, Moment, Observation, Process
 
 
 class PaperNode:
@@ -21,6 +21,11 @@ class PaperNode:
         """Raised at every start while set."""
         self._seq = 1
         self._moved = asyncio.Event()
+
+    @property
+    def moment(self) -> Moment:
+        """Now, in its one life."""
+        return Moment("paper", self._seq)
 
     async def observe(self, after: int, wait_s: float) -> Observation:
         """Return every process, at once if something changed after `after`."""
@@ -51,13 +56,14 @@ class PaperNode:
         )  # fmt: skip
         self.move()
 
-    async def stop(self, uid: str, epoch: int, grace_s: float) -> None:
+    async def stop(self, uid: str, epoch: int, grace_s: float) -> Moment:
         """Forget it."""
         del grace_s
         self._check()
         if uid in self.processes and self.processes[uid].epoch <= epoch:
             del self.processes[uid]
             self.move()
+        return self.moment
 
     async def tail(self, uid: str, lines: int) -> Sequence[str]:
         """Return lines that say whose they are."""

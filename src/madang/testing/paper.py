@@ -140,9 +140,11 @@ class Paper:
 
     def _stop(self, uid: str, epoch: int) -> None:
         processes = dict(self.snapshot.seen.processes)
-        if uid in processes and processes[uid].epoch <= epoch and uid not in self.deaf:
+        if uid in self.deaf:
+            return
+        if uid in processes and processes[uid].epoch <= epoch:
             del processes[uid]
-            self._see(processes=processes)
+        self._see(processes=processes, fenced=self.snapshot.seen.fenced | {(uid, epoch)})
 
     def _judge(self, ref: Ref) -> None:
         build = self.snapshot.get(Build, ref)

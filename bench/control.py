@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -24,14 +25,17 @@ from madang.api.app import build
 from madang.api.desk import Desk
 from madang.clocks import SystemClock, SystemRandom
 from madang.control.act import Hands, Tools
+from madang.control.backups import Backups
 from madang.control.first import Hardware, prepare
 from madang.control.gateways import Gateways
 from madang.control.intake import Intake
 from madang.control.keys import Keys
 from madang.control.loop import Loop
+from madang.control.notary import Notary
 from madang.control.observe import Observer
 from madang.control.world import World
 from madang.engines.fake import Fake
+from madang.governance.heads import SEED_BYTES, HeadsFile, Signer
 from madang.planning.snapshot import Probed
 from madang.ports import Found
 from madang.registry.blobs import FileBlobs
@@ -42,7 +46,8 @@ from madang.resources.revision import Revision, RevisionPhase, RevisionSpec, Rev
 from madang.resources.rights import CONTROL
 from madang.resources.service import Needs, ServicePhase
 from madang.resources.tenancy import Empty
-from madang.settings import Home
+from madang.settings import Home, audit_heads
+from madang.stores.backup import pieces
 from madang.stores.sqlite import SqliteStore
 from madang.supervisor.protocol import Process
 from madang.testing.builders import model, service
@@ -116,8 +121,12 @@ async def running(home: Home, replicas: int) -> AsyncIterator[tuple[Desk, Loop]]
         {"n": node}, {"fake": fake}, FileBlobs(home.blobs), lambda *_: None, lambda uid, _: uid
     )
     loop = Loop(world, observer, Hands(world, observer, tools))
-    intake = Intake(world, observer.seen, lambda *_: model().status.versions[0], SystemRandom())
-    desk = Desk(home, world, intake, observer, gateways, Keys(world), {"n": node}, dict)
+    notary = Notary(world, Signer(b"k" * SEED_BYTES), HeadsFile(audit_heads(home)))
+    random, version = SystemRandom(), model().status.versions[0]
+    intake = Intake(world, observer.seen, lambda *_: version, random, notary.require)
+    backups = Backups(world, home, partial(pieces, world.store, home))
+    keys = Keys(world)
+    desk = Desk(home, world, intake, observer, gateways, keys, {"n": node}, dict, backups, notary)
     watching = asyncio.create_task(observer.watch("n"))
     await observer.first_look()
     while (await loop.turn()).actions:

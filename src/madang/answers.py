@@ -66,6 +66,31 @@ class Event(TypedDict):
     values: dict[str, Value]
 
 
+class AuditRecord(TypedDict):
+    """One change or privileged act, in a chain of digests."""
+
+    seq: int
+    at: float
+    actor: str
+    by: str
+    code: str
+    kind: str
+    project: str
+    name: str
+    uid: str
+    values: dict[str, Value]
+    before: Json | None
+    after: Json | None
+    digest: str
+
+
+class AuditPage(TypedDict):
+    """Some audit records, and what tells their state from every other."""
+
+    store: str
+    items: list[AuditRecord]
+
+
 class Planned(TypedDict):
     """What one document makes of what is there: `what` is create, update or unchanged."""
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from madang import logs, settings
 from madang.ending import ENDS, farewell
 from madang.errors import Corrupt, Unavailable
-from madang.settings import PORT_DEFAULT, Home, names
+from madang.settings import PORT_DEFAULT, Home, audit_heads, names
 from madang.supervisor.protocol import READY_FD, LaunchPlan
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
     from madang.api.desk import Desk
     from madang.control.backups import Backups
+    from madang.control.intake import Intake
+    from madang.control.notary import Notary
+    from madang.control.observe import Observer
     from madang.control.world import World
+    from madang.governance.heads import Signer
 
 log = logging.getLogger("madang.control")
 
@@ -55,6 +59,7 @@ PASSED_ON = (
     "TZ",
     "MADANG_LANG",
     "MADANG_NAMES",
+    "MADANG_AUDIT_HEADS",
     "SSL_CERT_FILE",
     "TMPDIR",
 )
@@ -147,6 +152,22 @@ def chosen_store(home: Home) -> Any:
     return SqliteStore(home)
 
 
+def _signer(home: Home) -> Signer:
+    """Return what signs heads of the audit records, its key made at the first start."""
+    from madang.clocks import SystemRandom
+    from madang.control.first import write_private
+    from madang.governance.heads import SEED_BYTES, Signer
+
+    if not home.audit_key.exists():
+        write_private(home.audit_key, SystemRandom().token(SEED_BYTES) + "\n")
+    try:
+        signer = Signer(bytes.fromhex(home.audit_key.read_text("ascii").strip()))
+    except ValueError as error:
+        raise Unavailable("audit.bad-key", str(home.audit_key), cause=str(error)) from error
+    write_private(home.audit_public, signer.key + "\n")
+    return signer
+
+
 async def run_control(home: Home, host: str, port: int) -> None:
     """Be control until SIGTERM: one world, one loop, two doors."""
     from madang.clocks import SystemClock
@@ -166,6 +187,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     from madang.api.app import build as build_api
     from madang.api.internal import build as build_internal
     from madang.control.loop import Loop
+    from madang.control.notary import last_words
     from madang.traffic.front import Front
 
     desk, hands = await _wire(home, world, plugged, f"http://{host}:{port}")
@@ -177,6 +199,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     running = [asyncio.create_task(serve) for serve in servers]
     running += [asyncio.create_task(desk.observer.watch(node)) for node in desk.launchers]
     running += [asyncio.create_task(loop.run()), asyncio.create_task(_tell(home, desk))]
+    running.append(asyncio.create_task(desk.notary.run()))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -188,6 +211,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
+    await last_words(desk.notary)
     for launcher in desk.launchers.values():
         await launcher.close()  # type: ignore[attr-defined]
     for task in done:
@@ -204,12 +228,10 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.control.backups import Backups
     from madang.control.first import Hardware, prepare, tidy
     from madang.control.gateways import Gateways
-    from madang.control.intake import Intake
     from madang.control.keys import Keys
     from madang.control.observe import Observer
     from madang.control.once import Once
     from madang.registry.blobs import FileBlobs
-    from madang.registry.importing import import_model
     from madang.stores.backup import pieces
     from madang.verify.gate import judge
     from madang.verify.identity import who_answers
@@ -231,16 +253,14 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, ask)
     hands = Hands(world, observer, Tools(launchers, plugged, blobs, judge, token))
-    intake = Intake(
-        world, observer.seen, lambda source, p: import_model(source, blobs, p), SystemRandom()
-    )
+    notary, intake = _people(home, world, observer, blobs)
 
     def where() -> dict[str, str]:
         return {"api": api, "gateway": _gateway_url(observer.seen().processes.get(GATEWAY))}
 
     backups = Backups(world, home, partial(pieces, world.store, home))
     keys = Keys(world)
-    parts = (intake, observer, gateways, keys, launchers, blobs, where, backups)
+    parts = (intake, observer, gateways, keys, launchers, blobs, where, backups, notary)
     desk = Desk(home, world, *parts, Once(world, secret))
     return desk, hands
 
@@ -369,6 +389,25 @@ def _launcher(home: Home, world: World) -> Any:
     from madang.launchers.local import Local
 
     return Local(home.sockets / "supervisor.sock", world.term, store=world.store.id)
+
+
+def _people(home: Home, world: World, observer: Observer, blobs: Any) -> tuple[Notary, Intake]:
+    """Put together the door for people, and who vouches for what comes through it."""
+    from madang.clocks import SystemRandom
+    from madang.control.intake import Intake
+    from madang.control.notary import Notary
+    from madang.governance.heads import HeadsFile
+    from madang.registry.importing import import_model
+
+    notary = Notary(world, _signer(home), HeadsFile(audit_heads(home)))
+    intake = Intake(
+        world,
+        observer.seen,
+        lambda source, p: import_model(source, blobs, p),
+        SystemRandom(),
+        notary.require,
+    )
+    return notary, intake
 
 
 def _gateway_url(process: Any) -> str:

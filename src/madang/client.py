@@ -25,6 +25,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from madang import errors, settings
 from madang.answers import (
     Applied,
+    AuditPage,
     Change,
     Changes,
     Check,
@@ -228,6 +229,11 @@ class Client:
         items: Sequence[Event]
         items = self._json("GET", "event", query, timeout_s=wait_s + TIMEOUT_S)["items"]
         return items
+
+    def audit(self, after: int = 0, limit: int = 1000) -> AuditPage:
+        """Return audit records after that number, and which state they are of."""
+        page: AuditPage = self._json("GET", "audit", {"after": after, "limit": limit})
+        return page
 
     def apply(self, documents: Sequence[Any], dry_run: bool = False) -> Applied:
         """Make it so; with `dry_run` only say what would change and follow."""

@@ -62,6 +62,16 @@ class Home:
         return self.path / "secret.key"
 
     @property
+    def audit_key(self) -> Path:
+        """What signs the heads of the audit records, mode 600."""
+        return self.path / "audit.key"
+
+    @property
+    def audit_public(self) -> Path:
+        """What checks those signatures: for auditors to keep."""
+        return self.path / "audit.pub"
+
+    @property
     def listen(self) -> Path:
         """Host and port chosen by the last `up`."""
         return self.path / "listen.json"
@@ -133,6 +143,17 @@ def home(given: str | None = None, environ: Mapping[str, str] = os.environ) -> H
         return Home(Path(chosen).expanduser().absolute())
     base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Home(Path(base) / "madang")
+
+
+def audit_heads(home: Home, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the second place: MADANG_AUDIT_HEADS, else a folder beside the home, not in it.
+
+    >>> audit_heads(Home(Path("/srv/madang")), {})
+    PosixPath('/srv/madang.audit/heads.jsonl')
+    """
+    chosen = environ.get("MADANG_AUDIT_HEADS")
+    beside = home.path.with_name(home.path.name + ".audit")
+    return Path(chosen) if chosen else beside / "heads.jsonl"
 
 
 def login(environ: Mapping[str, str] = os.environ) -> Path:

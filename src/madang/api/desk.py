@@ -15,6 +15,7 @@ from madang.control.first import PROJECT
 from madang.control.gateways import Gateways
 from madang.control.intake import Intake
 from madang.control.keys import Keys
+from madang.control.notary import Notary
 from madang.control.observe import Observer
 from madang.control.once import Once
 from madang.control.world import World
@@ -48,6 +49,7 @@ class Desk:
     where: Callable[[], Mapping[str, str]]
     """`api` and `gateway` addresses."""
     backups: Backups
+    notary: Notary
     once: Once
 
     def check(self, who: Principal) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field, Strict
 from madang.api.desk import (
     WAIT_S_MAX,
     AtDesk,
+    Auditor,
     Caller,
     Desk,
     Kind,
@@ -95,7 +96,7 @@ async def status(who: Reader, desk: AtDesk) -> dict[str, Any]:
 @router.get("/doctor")
 async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
     """Examine this Madang, and say for each finding whether it is well."""
-    findings = examine(desk.home, desk.world, desk.observer.seen(), desk.gateways)
+    findings = examine(desk.home, desk.world, desk.observer.seen(), desk.gateways, desk.notary)
     findings += await examine_store(desk.world)
     models = list(desk.world.list(CONTROL, "model").values())
     findings += await asyncio.to_thread(examine_models, models, desk.blobs)
@@ -178,6 +179,16 @@ async def events(
             return {"items": list(found)}
         await desk.world.moved(tick, left_s)
         desk.check(who)
+
+
+@router.get("/audit")
+async def audit(
+    who: Auditor, desk: AtDesk, after: Revision = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> dict[str, Any]:  # fmt: skip
+    """Return audit records after a sequence number, with what identifies this state."""
+    items = await desk.world.store.audit(who, after, limit)
+    return {"store": desk.world.store.id, "items": list(items)}
 
 
 @router.post("/model")

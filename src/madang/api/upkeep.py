@@ -21,6 +21,7 @@ router = APIRouter(prefix="/api/v1")
 @router.post("/backup")
 async def take_backup(who: Operator, desk: AtDesk) -> StreamingResponse:
     """Return the whole home in one file, all keys in it; not the model files."""
+    desk.notary.require()
     pieces = desk.backups.take(who)
     first = await anext(pieces)  # what is refused is refused with a status
 

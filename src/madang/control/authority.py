@@ -15,6 +15,9 @@ WRITE_RIGHTS = {
 }
 """What it takes to write a kind; `write` for every other."""
 
+PRIVILEGED = frozenset({*WRITE_RIGHTS, "model"})
+"""Kinds whose writes hand out rights, or have control read files of the server."""
+
 
 def allow(who: Principal, right: Right, place: str, subject: str) -> None:
     """Return if the caller may; as absent where the place is others', as forbidden where not.

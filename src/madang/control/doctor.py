@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from madang.control.backups import last
 from madang.control.gateways import Gateways
+from madang.control.notary import Notary
 from madang.control.world import World
 from madang.errors import MadangError, Value
 from madang.planning.snapshot import Seen
@@ -33,7 +34,9 @@ class Finding(Frozen):
     """What keeps it from being well, where that has its own sentence."""
 
 
-def examine(home: Home, world: World, seen: Seen, gateways: Gateways) -> list[Finding]:
+def examine(
+    home: Home, world: World, seen: Seen, gateways: Gateways, notary: Notary
+) -> list[Finding]:
     """Look at everything but model files; what is well is reported too."""
     return [
         *_nodes(world, seen),
@@ -42,6 +45,7 @@ def examine(home: Home, world: World, seen: Seen, gateways: Gateways) -> list[Fi
         *_disk(home),
         *_modes(home),
         *_backups(home, world),
+        *_audit(notary),
         *_services(world),
     ]
 
@@ -135,6 +139,16 @@ def _backups(home: Home, world: World) -> Iterator[Finding]:
         days = {"days": ages["backed-up"] / DAY_S, "drill_days": ages["drilled"] / DAY_S}
         values: dict[str, Value] = {name: round(age, 1) for name, age in days.items()}
         yield Finding(code="doctor.backup-fresh", ok=True, values=values)
+
+
+def _audit(notary: Notary) -> Iterator[Finding]:
+    if notary.torn:
+        yield Finding(code="doctor.audit-torn", ok=False, values={"seq": notary.torn})
+    if notary.fault:
+        values: dict[str, Value] = {"cause": str(notary.fault)}
+        yield Finding(code="doctor.audit-unvouched", ok=False, values=values)
+    elif not notary.torn:
+        yield Finding(code="doctor.audit-vouched", ok=True)
 
 
 def _services(world: World) -> Iterator[Finding]:

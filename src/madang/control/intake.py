@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from madang.control.authority import (
+    PRIVILEGED,
     allow,
     allow_change,
     allow_grant,
@@ -59,12 +60,19 @@ class Intake:
     """The door for people."""
 
     def __init__(
-        self, world: World, seen: Callable[[], Seen], load: Import, random: Random
+        self,
+        world: World,
+        seen: Callable[[], Seen],
+        load: Import,
+        random: Random,
+        vouched: Callable[[], None],
     ) -> None:
         self.world = world
         self.seen = seen
         self.load = load
         self.random = random
+        self.vouched = vouched
+        """Raises `Unavailable` while the audit records can't be vouched for."""
         self._imports = asyncio.Semaphore(IMPORTS_MAX)
         self._turn = asyncio.Lock()
 
@@ -167,7 +175,7 @@ class Intake:
             fresh.append(resource)
             events.append(self._told(who, resource, f"{resource.kind}.{change.what}d"))
         if fresh:
-            await self.world.commit(who, fresh, events=events, result=lambda _stored: applied)
+            await self._commit(who, fresh, events=events, result=lambda _stored: applied)
 
     def _check(self, who: Principal, change: Change, changes: Sequence[Change]) -> None:
         """Refuse what can't be applied to the world as it is, with the next step."""
@@ -212,10 +220,10 @@ class Intake:
                 return found
             going: AnyResource = found.model_copy(update={"deleted_at": self.world.clock.now()})
             event = self._told(who, going, "service.delete-asked")
-            return (await self.world.commit(who, [going], events=[event]))[0]
+            return (await self._commit(who, [going], events=[event]))[0]
         self._check_free(found, f"{found.kind}/{found.name}")
         event = self._told(who, found, f"{found.kind}.deleted")
-        return (await self.world.commit(who, gone=[found], events=[event]))[0]
+        return (await self._commit(who, gone=[found], events=[event]))[0]
 
     def _check_free(self, found: AnyResource, subject: str) -> None:
         """Refuse to delete what something else stands on, or what control alone may remove."""
@@ -244,7 +252,7 @@ class Intake:
         uid = f"key-{self.random.token(8)}"
         key = make_key(wanted, uid, secret_of(uid), self.world.clock.now())
         event = self._told(who, key, "key.created")
-        return (await self.world.commit(who, [key], events=[event]))[0]
+        return (await self._commit(who, [key], events=[event]))[0]
 
     def check_add_model(self, who: Principal, ref: Ref) -> None:
         """Refuse whoever may not have the server read a file for that project."""
@@ -273,7 +281,7 @@ class Intake:
             return grown
         number = grown.status.versions[-1].number
         event = self._told(who, grown, "model.imported", version=number)
-        return (await self.world.commit(who, [grown], events=[event]))[0]
+        return (await self._commit(who, [grown], events=[event]))[0]
 
     def _grown(self, ref: Ref, source: str, version: ModelVersion) -> Model:
         """Return the model with this version as its newest; as it is, if it has these bytes."""
@@ -295,6 +303,27 @@ class Intake:
         status = ModelStatus(versions=(*model.status.versions, numbered))
         generation = model.generation + (before is not None)
         return model.model_copy(update={"spec": spec, "generation": generation, "status": status})
+
+    async def witness(self, who: Principal, code: str, **values: Value) -> None:
+        """Record a privileged act that writes nothing, before it is done."""
+        self.vouched()
+        event = Event(
+            at=self.world.clock.now(), actor=who.actor, code=code, kind="site", name="site",
+            values=values,
+        )  # fmt: skip
+        await self.world.commit(who, events=[event])
+
+    async def _commit(
+        self,
+        who: Principal,
+        changed: Sequence[AnyResource] = (),
+        gone: Sequence[AnyResource] = (),
+        **more: Any,
+    ) -> Sequence[AnyResource]:
+        """Write what somebody asked for; a privileged act only while it can be vouched for."""
+        if any(each.kind in PRIVILEGED for each in (*changed, *gone)):
+            self.vouched()
+        return await self.world.commit(who, changed, gone, **more)
 
     def _told(self, who: Principal, resource: AnyResource, code: str, **values: Value) -> Event:
         return Event(

@@ -22,16 +22,18 @@ from madang.control.gateways import Gateways
 from madang.control.intake import Intake
 from madang.control.keys import Keys
 from madang.control.loop import Loop
+from madang.control.notary import Notary
 from madang.control.observe import Observer
 from madang.control.once import Once
 from madang.control.world import World
 from madang.engines.fake import Fake
+from madang.governance.heads import SEED_BYTES, HeadsFile, Signer
 from madang.planning.snapshot import Probed
 from madang.ports import Clock, Found, Launcher
 from madang.registry.blobs import FileBlobs
 from madang.registry.importing import import_model
 from madang.resources.revision import Check
-from madang.settings import Home
+from madang.settings import Home, audit_heads
 from madang.stores.backup import pieces
 from madang.stores.sqlite import SqliteStore
 from madang.verify.subject import Subject
@@ -75,6 +77,7 @@ async def opened(home: Home, edges: Edges) -> AsyncIterator[Desk]:
         desk, hands = _wired(home, world, edges, fake, blobs)
         loop = Loop(world, desk.observer, hands)
         tasks += [asyncio.create_task(desk.observer.watch(NODE)), asyncio.create_task(loop.run())]
+        tasks.append(asyncio.create_task(desk.notary.run()))
         await desk.observer.first_look()
         yield desk
     finally:
@@ -92,13 +95,14 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
     tools = Tools(launchers, {"fake": fake}, blobs, edges.judge, token)
+    notary = Notary(world, Signer(b"k" * SEED_BYTES), HeadsFile(audit_heads(home, {})))
     intake = Intake(
         world, observer.seen, lambda source, told: import_model(source, blobs, told),
-        SystemRandom(),
+        SystemRandom(), notary.require,
     )  # fmt: skip
     keys, backups = Keys(world), Backups(world, home, partial(pieces, world.store, home))
     desk = Desk(
         home, world, intake, observer, gateways, keys, launchers, blobs, lambda: ADDRESSES, backups,
-        Once(world, b"of a test"),
+        notary, Once(world, b"of a test"),
     )  # fmt: skip
     return desk, Hands(world, observer, tools)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from madang import app
+from madang.app import plans
 from madang.cli import main
 from madang.settings import Home
 
@@ -41,7 +41,7 @@ def _english(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def free_port() -> int:
     """A port that is free together with the next one."""
-    return app.free_port("127.0.0.1")
+    return plans.free_port("127.0.0.1")
 
 
 @pytest.fixture
@@ -84,6 +84,6 @@ def hello(world: World) -> World:
 def bare(home: Home, run: Run, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """A home where nothing runs; `up` starts the stand-in there, and the end stops it."""
     monkeypatch.setenv("MADANG_HOME", str(home.path))
-    monkeypatch.setattr(app, "boot_plans", boot_plans)
+    monkeypatch.setattr(plans, "boot_plans", boot_plans)
     yield home
     assert run("down").status == 0

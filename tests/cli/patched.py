@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import madang.app
+import madang.app.plans
 from madang.cli import main
 from madang.settings import Home
 
@@ -22,5 +22,5 @@ def boot_plans(home: Home, host: str, port: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    madang.app.boot_plans = boot_plans
+    madang.app.plans.boot_plans = boot_plans
     sys.exit(main())

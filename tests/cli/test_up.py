@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from madang import app
+from madang.app import plans
 from madang.cli import address, background, first, progress, up
 from madang.settings import Home
 
@@ -178,7 +178,7 @@ def test_a_home_that_can_not_be_one_is_told_in_one_line(run, tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("bare")
 def test_a_supervisor_that_can_not_start_is_told_with_its_cause(run, monkeypatch) -> None:
-    monkeypatch.setattr(app, "boot_plans", lambda *_: [{"uid": "no uid"}])
+    monkeypatch.setattr(plans, "boot_plans", lambda *_: [{"uid": "no uid"}])
     done = run("up", "--port", "0")
     assert (done.status, "can't start" in done.err) == (75, True)
     assert "required positional arguments" in done.err
@@ -200,7 +200,7 @@ def test_a_control_that_does_not_get_ready_is_told_with_its_last_line(run, monke
         "restart": "always",
         "argv": ["/bin/sh", "-c", "echo $$x"],
     }
-    monkeypatch.setattr(app, "boot_plans", lambda *_: [plan])
+    monkeypatch.setattr(plans, "boot_plans", lambda *_: [plan])
     monkeypatch.setattr(up, "READY_S", 1.0)
     done = run("up", "--port", "0")
     assert (done.status, "does not get ready" in done.err) == (75, True)

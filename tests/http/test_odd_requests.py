@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from madang.api.app import build
-from madang.app import _server
+from madang.app.sockets import server
 from madang.settings import BODY_BYTES_MAX
 
 from .conftest import Yard, deeds
@@ -121,7 +121,7 @@ async def test_a_body_that_a_get_brings_changes_nothing(yard: Yard) -> None:
 async def listening(yard: Yard) -> AsyncIterator[int]:
     """Serve control's API on a socket, as control does."""
     listener = socket.create_server(("127.0.0.1", 0))
-    serving = asyncio.create_task(_server(build(yard.desk), listener))
+    serving = asyncio.create_task(server(build(yard.desk), listener))
     yield listener.getsockname()[1]
     serving.cancel()
     with suppress(asyncio.CancelledError):
@@ -201,7 +201,7 @@ async def test_a_proxys_word_does_not_make_another_caller(yard: Yard) -> None:
         await app(scope, receive, send)
 
     listener = socket.create_server(("127.0.0.1", 0))
-    serving = asyncio.create_task(_server(noting, listener))
+    serving = asyncio.create_task(server(noting, listener))
     said = ["X-Forwarded-For: 8.8.8.8", "X-Forwarded-Proto: https", "Connection: close"]
     assert (await sent(listener.getsockname()[1], said)).startswith(b"HTTP/1.1 401")
     assert seen == ["127.0.0.1"]

@@ -15,7 +15,7 @@ from tests.http.conftest import Yard, deeds, opened
 
 from madang.api.app import build
 from madang.api.desk import Desk
-from madang.app import _server, _tcp
+from madang.app.sockets import server, tcp
 from madang.client import Client
 from madang.errors import Unavailable
 from madang.ports import REPLY_KEPT_S
@@ -158,10 +158,10 @@ async def test_a_day_later_a_key_is_as_good_as_new(
 @asynccontextmanager
 async def served(desk: Desk) -> AsyncIterator[str]:
     """Serve the API on loopback, as control does."""
-    listening = _tcp("127.0.0.1", 0)
+    listening = tcp("127.0.0.1", 0)
     port = listening.getsockname()[1]
     names = Front(frozenset({"127.0.0.1"}))
-    serving = asyncio.create_task(_server(build(desk, names), listening))
+    serving = asyncio.create_task(server(build(desk, names), listening))
     yield f"http://127.0.0.1:{port}"
     serving.cancel()
     with suppress(asyncio.CancelledError):

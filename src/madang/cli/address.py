@@ -76,7 +76,7 @@ def choose(host: str, port: int | None, before: Address | None) -> Address:
 
 def any_port(host: str) -> int:
     """Return a port that is free together with the next one."""
-    from madang.app import free_port
+    from madang.app.plans import free_port
 
     return free_port(host)
 

@@ -50,7 +50,7 @@ def keep(file: str, /, *, options: Options = DEFAULTS) -> None:
 
 def _kept(path: Path, options: Options) -> Json:
     """Take a backup and write it down; return what it says of itself."""
-    from madang.app import back_up, backup_said, keeping
+    from madang.app.upkeep import back_up, backup_said, keeping
 
     note("backup.taking")
     began = time.monotonic()
@@ -87,7 +87,7 @@ def _lived_in(home: Home) -> Home:
 
 
 def _note(options: Options, client: Client | None, outcome: Json) -> None:
-    from madang.app import note_backup
+    from madang.app.upkeep import note_backup
 
     if client is not None:
         client.note_backup(outcome)
@@ -124,7 +124,7 @@ def drill(file: str = "", /, *, options: Options = DEFAULTS) -> None:
 
 def _drilled(path: Path, options: Options) -> Json:
     """Try a backup, and write down how it went whichever way that was."""
-    from madang.app import drill as try_out
+    from madang.app.upkeep import drill as try_out
 
     note("drill.trying")
     began = time.monotonic()
@@ -160,8 +160,8 @@ def restore(
     replace
         Put it in the place of what the home has now, which is kept aside.
     """
-    from madang.app import check_backup
-    from madang.app import restore as put_back
+    from madang.app.upkeep import check_backup
+    from madang.app.upkeep import restore as put_back
 
     path, home = Path(file).expanduser().absolute(), options.place()
     note("restore.checking", subject=str(path))

@@ -57,7 +57,7 @@ def look(home: Home) -> Iterator[Check]:
 
 def _ground(home: Home) -> Iterator[Check]:
     """What the home stands on: may it be written, on what, and how much room is left."""
-    from madang.app import network_file_system
+    from madang.app.upkeep import network_file_system
     from madang.cli.output import size
 
     probe = home.path / f".doctor-{os.getpid()}"

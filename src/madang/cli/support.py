@@ -123,7 +123,7 @@ def _events(client: Client) -> list[Any]:
 
 
 def _about() -> dict[str, Any]:
-    from madang.app import schema_versions
+    from madang.app.upkeep import schema_versions
 
     found = {}
     for package in PACKAGES:
@@ -156,7 +156,7 @@ def _files(home: Home) -> Iterator[dict[str, Any]]:
 
 
 def _disk(home: Home) -> dict[str, Any]:
-    from madang.app import file_system
+    from madang.app.upkeep import file_system
 
     with suppress(OSError):
         usage = shutil.disk_usage(home.path)

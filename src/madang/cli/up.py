@@ -112,7 +112,8 @@ def _not_ready(home: Home) -> MadangError:
 
 def _start(home: Home, where: Address) -> int:
     """Write down what is to be started and where, and start it; return the supervisor's pid."""
-    from madang.app import boot_plans, finish_restore, refuse_newer
+    from madang.app.plans import boot_plans
+    from madang.app.upkeep import finish_restore, refuse_newer
 
     finish_restore(home)
     refuse_newer(home)

@@ -1,0 +1,176 @@
+"""Control as a process: one world, one loop, two doors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from madang.app.plans import GATEWAY
+from madang.app.plugs import chosen_store, engine_token, engines, node_name, secret_of, signer_of
+from madang.app.sockets import announce, server, tcp, unix
+from madang.settings import Home, audit_heads, names
+
+if TYPE_CHECKING:
+    from madang.api.desk import Desk
+    from madang.control.intake import Intake
+    from madang.control.notary import Notary
+    from madang.control.observe import Observer
+    from madang.control.world import World
+
+log = logging.getLogger("madang.control")
+
+TELL_AGAIN_S = 5.0
+"""How often it is looked whether HOME/listen.json is still true."""
+ASK_S = 5.0
+"""How long an engine may take to say who it is before it is asked again."""
+
+
+async def run_control(home: Home, host: str, port: int) -> None:
+    """Be control until SIGTERM: one world, one loop, two doors."""
+    from madang.clocks import SystemClock
+    from madang.control.world import World
+
+    store = chosen_store(home)
+    plugged = engines()
+    world = World(store, {name: e.facts for name, e in plugged.items()}, SystemClock())
+    await world.open()
+    try:
+        await _serve(home, host, port, world, plugged)
+    finally:
+        await store.close()
+
+
+async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[str, Any]) -> None:
+    from madang.api.app import build as build_api
+    from madang.api.internal import build as build_internal
+    from madang.control.loop import Loop
+    from madang.control.notary import last_words
+    from madang.traffic.front import Front
+
+    desk, hands = await _wire(home, world, plugged, f"http://{host}:{port}")
+    loop = Loop(world, desk.observer, hands)
+    servers = [
+        server(build_api(desk, Front(names())), tcp(host, port)),
+        server(build_internal(world, desk.gateways), unix(home.sockets, "control.sock")),
+    ]
+    running = [asyncio.create_task(serve) for serve in servers]
+    running += [asyncio.create_task(desk.observer.watch(node)) for node in desk.launchers]
+    running += [asyncio.create_task(loop.run()), asyncio.create_task(_tell(home, desk))]
+    running.append(asyncio.create_task(desk.notary.run()))
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    running.append(asyncio.create_task(_until(stopping)))
+    running.append(asyncio.create_task(world.until_superseded()))
+    announce(f"http://{host}:{port}")
+    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    world.close()
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    await last_words(desk.notary)
+    for launcher in desk.launchers.values():
+        await launcher.close()  # type: ignore[attr-defined]
+    for task in done:
+        task.result()
+
+
+async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> tuple[Desk, Any]:
+    """Put control together: what it stands on, sees, does and shows."""
+    from madang.accelerators.cpu import Cpu
+    from madang.accelerators.nvidia import Nvidia
+    from madang.api.desk import Desk
+    from madang.clocks import SystemRandom
+    from madang.control.act import Hands, Tools
+    from madang.control.backups import Backups
+    from madang.control.first import Hardware, prepare, tidy
+    from madang.control.gateways import Gateways
+    from madang.control.keys import Keys
+    from madang.control.observe import Observer
+    from madang.control.once import Once
+    from madang.registry.blobs import FileBlobs
+    from madang.stores.backup import pieces
+    from madang.verify.gate import judge
+    from madang.verify.identity import who_answers
+    from madang.verify.subject import Subject
+
+    secret = secret_of(home)
+
+    def token(uid: str, epoch: int) -> str:
+        return engine_token(secret, uid, epoch)
+
+    def ask(url: str, uid: str, epoch: int) -> Any:
+        return who_answers(Subject(url, uid, token(uid, epoch), lambda _text: {}, ASK_S))
+
+    found = [*Cpu().find(), *Nvidia().find()]
+    await prepare(world, Hardware(node_name(), found), home.admin_key, SystemRandom())
+    launchers = {node_name(): _launcher(home, world)}
+    blobs = FileBlobs(home.blobs)
+    tidy(world, blobs)
+    gateways = Gateways(world, token)
+    observer = Observer(world, launchers, gateways, ask)
+    hands = Hands(world, observer, Tools(launchers, plugged, blobs, judge, token))
+    notary, intake = _people(home, world, observer, blobs)
+
+    def where() -> dict[str, str]:
+        return {"api": api, "gateway": _gateway_url(observer.seen().processes.get(GATEWAY))}
+
+    backups = Backups(world, home, partial(pieces, world.store, home))
+    keys = Keys(world)
+    parts = (intake, observer, gateways, keys, launchers, blobs, where, backups, notary)
+    desk = Desk(home, world, *parts, Once(world, secret))
+    return desk, hands
+
+
+def _people(home: Home, world: World, observer: Observer, blobs: Any) -> tuple[Notary, Intake]:
+    """Put together the door for people, and who vouches for what comes through it."""
+    from madang.clocks import SystemRandom
+    from madang.control.intake import Intake
+    from madang.control.notary import Notary
+    from madang.governance.heads import HeadsFile
+    from madang.registry.importing import import_model
+
+    notary = Notary(world, signer_of(home), HeadsFile(audit_heads(home)))
+    intake = Intake(
+        world,
+        observer.seen,
+        lambda source, p: import_model(source, blobs, p),
+        SystemRandom(),
+        notary.require,
+    )
+    return notary, intake
+
+
+def _gateway_url(process: Any) -> str:
+    url = str((process.announced or {}).get("url", "")) if process else ""
+    return f"{url}/v1" if url else ""
+
+
+async def _until(stopping: asyncio.Event) -> None:
+    await stopping.wait()
+
+
+async def _tell(home: Home, desk: Desk) -> None:
+    """Keep HOME/listen.json true: where api and gateway can be reached."""
+    from madang.control.first import write_private
+
+    told: dict[str, str] = {}
+    while True:
+        tick, now = desk.world.tick, dict(desk.where())
+        if now["gateway"] and now != told:
+            try:
+                write_private(home.listen, json.dumps(now) + "\n")
+                told = now
+            except OSError as error:  # tried again: clients still have the old one
+                log.warning("%s can't be written: %s", home.listen, error)
+        await desk.world.moved(tick, TELL_AGAIN_S)
+
+
+def _launcher(home: Home, world: World) -> Any:
+    from madang.launchers.local import Local
+
+    return Local(home.sockets / "supervisor.sock", world.term, store=world.store.id)

@@ -1,0 +1,59 @@
+"""What the supervisor of a home starts by itself: control, and the gateway on the next port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from madang.errors import Unavailable
+from madang.settings import Home
+from madang.supervisor.protocol import LaunchPlan
+
+GATEWAY = "gateway"
+CONTROL = "control"
+PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "MADANG_LANG",
+    "MADANG_NAMES",
+    "MADANG_AUDIT_HEADS",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+)
+"""What control and gateway see of the environment of `madang up`."""
+SPARING = {"MALLOC_ARENA_MAX": "2"}
+"""Memory: without it the C library keeps a heap of its own for every thread."""
+
+
+def boot_plans(home: Home, host: str, port: int) -> list[dict[str, Any]]:
+    """Return what the supervisor starts by itself: control, and the gateway on the next port."""
+    env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | SPARING
+    python = (sys.executable, "-I", "-m")
+    where = (str(home.path), "--host", host, "--port")
+    parts = {
+        CONTROL: (*python, "madang.app", *where, str(port)),
+        GATEWAY: (*python, "madang.gateway", *where, str(port + 1), "--uid", GATEWAY),
+    }
+    return [
+        asdict(LaunchPlan(uid=uid, epoch=1, argv=argv, env=env, restart="always", grace_s=15.0))
+        for uid, argv in parts.items()
+    ]
+
+
+def free_port(host: str) -> int:
+    """Return a port that is free together with the next one."""
+    for _ in range(100):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind((host, 0))
+            port: int = first.getsockname()[1]
+            with contextlib.suppress(OSError):
+                second.bind((host, port + 1))
+                return port
+    raise Unavailable("up.no-free-port", host=host)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from madang import app
+from madang.app import plans, upkeep
 from madang.cli import background, checks, up
 from madang.ending import farewell, heard
 from madang.errors import Corrupt, Rejected, Unavailable
@@ -80,7 +80,7 @@ def test_keys_that_are_lost_damaged_or_open_to_others_are_named(run, made: Home)
 
 def test_too_little_room_and_a_disk_of_the_network_are_named(run, made: Home, monkeypatch) -> None:
     monkeypatch.setattr(checks, "FREE_BYTES_MIN", 1 << 60)
-    monkeypatch.setattr(app, "network_file_system", lambda _home: "nfs4")
+    monkeypatch.setattr(upkeep, "network_file_system", lambda _home: "nfs4")
     found = unwell(run, made)
     assert "doctor.disk-short" in found
     assert found["store.network-file-system"]["values"]["filesystem"] == "nfs4"
@@ -145,7 +145,7 @@ def saying(line: str) -> list[dict[str, Any]]:
 def test_an_up_that_fails_says_why_control_ended_and_leaves_nothing_behind(
     run, home: Home, monkeypatch
 ) -> None:
-    monkeypatch.setattr(app, "boot_plans", lambda *_: saying(NEWER))
+    monkeypatch.setattr(plans, "boot_plans", lambda *_: saying(NEWER))
     done = run("up", "--port", "0")
     assert done.status == Corrupt.exit_status
     assert "written by a newer Madang" in done.err

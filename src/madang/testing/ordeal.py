@@ -30,8 +30,10 @@ from madang.testing.ledger import Ledger, Value
 
 MADANG = Path(sys.executable).with_name("madang")
 SERVICES = ("a", "b", "c")
-SCALES = (1, 2)
+SCALES = (0, 1, 2)
 CALLERS = 2
+ENGINE_DEATHS_MAX = 3
+"""With more ends in a row a replica would be called failed, as promised, and wait ten minutes."""
 TROUBLES = (MadangError, OSError, HTTPException)
 COMMAND_S = 120.0
 CONVERGE_S = 120.0
@@ -67,6 +69,7 @@ class Ordeal:
         self._idle = threading.Event()
         self._threads: list[threading.Thread] = []
         self._failures: Counter[str] = Counter()
+        self._engine_deaths: Counter[str] = Counter()
         self._told: dict[str, Any] = {}
 
     def begin(self) -> None:
@@ -99,7 +102,7 @@ class Ordeal:
             self._up()
         self._writing.clear()
         assert self._idle.wait(COMMAND_S), "nobody writes any more"
-        wrong = self._settle()
+        wrong = self._settle(pid)
         return Round(victim, time.monotonic() - died_s, wrong)
 
     def close(self) -> list[str]:
@@ -137,14 +140,19 @@ class Ordeal:
         supervisor = int((self.home / "supervisor.lock").read_text())
         pids = self._journal()
         engines = [uid for uid in sorted(pids) if uid.startswith("replica-")]
+        engines = [uid for uid in engines if self._engine_deaths[uid] < ENGINE_DEATHS_MAX]
         part = self._chance.choices(
             ("control", "gateway", "engine", "supervisor"), (40, 20, 30, 10)
         )[0]  # fmt: skip
-        uid = self._chance.choice(engines) if part == "engine" and engines else part
+        if part == "engine" and engines:
+            uid = self._chance.choice(engines)
+            self._engine_deaths[uid] += 1
+            return part, pids[uid]
+        uid = "control" if part == "engine" else part
         self._failures[uid] += 1
         if uid not in pids or self._failures[uid] > FAILURES_MAX:
             return "supervisor", supervisor
-        return part, pids[uid]
+        return uid, pids[uid]
 
     def _until_told(self, work: Callable[[random.Random], None]) -> None:
         chance = random.Random(self._chance.random())  # noqa: S311 - as above
@@ -193,13 +201,18 @@ class Ordeal:
         except (OSError, ValueError, HTTPException):
             time.sleep(0.05)  # as an application would
 
-    def _settle(self) -> list[str]:
-        """Wait until everything is as it was asked for; return what is wrong all the same."""
+    def _settle(self, dead: int = 0) -> list[str]:
+        """Wait until everything is as it was asked for; return what is wrong all the same.
+
+        The process `dead` must have been missed by then.
+        """
         deadline = time.monotonic() + CONVERGE_S
         trouble = "nobody answers"
         while time.monotonic() < deadline:
             with suppress(*TROUBLES, ValueError), self._client() as client:
                 trouble = self._unsettled(client)
+                if dead in self._journal().values():
+                    trouble = "nobody has missed the dead one"
                 if not trouble:
                     return self._look(client)
             time.sleep(0.05)
@@ -223,7 +236,9 @@ class Ordeal:
             headers={"Authorization": f"Bearer {self._told['api_key']}"},
         )
         with urllib.request.urlopen(routed, timeout=5) as answer:
-            return "" if len(json.loads(answer.read())["data"]) == len(services) else "gateway"
+            listed = {each["id"] for each in json.loads(answer.read())["data"]}
+        wanted = {service["name"] for service in services if service["spec"]["scale"]}
+        return "" if wanted <= listed else f"the gateway lists {sorted(listed)}"
 
     def _look(self, client: Client) -> list[str]:
         """Compare what is there with what was acknowledged, and with what the machine runs."""

@@ -10,7 +10,7 @@ import importlib
 
 from rows import Row, write
 
-PARTS = ("kills",)
+PARTS = ("kills", "simulation")
 
 
 def main() -> None:

@@ -33,7 +33,6 @@ class Pulled:
     at_s: float
     """Monotonic."""
     serving: int
-    """The highest version it has said that it serves: it never goes back to a lower one."""
     inflight: Mapping[str, int]
     silent: Mapping[str, float]
 
@@ -88,8 +87,7 @@ class Gateways:
         serving = asked.serving if asked.store in {"", self.world.store.id} else 0
         before = self._pulled.get(asked.gateway)
         now_s = self.world.clock.monotonic()
-        kept = max(serving, before.serving if before else 0)  # a late pull says less
-        self._pulled[asked.gateway] = Pulled(now_s, kept, asked.inflight, asked.silent)
+        self._pulled[asked.gateway] = Pulled(now_s, serving, asked.inflight, asked.silent)
         if before is None or (before.serving, before.inflight) != (serving, asked.inflight):
             self.world.wake()
         return serving

@@ -131,16 +131,20 @@ class Intake:
         """Try once more from the newest state while control writes statuses in between.
 
         One person's checks and writes at a time: nothing is deleted while something else is made
-        to stand on it.
+        to stand on it; and nobody is told that something is absent which a commit has stored whose
+        answer was lost.
         """
         for _ in range(ATTEMPTS_MAX - 1):
             try:
-                async with self._turn:
-                    return await attempt()
+                return await self._once(attempt)
             except Conflict as error:
                 if error.code != "store.stale":
                     raise
+        return await self._once(attempt)
+
+    async def _once(self, attempt: Callable[[], Awaitable[T]]) -> T:
         async with self._turn:
+            await self.world.be_sure()
             return await attempt()
 
     async def _apply(

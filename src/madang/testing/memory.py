@@ -110,9 +110,8 @@ class MemoryStore:
         events: Sequence[Event],
         to_reply: ToReply | None,
     ) -> list[AnyResource]:
+        self._refuse_fenced()
         shelf = self._shelf
-        if shelf.holder is not self:
-            raise Unavailable("store.superseded")
         audited = records(shelf.found, who, writes, events) if who.audited else []
         rows, names = dict(shelf.rows), dict(shelf.names)
         version, stored, changes = shelf.revision + 1, [], []
@@ -185,6 +184,7 @@ class MemoryStore:
     async def record_usage(self, who: Principal, records: Sequence[Usage]) -> Sequence[UsageTotal]:
         """See `History.record_usage`."""
         await self._ready("commit" if records else "read")
+        self._refuse_fenced()
         for record in records:
             self._shelf.usage.setdefault(record.id, record)
         totals: dict[tuple[str, str], list[int]] = {}
@@ -220,6 +220,10 @@ class MemoryStore:
         self._is_open = False
         if self._shelf.holder is self:
             self._shelf.holder = None
+
+    def _refuse_fenced(self) -> None:
+        if self._shelf.holder is not self:
+            raise Unavailable("store.superseded", term=0, newest=self._shelf.term)
 
     async def _ready(self, when: When) -> None:
         if not self._is_open:

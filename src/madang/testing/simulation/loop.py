@@ -39,15 +39,20 @@ class Life:
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
         if self.is_over:
-            task.cancel()
+            _cancel_soon(task)
 
     def end(self) -> None:
         """Kill it. Whatever its tasks still do on their way out must reach nobody."""
         self.is_over = True
         for task in list(self._tasks):
-            task.cancel()
+            _cancel_soon(task)
         while self.at_end:
             self.at_end.pop()()
+
+
+def _cancel_soon(task: asyncio.Task[Any]) -> None:
+    """Cancel a task once it has begun: what never begins is complained of."""
+    asyncio.get_running_loop().call_soon(task.cancel)
 
 
 def _make_task(

@@ -112,7 +112,9 @@ class Wire:
         node.let_in(self._far)
 
     def send(self, line: bytes) -> None:
-        """Carry an order, or whatever becomes of it."""
+        """Carry an order, or whatever becomes of it; nothing comes from whoever has ended."""
+        if self.is_over:
+            return
         fate = self._node.network_fate()
         said = _said(line)
         if fate:

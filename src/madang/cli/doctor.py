@@ -5,7 +5,6 @@ The command looks for itself, also where nothing runs, and adds what control has
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from madang.answers import Check
@@ -37,7 +36,7 @@ def doctor(*, options: Options = DEFAULTS) -> int:
 
 def findings(options: Options) -> Iterator[Check]:
     """Return what is seen from here, then what control adds to it."""
-    is_far = bool(os.environ.get("MADANG_URL")) and not options.home
+    is_far = options.is_far()
     seen = [] if is_far else list(look(options.place()))
     yield from seen
     known = {(check["code"], check["subject"]) for check in seen}

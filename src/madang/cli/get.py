@@ -89,8 +89,18 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
     "key": (
         _NAME,
         ("column.role", lambda r: phase(r["spec"]["role"])),
+        ("column.where", lambda r: r["spec"].get("where") or "site"),
+        ("column.scopes", lambda r: ", ".join(r["spec"].get("scopes", ()))),
+        ("column.owner", lambda r: r["spec"].get("user", "")),
         ("column.project", _spec("home")),
     ),
+    "user": (
+        ("column.name", lambda r: f"{r['project']}/{r['name']}"),
+        ("column.title", _spec("title")),
+        ("column.roles", lambda r: ", ".join(f"{w}: {n}" for w, n in r["spec"]["roles"].items())),
+    ),
+    "project": (("column.name", lambda r: r["project"]), ("column.title", _spec("title"))),
+    "organization": (_NAME, ("column.title", _spec("title"))),
     "endpoint": (_NAME, ("column.service", _spec("service"))),
     "pool": (_NAME, ("column.site", _spec("site"))),
 }  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from madang.client import Client
-from madang.settings import Home, home
+from madang.settings import Home, home, login
 
 
 @Parameter(name="*")
@@ -27,6 +27,13 @@ class Options:
     def place(self) -> Home:
         """Return the home that is meant."""
         return home(self.home or None, os.environ)
+
+    def is_far(self) -> bool:
+        """Tell whether the Madang that is meant was named by its address, not by a home."""
+        if self.home:
+            return False
+        here = os.environ.get("MADANG_HOME")
+        return bool(os.environ.get("MADANG_URL")) or (not here and login(os.environ).exists())
 
     def client(self) -> Client:
         """Return a client for it."""

@@ -98,7 +98,7 @@ class Control:
         files: Any = Files()
         tools = Tools(launchers, {"fake": self.fake}, files, self._judge, token)
         hands = Hands(world, self.observer, tools)
-        self.intake = Intake(world, self.observer.seen, load, history.random)
+        self.intake = Intake(world, self.observer.seen, load, history.random, lambda: None)
         parts = [self.observer.watch(name) for name in launchers]
         parts.append(world.until_superseded())
         for part in (*parts, Watched(self, hands).run()):

@@ -439,15 +439,22 @@ class Model(RuleBasedStateMachine):
         self.loop.close()
 
 
-def test_any_sequence_of_orders_does_what_a_dict_would(make: MakeStore, tmp_path: Path) -> None:
+EXAMPLES = {"sqlite": 40, "postgres": 8}
+"""Each example is a database of its own, and each step a way to another process and back."""
+
+
+def test_any_sequence_of_orders_does_what_a_dict_would(
+    make: MakeStore, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     from itertools import count
 
     from hypothesis.stateful import run_state_machine_as_test
 
+    product = request.node.callspec.params["make"]
     machine = type("Machine", (Model,), {
         "make": staticmethod(make), "root": tmp_path, "serial": count(),
     })  # fmt: skip
     limits = hypothesis_settings(
-        max_examples=40, stateful_step_count=25, deadline=None, database=None
+        max_examples=EXAMPLES[product], stateful_step_count=25, deadline=None, database=None
     )
     run_state_machine_as_test(machine, settings=limits)

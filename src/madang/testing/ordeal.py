@@ -135,9 +135,11 @@ class Ordeal:
         kept = json.loads((self.home / "supervisor" / "journal.json").read_text())
         return {each["uid"]: each["pid"] for each in kept["processes"]}
 
+    def _supervisor(self) -> int:
+        return int((self.home / "supervisor.lock").read_text())
+
     def _choose(self) -> tuple[str, int]:
         """Return a victim; a part that has died too often in a row is spared."""
-        supervisor = int((self.home / "supervisor.lock").read_text())
         pids = self._journal()
         engines = [uid for uid in sorted(pids) if uid.startswith("replica-")]
         engines = [uid for uid in engines if self._engine_deaths[uid] < ENGINE_DEATHS_MAX]
@@ -151,7 +153,7 @@ class Ordeal:
         uid = "control" if part == "engine" else part
         self._failures[uid] += 1
         if uid not in pids or self._failures[uid] > FAILURES_MAX:
-            return "supervisor", supervisor
+            return "supervisor", self._supervisor()
         return uid, pids[uid]
 
     def _until_told(self, work: Callable[[random.Random], None]) -> None:
@@ -258,7 +260,7 @@ class Ordeal:
     def _strangers(self) -> list[str]:
         """Return what runs here without being known, or twice."""
         pids = self._journal()
-        known = {*pids.values(), int((self.home / "supervisor.lock").read_text())}
+        known = {*pids.values(), self._supervisor()}
         living = self._living()
         found = [f"leaked: process {pid}" for pid, (session, _) in living.items()
                  if session not in known]  # fmt: skip

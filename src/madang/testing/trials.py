@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,6 @@ class Outcome:
     recovery_s: float = 0.0
     """Real seconds of the life that mended everything."""
 
-    def count(self, kind: str) -> int:
-        """Return how many things of a kind are wrong."""
-        return sum(each.startswith(kind) for each in self.wrong)
-
 
 class Trials:
     """A nursery, and homes as they are before each deed."""
@@ -58,16 +53,14 @@ class Trials:
 
     def close(self) -> None:
         """End the nursery."""
-        assert self._nursery.stdin
-        assert self._nursery.stdout
+        assert self._nursery.stdin and self._nursery.stdout  # noqa: PT018 - both are pipes
         self._nursery.stdin.close()
         self._nursery.wait()
         self._nursery.stdout.close()
 
     def live(self, home: Path, deed: int, **more: Any) -> dict[str, Any]:
         """Have one life lived, and return how it went."""
-        assert self._nursery.stdin
-        assert self._nursery.stdout
+        assert self._nursery.stdin and self._nursery.stdout  # noqa: PT018 - both are pipes
         self._nursery.stdin.write(json.dumps({"home": str(home), "deed": deed, **more}) + "\n")
         self._nursery.stdin.flush()
         answer: dict[str, Any] = json.loads(self._nursery.stdout.readline())
@@ -174,11 +167,6 @@ def _prelude(home: Path, deed: int) -> None:
     """Do to a home what happens to it before a start."""
     if DEEDS[deed].app == "home":
         (home / "admin.key").unlink()
-
-
-def every_deed() -> Iterator[tuple[int, str]]:
-    """Return the number and the name of each deed."""
-    yield from ((number, deed.name) for number, deed in enumerate(DEEDS))
 
 
 def _last(life: dict[str, Any], word: str) -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from madang.testing.simulation.run import storm
 
+pytestmark = pytest.mark.timeout(180)
 STEPS = 1_250
 CASES: dict[int, int] = {}
 """Seeds that once failed, and in how many steps."""
@@ -54,4 +55,4 @@ def played(seed: int, hash_seed: str) -> str:
 
 def test_the_same_seed_is_the_same_history_to_the_last_byte() -> None:
     assert played(5, "1") == played(5, "2") == storm(5, 600).digest + "\n"
-    assert played(6, "1") != played(5, "1")
+    assert storm(6, 600).digest != storm(5, 600).digest

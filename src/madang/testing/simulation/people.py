@@ -37,11 +37,13 @@ class People:
 
     async def _import(self, name: str) -> None:
         ref = Ref(PROJECT, name)
-        try:
-            await self.history.ask(lambda c: c.intake.add_model(PERSON, ref, name, _untold))
-        except Unavailable:
-            await asyncio.sleep(1.0)
-            await self._import(name)
+        while True:
+            try:
+                await self.history.ask(lambda c: c.intake.add_model(PERSON, ref, name, _untold))
+            except Unavailable:
+                await self.history.clock.sleep(1.0)
+            else:
+                return
 
     async def mind_service(self, name: str) -> None:
         """Change one service now and then."""

@@ -10,18 +10,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from madang.errors import Conflict, Unavailable, Value
+from madang.errors import Conflict, Forbidden, Unavailable, Value
 from madang.ports import Store, UsageTotal, Write
 from madang.resources.event import Event
 from madang.resources.place import Accelerator, AcceleratorSpec
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
 from madang.resources.resource import AnyResource, Reason
-from madang.resources.rights import CONTROL
+from madang.resources.rights import CONTROL, SETUP, Principal, Role
 from madang.resources.service import Needs, Service, ServiceSpec, ServiceStatus
 from madang.resources.tenancy import Empty
 from madang.settings import Home
@@ -231,6 +232,43 @@ async def test_events_are_paged_and_filtered_by_project(store: Store) -> None:
     own = await store.events(CONTROL, project="org/team")
     assert [each.name for each in own] == ["e1", "e3", "e5"]
     assert [each.name for each in await store.events(CONTROL, project="")] == ["e0", "e2", "e4"]
+
+
+LAB = Principal(actor="key/a", role=Role.MEMBER, where="org/team", uid="k")
+"""Somebody whose rights hold in one project."""
+
+
+async def test_nobody_is_told_of_what_lies_elsewhere(store: Store) -> None:
+    here, there = service(), service(project="org/other", uid="u2")
+    beside = service(project="org/team2", uid="u3")
+    told = [event(), event(project="org/other"), event(project="")]
+    await store.commit(SETUP, [Write(each) for each in (here, there, beside)], told)
+    await store.record_usage(CONTROL, [usage(1), msgspec.structs.replace(usage(2), project="x/y")])
+    assert [r.uid for r in (await store.load(LAB))[1]] == ["u1"]
+    assert [r.uid for r, _ in await store.changes(LAB, 0)] == ["u1"]
+    assert {e.project for e in await store.events(LAB)} == {"org/team"}
+    assert {r.project for r in await store.audit(LAB)} == {"org/team"}
+    assert {t.project for t in await store.record_usage(LAB, [])} == {"org/team"}
+    whole = LAB.model_copy(update={"where": "org"})
+    assert {r.uid for r in (await store.load(whole))[1]} == {"u1", "u2", "u3"}
+
+
+async def test_nobody_writes_elsewhere(store: Store) -> None:
+    with pytest.raises(Forbidden):
+        await store.commit(LAB, [Write(service()), Write(service(project="org/other", uid="u2"))])
+    assert await state(store) == {}
+    (made,) = await store.commit(SETUP, [Write(service(project="org/other"))])
+    with pytest.raises(Forbidden):
+        await store.commit(LAB, [Write(made, gone=True)])
+    assert len(await state(store)) == 1
+
+
+async def test_a_store_knows_itself_again_and_no_other(make: MakeStore, tmp_path: Path) -> None:
+    store = make(tmp_path / "home")
+    async with opened(store):
+        first = store.id
+    async with opened(make(tmp_path / "home")) as again:
+        assert again.id == first != ""
 
 
 async def test_the_feed_holds_the_newest_state_of_each_in_commit_order(store: Store) -> None:

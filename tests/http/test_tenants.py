@@ -11,9 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from starlette.routing import Mount
 
-from madang.api.app import every_route
+from madang.api.app import check_guarded, every_route
 from madang.resources.kinds import KINDS, WRITABLE
 from madang.resources.rights import CONTROL, RIGHTS, Right, Role
 
@@ -285,6 +287,20 @@ async def test_every_route_and_verb_gives_every_caller_exactly_what_it_may(town:
                     wrong.append((told, status, sorted(expected(who, ask)), answer.text[:200]))
     assert wrong == []
     assert tried > 1000
+
+
+async def test_a_route_that_does_not_say_what_it_needs_ends_the_start(town: Town) -> None:
+    unguarded = APIRouter()
+
+    @unguarded.get("/api/v1/open-door")
+    async def open_door() -> None:
+        """Ask nobody for anything."""
+
+    for route in [*unguarded.routes, Mount("/other", FastAPI())]:
+        app = FastAPI()
+        app.router.routes.append(route)
+        with pytest.raises(AssertionError, match="does not say what it needs"):
+            check_guarded(app)
 
 
 async def test_no_verb_that_a_path_lacks_does_anything(town: Town) -> None:

@@ -51,7 +51,7 @@ def build(desk: Desk, front: Front | None = None) -> FastAPI:
     app.include_router(router)
     app.get("/healthz", summary="Is the process there?")(healthz)
     app.get("/readyz", summary="Is the world read and a node in sight?")(readyz)
-    _check_guarded(app)
+    check_guarded(app)
     return app
 
 
@@ -75,7 +75,7 @@ def every_route(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
         yield from every_route(inside.routes) if inside else (route,)
 
 
-def _check_guarded(app: FastAPI) -> None:
+def check_guarded(app: FastAPI) -> None:
     """Refuse to start with a route that does not say what it needs of its caller."""
     for route in every_route(app.routes):
         guards = route.dependant.dependencies if isinstance(route, APIRoute) else ()

@@ -20,7 +20,7 @@ SELF    := $(UV) pip install -q --python $(BIN)/python --no-deps --no-index --no
 MAKE_VENV = $(UV) venv -q --python $(PYTHON) $(VENV)
 endif
 
-.PHONY: help up down setup check test stories lock schemas clean purge bench
+.PHONY: help up down setup check test stories mutants lock schemas clean purge bench
 .SILENT:
 
 help:  ## this list
@@ -64,6 +64,9 @@ test: $(VENV)/.dev  ## every test but the stories, with no network but loopback
 stories: $(VENV)/.dev  ## the real thing, end to end: a real model, a fresh clone
 	$(BIN)/python tests/offline.py $(BIN)/pytest -m "story and not online" tests/stories
 	$(BIN)/pytest -m "story and online" tests/stories
+
+mutants: $(VENV)/.dev  ## break one promise after the other, and see that its test notices
+	$(BIN)/python tests/offline.py $(BIN)/python tests/mutants/run.py
 
 bench-%: $(VENV)/.dev  ## bench-NAME: one bench, as JSON in bench/out
 	mkdir -p bench/out

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from madang.planning.action import Stop
 from madang.planning.explain import explain
+from madang.planning.plan import plan
 from madang.planning.replicas import wake_s
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Reason, Ref
 from madang.resources.revision import RevisionPhase
 from madang.resources.service import ServicePhase
+from madang.supervisor.protocol import Process
 from madang.testing.builders import PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper
 
@@ -301,3 +304,14 @@ def test_an_end_at_an_earlier_epoch_says_nothing_of_this_one() -> None:
     paper.turn()
     paper.turn()
     assert phases(paper) == ["stopping"]
+
+
+def test_what_runs_for_nobody_is_told_to_stop_once() -> None:
+    paper = Paper(snapshot(node("n"), model()))
+    uid = "replica-of-nobody"
+    orphan = Process(uid=uid, epoch=3, state="running", pid=1)
+    seen = replace(paper.snapshot.seen, processes={uid: orphan}, places={uid: "n"})
+    told = plan(replace(paper.snapshot, seen=seen)).effects()
+    assert [action.effect for action in told] == [Stop("n", uid, 3)]
+    fenced = replace(seen, fenced=frozenset({(uid, 3)}))
+    assert plan(replace(paper.snapshot, seen=fenced)).effects() == ()

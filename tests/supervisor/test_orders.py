@@ -147,6 +147,14 @@ def test_a_program_that_does_not_exist_is_an_answer_and_leaves_nothing(running):
     assert running.find("a") == []
 
 
+def test_a_start_that_fails_is_seen_by_nobody_as_an_end(running):
+    waiting = running.client()
+    order = {"v": 1, "id": 1, "verb": "observe", "term": 1, "after": running.observe()["seq"]}
+    waiting.send(json.dumps({**order, "wait_s": 60}).encode() + b"\n")
+    running.start("a", "no-such-program")
+    assert waiting.answer()["ok"]["processes"] == []
+
+
 @pytest.mark.parametrize("broken", [{"cwd": "/no/such/folder"}, {"env": {"A=B": "x"}}])
 def test_what_the_machine_does_not_take_is_an_answer(running, broken):
     assert code(running.start("a", *SLEEP, **broken)) == "supervisor.spawn-failed"

@@ -169,7 +169,7 @@ class Observer:
         for uid, epoch in [k for k in self._probed if k[0] not in replicas]:
             del self._probed[uid, epoch]
         for told in (self._refused, self._stopped):
-            for key in [k for k in told if k[0] not in replicas]:
+            for key in [k for k in told if k[0] not in replicas and k[0] not in there]:
                 del told[key]
         for uid in [uid for uid in self._lines if uid not in there]:
             del self._lines[uid]

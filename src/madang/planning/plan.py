@@ -60,9 +60,10 @@ def _orphans(snapshot: Snapshot) -> Iterator[Action]:
     """Stop what runs for nobody: its replica was forgotten before the order to stop arrived."""
     claimed = {replica.uid for replica in snapshot.replicas.values()}
     for uid in sorted(snapshot.seen.processes.keys() - claimed):
-        node = snapshot.seen.places.get(uid)
-        if node is not None and uid.startswith(REPLICA):
-            order = Stop(node, uid, snapshot.seen.processes[uid].epoch)
+        node, epoch = snapshot.seen.places.get(uid), snapshot.seen.processes[uid].epoch
+        is_told = (uid, epoch) in snapshot.seen.fenced
+        if node is not None and uid.startswith(REPLICA) and not is_told:
+            order = Stop(node, uid, epoch)
             reason = Reason(code="process.orphaned")
             yield Action(Verb.STOP_ORPHAN, Orphan(uid), reason, effect=order)
 

@@ -113,9 +113,9 @@ class Children:
         if old:
             self._end(old, old.plan.grace_s)
             self._changed()
-        elif cause := self._run(child):
-            if plan.restart == "never":
-                self._forget(plan.uid)
+            return child.now
+        child.stopping = plan.restart == "never"  # what can't start is never seen: it isn't there
+        if cause := self._run(child):
             program = plan.argv[0][:PROGRAM_CHARS_MAX]
             raise Refused("supervisor.spawn-failed", plan.uid, program=program, cause=cause)
         return child.now
@@ -188,7 +188,7 @@ class Children:
             child.ring.write(line.encode(errors="replace"))
             self._settle(child, 127)
             return cause
-        child.exit_code, child.said, child.sessions = None, b"", {pid}
+        child.exit_code, child.said, child.sessions, child.stopping = None, b"", {pid}, False
         child.steady_at = time.monotonic() + STEADY_S
         child.now = Process(
             child.plan.uid, child.plan.epoch, "running", pid, time.time(),

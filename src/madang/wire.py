@@ -1,6 +1,6 @@
-"""What both servers put under their HTTP: heads bounded in bytes and time, and little else said.
+"""What both servers put under their HTTP: heads bounded in bytes and time, connections in number.
 
-uvicorn's own protocol reads a head of any size, for as long as the client likes.
+uvicorn's own protocol reads a head of any size, for as long as the client likes, from any number.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ HEAD_BYTES_MAX = 32 << 10
 """Request line and headers together."""
 HEAD_S_MAX = 20.0
 """Time for a head to arrive, from its first byte or from the connection."""
+CONNECTIONS_MAX = 4096
+"""One more takes the place of one on which nobody asks anything."""
 SWALLOW_BYTES_MAX = 1 << 20
 SWALLOW_S = 1.0
 """After a refusal so much of the body is still read: an early close would lose our answer."""
@@ -34,6 +36,7 @@ SETTINGS: dict[str, Any] = {
 
 _TOO_LARGE = b'{"error":{"code":"http.head-too-large","message":"Send fewer headers."}}'
 _TOO_SLOW = b'{"error":{"code":"http.head-too-slow","message":"The head did not arrive in time."}}'
+_TOO_MANY = b'{"error":{"code":"http.too-many-connections","message":"Ask again in a moment."}}'
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -46,10 +49,26 @@ class BoundedHeads(HttpToolsProtocol):
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the first head its time."""
+        """Give the first head its time, if there is room for one connection more."""
         super().connection_made(transport)
         self._served = self.app
         self._late = self.loop.call_later(HEAD_S_MAX, self._end, 408, _TOO_SLOW)
+        if len(self.connections) > CONNECTIONS_MAX:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Close a connection that nobody uses, be it that its head drips; if none, this one."""
+        for each in self.connections:
+            if each is not self and isinstance(each, BoundedHeads) and each.is_idle:
+                each.transport.close()
+                return
+        self._end(503, _TOO_MANY)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it could be closed without anybody's answer being lost."""
+        answered = getattr(self.cycle, "response_complete", True)
+        return answered and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline."""

@@ -31,6 +31,10 @@ def start(router, *targets, now=0.0, **fields):
     return Exchange(admitted, router, LIMITS, now)
 
 
+def ask(exchange, now):
+    exchange.upstream(exchange.choose(now))
+
+
 def test_the_replica_is_asked_in_its_own_name(router):
     exchange = start(router, FLEET[0])
     url, body = exchange.upstream(exchange.choose(0))
@@ -54,7 +58,7 @@ def test_another_replica_is_asked_once_and_no_more(router, fault):
 @pytest.mark.parametrize("fault", ["lost", "busy", "garbled"])
 def test_one_request_closes_at_most_one_door(router, fault):
     exchange = start(router, *FLEET)
-    exchange.choose(0)
+    ask(exchange, 0)
     exchange.failed(fault, 0)
     exchange.failed(fault, 0)
     assert sum(router.take([each], 0) is not None for each in FLEET) == 2
@@ -62,7 +66,7 @@ def test_one_request_closes_at_most_one_door(router, fault):
 
 def test_refused_connections_close_every_door_that_refused(router):
     exchange = start(router, *FLEET)
-    exchange.choose(0)
+    ask(exchange, 0)
     exchange.failed("refused", 0)
     exchange.failed("refused", 0)
     assert sum(router.take([each], 0) is not None for each in FLEET) == 1
@@ -70,22 +74,22 @@ def test_refused_connections_close_every_door_that_refused(router):
 
 def test_an_idle_connection_that_was_closed_is_no_fault_of_its_replica(router):
     exchange = start(router, FLEET[0])
-    exchange.choose(0)
+    ask(exchange, 0)
     assert exchange.failed("lost", 0) is FLEET[0]
     assert exchange.answers(200, JSON, 0) is None
 
 
 def test_a_refused_connection_is_not_tried_again_at_the_same_place(router):
     exchange = start(router, FLEET[0])
-    exchange.choose(0)
+    ask(exchange, 0)
     assert exchange.failed("refused", 0).code == "no_replica"
 
 
 def test_silence_closes_the_door_before_the_first_byte_only(router):
     before, after = start(router, FLEET[0]), start(router, FLEET[1], stream=True)
-    before.choose(0)
+    ask(before, 0)
     assert before.silent(300).code == "engine_silent"
-    after.choose(0)
+    ask(after, 0)
     after.answers(200, EVENTS, 0)
     after.feed(b"data: {}\n\n", 1)
     assert after.silent(300).code == "engine_silent"
@@ -95,7 +99,7 @@ def test_silence_closes_the_door_before_the_first_byte_only(router):
 
 def test_each_step_has_its_own_deadline(router):
     exchange = start(router, FLEET[0], stream=True)
-    exchange.choose(10)
+    ask(exchange, 10)
     assert exchange.deadline == 10 + LIMITS.first_byte_s
     exchange.answers(200, EVENTS, 20)
     assert exchange.deadline == 20 + LIMITS.first_byte_s
@@ -115,7 +119,7 @@ def test_each_step_has_its_own_deadline(router):
 def test_a_replicas_uid_is_ours_alone(router):
     target = Target("rep-7f", 1, "http://e", "t")
     exchange = start(router, target, stream=True)
-    exchange.choose(0)
+    ask(exchange, 0)
     exchange.answers(200, EVENTS, 0)
     said = b'data: {"model": "rep-7f", "choices": [{"text": "\\"model\\": \\"rep-7f\\""}]}\n\n'
     passed = exchange.feed(said, 1)
@@ -125,7 +129,7 @@ def test_a_replicas_uid_is_ours_alone(router):
 
 def test_a_stream_is_charged_by_what_the_engine_says(router):
     exchange = start(router, FLEET[0], stream=True, now=5.0)
-    exchange.choose(5)
+    ask(exchange, 5)
     exchange.answers(200, EVENTS, 6)
     exchange.feed(b'data: {"choices": [{}]}\n\n', 7)
     usage = b'{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}'
@@ -138,7 +142,7 @@ def test_a_stream_is_charged_by_what_the_engine_says(router):
 
 def test_a_stream_that_broke_is_charged_by_what_was_delivered(router):
     exchange = start(router, FLEET[0], stream=True)
-    exchange.choose(0)
+    ask(exchange, 0)
     exchange.answers(200, EVENTS, 0)
     exchange.feed(b"data: {}\n\ndata: {}\n\ndata: {", 1)
     assert exchange.ended().code == "engine_lost"
@@ -149,7 +153,7 @@ def test_a_stream_that_broke_is_charged_by_what_was_delivered(router):
 
 def test_nothing_delivered_is_nothing_charged(router):
     exchange = start(router, FLEET[0])
-    exchange.choose(0)
+    ask(exchange, 0)
     record = exchange.settle(CLIENT_LEFT, 1, 0)
     assert (record.prompt_tokens, record.output_tokens, record.estimated) == (0, 0, False)
     assert record.replica == "a"
@@ -182,13 +186,13 @@ def test_an_engines_words_are_passed_on_up_to_their_bound(body, said):
 
 def test_a_503_is_no_answer(router):
     exchange = start(router, *FLEET)
-    exchange.choose(0)
+    ask(exchange, 0)
     assert exchange.answers(503, JSON, 0) == "busy"
 
 
 def test_our_own_lack_of_open_files_is_no_replicas_fault(router):
     exchange = start(router, *FLEET)
-    exchange.choose(0)
+    ask(exchange, 0)
     refusal = exchange.failed("short", 0)
     assert (refusal.status, refusal.code, refusal.retry_after_s) == (503, "overloaded", 1)
     assert all(router.take([each], 0) for each in FLEET)

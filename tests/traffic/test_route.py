@@ -9,7 +9,8 @@ from madang.traffic.limits import Limits
 from madang.traffic.route import Router
 from madang.traffic.table import Target
 
-LIMITS = Limits(out_s=1, out_s_max=8)
+LIMITS = Limits(out_s=1, out_s_max=8, slot_requests_max=100)
+SUSPICIOUS = Limits(suspect_s=5, slot_requests_max=100)
 
 
 def target(uid, slots=1, epoch=1):
@@ -141,7 +142,7 @@ TestRouting = Routing.TestCase
 
 
 def test_whoever_lets_requests_wait_without_a_byte_is_asked_only_if_no_other_can_be():
-    router = Router(Limits(suspect_s=5))
+    router = Router(SUSPICIOUS)
     assert router.take([A, B], 0, without="b") is A
     assert {router.take([A, B], 5).uid for _ in range(4)} == {"b"}
     assert router.silent(5) == {"a": 5, "b": 0}
@@ -151,7 +152,7 @@ def test_whoever_lets_requests_wait_without_a_byte_is_asked_only_if_no_other_can
 
 
 def test_clients_that_give_up_early_do_not_make_a_silent_replica_look_alive():
-    router = Router(Limits(suspect_s=5))
+    router = Router(SUSPICIOUS)
     for now in range(0, 60, 10):
         assert router.take([A], now) is A
         router.give_back(A, now + 1)
@@ -162,7 +163,7 @@ def test_clients_that_give_up_early_do_not_make_a_silent_replica_look_alive():
 
 
 def test_a_silent_replica_without_requests_is_tried_by_one():
-    router = Router(Limits(suspect_s=5))
+    router = Router(SUSPICIOUS)
     router.take([A], 0)
     router.give_back(A, 9)
     assert router.take([A, B], 10).uid == "a" or router.take([A, B], 10).uid == "a"

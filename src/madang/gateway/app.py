@@ -40,9 +40,13 @@ class Gateway:
             await clock.sleep(SETTLE_POLL_S)
 
     async def sweep(self) -> None:
-        """Stop whatever is over its deadline, and whoever's key is no longer good, for ever."""
+        """Stop whatever is over its deadline, and whoever's key is no longer good, for ever.
+
+        Then call who waits: a replica may have come, or be fit to be tried again.
+        """
         while True:
             await self._means.clock.sleep(SWEEP_S)
             now, at = self._means.clock.monotonic(), self._means.clock.now()
             for visit in tuple(self._visits):
                 visit.check(now, at)
+            self._means.desk.serve(now)

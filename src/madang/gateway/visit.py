@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from aiohttp import ClientResponse
+from msgspec import structs
 
 from madang.gateway.engines import DROPPED, Engines
 from madang.gateway.reply import Message, Reply
@@ -50,6 +51,8 @@ class Visit:
         self._cut: Literal["", "left", "late", "revoked"] = ""
         self._unread = False
         self._exchange: Exchange | None = None
+        self._body_bytes = 0
+        self._turn: asyncio.Future[Target | Refusal] | None = None
 
     async def run(self, scope: Message, request_id: str) -> None:
         """Serve the request to its end, whichever that is."""
@@ -66,7 +69,7 @@ class Visit:
         except ClientLeft:
             return
         finally:
-            desk.leave()
+            desk.leave(self._body_bytes)
 
     async def _decide(self, head: Head, request_id: str) -> Refusal | bytes | Exchange:
         """Go through the checks, the cheap ones first."""
@@ -87,7 +90,7 @@ class Visit:
 
     async def _read(self) -> bytes | Refusal:
         """Read the body, as far as it may go."""
-        limits = self._means.desk.limits
+        desk, limits = self._means.desk, self._means.desk.limits
         body = bytearray()
         try:
             async with asyncio.timeout(limits.body_s):
@@ -95,9 +98,13 @@ class Visit:
                     message = await self._receive()
                     if message["type"] == "http.disconnect":
                         raise ClientLeft
-                    body += message.get("body", b"")
-                    if len(body) > limits.body_bytes_max:
+                    piece = message.get("body", b"")
+                    if len(body) + len(piece) > limits.body_bytes_max:
                         return too_large(limits.body_bytes_max)
+                    if refusal := desk.carry(len(piece)):
+                        return structs.replace(refusal, close=True)
+                    self._body_bytes += len(piece)
+                    body += piece
                     if not message.get("more_body"):
                         return bytes(body)
         except TimeoutError:
@@ -125,7 +132,8 @@ class Visit:
             status = await self._break_off(exchange)
         finally:
             watcher.cancel()
-            usage = exchange.settle(status, self._clock.monotonic(), self._clock.now())
+            now, at = self._clock.monotonic(), self._clock.now()
+            usage = self._means.desk.settle(exchange, status, now, at)
             if usage:
                 self._means.record(usage)
 
@@ -172,19 +180,33 @@ class Visit:
 
     async def _ask(self, exchange: Exchange) -> ClientResponse | Refusal:
         """Find a replica that answers."""
-        choice = exchange.choose(self._clock.monotonic())
-        while isinstance(choice, Target):
+        desk = self._means.desk
+        choice = desk.start(exchange, self._call, self._clock.monotonic())
+        while not isinstance(choice, Refusal):
+            if choice is None:
+                choice = await self._wait()
+                continue
             url, body = exchange.upstream(choice)
             answer = await self._means.engines.post(url, choice.token, exchange.id, body)
             now = self._clock.monotonic()
             if isinstance(answer, str):
-                choice = exchange.failed(answer, now)
+                choice = desk.failed(exchange, answer, self._call, now)
             elif fault := exchange.answers(answer.status, answer.content_type, now):
                 answer.close()
-                choice = exchange.failed(fault, now)
+                choice = desk.failed(exchange, fault, self._call, now)
             else:
                 return answer
         return choice
+
+    async def _wait(self) -> Target | Refusal:
+        """Wait for our turn; nobody can have called before."""
+        self._turn = asyncio.get_running_loop().create_future()
+        return await self._turn
+
+    def _call(self, choice: Target | Refusal) -> None:
+        """Hear what came of the wait; one that was stopped meanwhile gives its replica back."""
+        if self._turn and not self._turn.done():
+            self._turn.set_result(choice)
 
     async def _stream(self, exchange: Exchange, answer: ClientResponse) -> int:
         """Pass events on, as fast as the client takes them."""
@@ -195,6 +217,8 @@ class Visit:
                 if isinstance(passed, Refusal):
                     trouble = passed
                     break
+                if exchange.done:
+                    self._means.desk.free(exchange, self._clock.monotonic())
                 if passed:
                     await self._reply.piece(passed)
                     exchange.engine_turn(self._clock.monotonic())
@@ -216,6 +240,7 @@ class Visit:
         except DROPPED:
             return await self._reply.refuse(ENGINE_DIED)
         body = exchange.answer(self._clock.monotonic())
+        self._means.desk.free(exchange, self._clock.monotonic())
         if isinstance(body, Refusal):
             return await self._reply.refuse(body)
         await self._reply.whole(body)

@@ -38,9 +38,13 @@ class Directory:
             return Refusal(401, "invalid_api_key", "gateway.key-expired")
         return key
 
+    def known(self, key: Key) -> Key | None:
+        """Return what a key that was let in is by now; None: it opens nothing any more."""
+        return self._keys.get(key.uid)
+
     def honours(self, key: Key, project: str, at: float) -> bool:
         """Tell whether a key that was let in may still call what it calls; `at` is Unix seconds."""
-        now = self._keys.get(key.uid)
+        now = self.known(key)
         if now is None or not (now.may_infer and now.sees(project)):
             return False
         return now.expires_at is None or at < now.expires_at

@@ -10,13 +10,14 @@ from msgspec import json
 from madang.traffic import doors
 from madang.traffic.admission import Directory
 from madang.traffic.doors import Head
-from madang.traffic.exchange import Admitted, Exchange
+from madang.traffic.exchange import KEY_REVOKED, Admitted, Exchange, Fault
 from madang.traffic.front import Front, Server
+from madang.traffic.hold import Call, Hold
 from madang.traffic.limits import Limits
 from madang.traffic.refusal import Refusal, unavailable
 from madang.traffic.requests import Kind, read
 from madang.traffic.route import Router
-from madang.traffic.table import Key, Pull, RouteTable
+from madang.traffic.table import Endpoint, Key, Pull, RouteTable, Target, Usage
 
 
 class Desk:
@@ -29,7 +30,9 @@ class Desk:
         self._loaded = False
         self._heard_at = -inf
         self._router = Router(limits)
+        self._hold = Hold(limits)
         self._open = 0
+        self._body_bytes = 0
 
     @property
     def version(self) -> int:
@@ -48,10 +51,21 @@ class Desk:
         return not self._loaded or is_other or table.version > served.version
 
     def take(self, table: RouteTable) -> None:
-        """Serve this table from now on; requests under way end by the one they began with."""
+        """Serve this table from now on; requests under way end by the one they began with.
+
+        Those that wait for their turn are looked at again: key or endpoint may be gone.
+        """
         self._directory = Directory(table)
         self._loaded = True
         self._router.keep(target for each in table.endpoints for target in each.targets)
+        self._hold.review(self._judge)
+
+    def _judge(self, exchange: Exchange) -> Endpoint | Refusal:
+        """Tell whether one who waits would be admitted by the table that is served now."""
+        key = self._directory.known(exchange.key)
+        if key is None:
+            return KEY_REVOKED
+        return self._directory.resolve(key, exchange.model, exchange.kind)
 
     def hear(self, now: float) -> None:
         """Note that control has answered."""
@@ -75,9 +89,17 @@ class Desk:
             return unavailable("overloaded", "gateway.overloaded")
         return doors.open_door(method, path, headers, self.limits.body_bytes_max)
 
-    def leave(self) -> None:
-        """Note that a request is finished, however it went."""
+    def carry(self, body_bytes: int) -> Refusal | None:
+        """Take some more bytes of a body; `leave` puts them down again."""
+        if self._body_bytes + body_bytes > self.limits.bodies_bytes_max:
+            return unavailable("overloaded", "gateway.overloaded")
+        self._body_bytes += body_bytes
+        return None
+
+    def leave(self, body_bytes: int = 0) -> None:
+        """Note that a request is finished, however it went, with all that was carried for it."""
         self._open -= 1
+        self._body_bytes -= body_bytes
 
     def identify(self, head: Head, at: float, now: float) -> Key | Refusal:
         """Find out whose request it is; `at` is Unix seconds."""
@@ -99,7 +121,9 @@ class Desk:
         if not self._loaded:
             return unavailable("no_table", "gateway.no-table")
         heard = None if self._heard_at == -inf else round(now - self._heard_at, 3)
-        return json.encode({"status": "ok", "table": self.version, "control_heard_s_ago": heard})
+        counts = {"requests": self._open, "waiting": sum(self._hold.waiting.values())}
+        told = {"status": "ok", "table": self.version, "control_heard_s_ago": heard}
+        return json.encode(told | counts)
 
     def admit(
         self, request_id: str, key: Key, kind: Kind, body: bytes, now: float
@@ -114,3 +138,31 @@ class Desk:
         return Exchange(
             Admitted(request_id, key, endpoint, request), self._router, self.limits, now
         )
+
+    def start(self, exchange: Exchange, call: Call, now: float) -> Target | Refusal | None:
+        """Choose the replica to ask; None: it waits for its turn, and will be called."""
+        choice = None if self._hold.has_line(exchange.place) else exchange.choose(now)
+        return choice or self._hold.enter(exchange, call, now)
+
+    def failed(
+        self, exchange: Exchange, fault: Fault, call: Call, now: float
+    ) -> Target | Refusal | None:
+        """Choose another replica after one that gave no answer, as `start` does."""
+        choice = exchange.failed(fault, now)
+        return choice or self._hold.enter(exchange, call, now, first=True)
+
+    def serve(self, now: float) -> None:
+        """Call those whose turn has come, or whose time to wait is over."""
+        self._hold.serve(now)
+
+    def free(self, exchange: Exchange, now: float) -> None:
+        """Note that a replica has said all: the next one's turn."""
+        exchange.free(now)
+        self._hold.serve(now, (exchange.place,))
+
+    def settle(self, exchange: Exchange, status: int, now: float, at: float) -> Usage | None:
+        """Close an exchange wherever it stands; None when no replica was asked."""
+        self._hold.leave(exchange)
+        usage = exchange.settle(status, now, at)
+        self._hold.serve(now, (exchange.place,))
+        return usage

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from madang.traffic.doors import PATHS
 from madang.traffic.limits import Limits
 from madang.traffic.refusal import Refusal, from_engine, unavailable
-from madang.traffic.requests import Request
+from madang.traffic.requests import Kind, Request
 from madang.traffic.route import Router
 from madang.traffic.stream import EventStream
 from madang.traffic.table import Endpoint, Key, Target, Usage
@@ -24,6 +24,9 @@ Fault = Literal["refused", "lost", "busy", "garbled", "short"]
 
 and no connection because this gateway is short of open files or memory.
 """
+
+Place = tuple[str, str]
+"""An endpoint: its project and its name."""
 
 ATTEMPTS_MAX = 2
 CLIENT_LEFT = 499
@@ -53,7 +56,7 @@ class Exchange:
         self._request = admitted.request
         self._router = router
         self._limits = limits
-        self._began = now
+        self._began = self._held_at = now
         self._attempts = 0
         self._blamed = False
         self._target: Target | None = None
@@ -83,28 +86,78 @@ class Exchange:
         """Whose endpoint is asked."""
         return self._admitted.endpoint.project
 
-    def choose(self, now: float) -> Target | Refusal:
-        """Pick the replica to ask; the refusal when there is none."""
+    @property
+    def place(self) -> Place:
+        """The endpoint that is asked."""
+        return self._admitted.endpoint.project, self._admitted.endpoint.name
+
+    @property
+    def model(self) -> str:
+        """The endpoint's name as the application said it."""
+        return self._request.model
+
+    @property
+    def kind(self) -> Kind:
+        """What is asked of it."""
+        return self._request.kind
+
+    @property
+    def body_bytes(self) -> int:
+        """What it weighs while it waits."""
+        return self._request.body_bytes
+
+    @property
+    def slots(self) -> int:
+        """On how many requests its endpoint works at once."""
+        return sum(target.slots for target in self._admitted.endpoint.targets)
+
+    def hold(self, now: float) -> None:
+        """Note that it waits for its turn from now on."""
+        self._held_at, self.deadline = now, now + self._limits.held_s
+
+    def held_s(self, now: float) -> float:
+        """Return for how long it has waited for its turn."""
+        return now - self._held_at
+
+    def move(self, endpoint: Endpoint) -> None:
+        """Follow the endpoint to where it is now; only while no replica is chosen."""
+        self._admitted = structs.replace(self._admitted, endpoint=endpoint)
+
+    def turn(self, now: float) -> Target | Refusal | None:
+        """Do as `choose` does, for a request that has waited: not if that was too long."""
+        return self._too_late() if now >= self.deadline else self.choose(now)
+
+    def _too_late(self) -> Refusal:
+        wait_s = round(self._limits.held_s)
+        return unavailable(
+            "waited_too_long", "gateway.waited-too-long", wait_s, model=self.model, seconds=wait_s
+        )
+
+    def choose(self, now: float) -> Target | Refusal | None:
+        """Pick the replica to ask; None: wait for one; the refusal when there is none."""
         return self._choose(now, without="")
 
-    def _choose(self, now: float, without: str) -> Target | Refusal:
+    def _choose(self, now: float, without: str) -> Target | Refusal | None:
         targets = self._admitted.endpoint.targets
         target = self._router.take(targets, now, without)
+        if target is None and self._router.may_wait(targets, now, without):
+            return None
         if target is None:
             wait_s = max(1, round(self._router.wait_s(targets, now)))
             model = self._request.model
             return unavailable("no_replica", "gateway.no-replica", wait_s, model=model)
         self._attempts += 1
-        self._target, self._replica = target, target.uid
+        self._target = target
         self.deadline = now + self._limits.first_byte_s
         return target
 
     def upstream(self, target: Target) -> tuple[str, bytes]:
-        """Return the address and body to send to a replica."""
+        """Return the address and body to send to a replica; from now on it counts as asked."""
+        self._replica = target.uid
         return target.url + PATHS[self._request.kind], self._request.encode(target.uid)
 
-    def failed(self, fault: Fault, now: float) -> Target | Refusal:
-        """Note that the chosen replica gave no answer; pick another, once.
+    def failed(self, fault: Fault, now: float) -> Target | Refusal | None:
+        """Note that the chosen replica gave no answer; pick another, once, as `choose` does.
 
         A connection that just ended may be an idle one closed as we wrote, so that replica is not
         blamed at once and may be asked again. One request blames at most one replica, unless no
@@ -121,6 +174,11 @@ class Exchange:
             return unavailable("no_answer", "gateway.no-answer", model=self._request.model)
         other = self._choose(now, without=target.uid)
         return self._choose(now, "") if fault == "lost" and isinstance(other, Refusal) else other
+
+    def free(self, now: float) -> None:
+        """Let go of the replica once it has said all, however long the client takes."""
+        if self._target:
+            self._let_go(now)
 
     def _blame(self, target: Target, now: float) -> None:
         if not self._blamed:
@@ -185,6 +243,11 @@ class Exchange:
         self.deadline = now + (self._limits.client_s if passed else self._limits.gap_s)
         return self._rename(passed)
 
+    @property
+    def done(self) -> bool:
+        """Whether the engine has said that this was all of its stream."""
+        return self._events.done
+
     def ended(self) -> Refusal | None:
         """Tell whether a stream that has ended was whole."""
         return None if self._events.done else ENGINE_DIED
@@ -230,15 +293,21 @@ class Exchange:
         return data
 
     def silent(self, now: float) -> Refusal | None:
-        """Note that the engine let its deadline pass; None if all had been said by then."""
-        if self._target and self._first_byte_s is None:
+        """Note that a deadline has passed, the engine's or that of the wait for one.
+
+        None if all had been said by then.
+        """
+        if self._events.done:
+            return None
+        if self._target is None:
+            return self._too_late()
+        if self._first_byte_s is None:
             self._blame(self._target, now)
-        return None if self._events.done else ENGINE_SILENT
+        return ENGINE_SILENT
 
     def settle(self, status: int, now: float, at: float) -> Usage | None:
         """Close the account; None when no replica was ever asked. `at` is Unix seconds."""
-        if self._target:
-            self._let_go(now)
+        self.free(now)
         if not self._replica:
             return None
         tokens = self._events.tokens or self._tokens

@@ -9,9 +9,21 @@ class Limits(Struct, frozen=True, kw_only=True):
     """The bounds of one gateway process."""
 
     requests_max: int = 1000
-    """Requests in hand at once; one more is refused with 503."""
+    """Requests in hand at once, under way or waiting; one more is refused with 503."""
+    slot_requests_max: int = 2
+    """Requests under way at a replica, for each of its slots: the next is there when one ends."""
+    held_per_slot: int = 8
+    """Requests that wait for an endpoint, for each slot of its replicas; one more is refused."""
+    held_max: int = 512
+    """And at most."""
+    held_bytes_max: int = 32 << 20
+    """Bodies of all that wait for one endpoint."""
+    held_s: float = 30.0
+    """Longest wait for a turn; who waits longer is refused before any engine sees the request."""
     body_bytes_max: int = 4 << 20
     """Largest request body."""
+    bodies_bytes_max: int = 256 << 20
+    """Bodies of all requests in hand."""
     body_s: float = 60.0
     """Time for a request body to arrive in full."""
     answer_bytes_max: int = 64 << 20
@@ -26,8 +38,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Longest silence of an engine in the middle of its answer."""
     linger_s: float = 1.0
     """Time for an engine to end its answer once it has said that this was all."""
-    client_s: float = 120.0
-    """Longest time for a client to take what it was sent."""
+    client_s: float = 30.0
+    """Longest time for a client to take what it was sent, but for what fits the buffers."""
     stale_table_s: float = 5.0
     """An unknown key is called unknown only while control has been heard within this time."""
     out_s: float = 1.0

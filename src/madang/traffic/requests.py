@@ -62,9 +62,14 @@ class Request(Struct):
     stream: bool
     wants_usage: bool
     """False: the usage that we ask the engine for isn't passed on."""
-    prompt_tokens: int
-    """An estimate, from the length of the body."""
+    body_bytes: int
+    """Its length as it came."""
     body: schema.Body
+
+    @property
+    def prompt_tokens(self) -> int:
+        """An estimate, from the length of the body."""
+        return self.body_bytes // BYTES_PER_TOKEN
 
     def encode(self, model: str) -> bytes:
         """Write the body for an engine that knows its model by this name."""
@@ -86,7 +91,7 @@ def read(kind: Kind, data: bytes) -> Request | Refusal:
     for field in _DROPPED:
         setattr(body, field.name, None)
     stream, wants_usage = _prepare(body)
-    return Request(kind, body.model, stream, wants_usage, len(data) // BYTES_PER_TOKEN, body)
+    return Request(kind, body.model, stream, wants_usage, len(data), body)
 
 
 def _prepare(body: schema.Body) -> tuple[bool, bool]:

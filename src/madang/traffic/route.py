@@ -60,12 +60,12 @@ class Router:
     def take(self, targets: Sequence[Target], now: float, without: str = "") -> Target | None:
         """Pick the target with the least requests per slot and count one more on it.
 
-        Among equals the turn goes round in the order of their uids. None: all are failing.
+        Among equals the turn goes round in the order of their uids. None: all are failing, or have
+        as many requests as they may have; `may_wait` tells which.
         """
-        fit = [each for each in targets if each.uid != without and self._open(each, now)]
+        fit = [each for each in self._fit(targets, now, without) if self._has_room(each)]
         if not fit:
             return None
-        fit = [each for each in fit if not self._is_suspect(each, now)] or fit
         loads = [self._inflight.get(each.uid, 0) / each.slots for each in fit]
         least = min(loads)
         equals = [each for each, load in zip(fit, loads, strict=True) if load == least]
@@ -77,6 +77,19 @@ class Router:
         if health := self._failing.get(_identity(chosen)):
             health.trying = True
         return chosen
+
+    def may_wait(self, targets: Sequence[Target], now: float, without: str = "") -> bool:
+        """Tell whether there is a target that does well, if only it had room."""
+        return bool(self._fit(targets, now, without))
+
+    def _fit(self, targets: Sequence[Target], now: float, without: str) -> list[Target]:
+        """Return those to be asked, with room or without: suspects only if there is no other."""
+        fit = [each for each in targets if each.uid != without and self._open(each, now)]
+        return [each for each in fit if not self._is_suspect(each, now)] or fit
+
+    def _has_room(self, target: Target) -> bool:
+        most = target.slots * self._limits.slot_requests_max
+        return self._inflight.get(target.uid, 0) < most
 
     def _is_suspect(self, target: Target, now: float) -> bool:
         silence = self._silent.get(_identity(target))

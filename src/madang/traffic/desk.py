@@ -65,7 +65,7 @@ class Desk:
         key = self._directory.known(exchange.key)
         if key is None:
             return KEY_REVOKED
-        return self._directory.resolve(key, exchange.model, exchange.kind)
+        return self._directory.resolve(key, "/".join(exchange.place), exchange.kind)
 
     def hear(self, now: float) -> None:
         """Note that control has answered."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from madang.settings import Home
@@ -17,6 +18,12 @@ from madang.testing.postgres import PostgresServer, running
 _MADE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
 for _name in ("PYTHONUNBUFFERED", "MADANG_HOME", "MADANG_LANG", "MADANG_PROJECT", *_MADE):
     os.environ.pop(_name, None)  # what somebody has set here must not decide what a test sees
+
+
+hypothesis.settings.register_profile(
+    "madang", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("madang")  # a busy machine is no fault of what is tested
 
 
 class NetworkUsed(Exception):

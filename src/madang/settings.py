@@ -153,7 +153,7 @@ def audit_heads(home: Home, environ: Mapping[str, str] = os.environ) -> Path:
     """
     chosen = environ.get("MADANG_AUDIT_HEADS")
     beside = home.path.with_name(home.path.name + ".audit")
-    return Path(chosen) if chosen else beside / "heads.jsonl"
+    return Path(chosen).expanduser().absolute() if chosen else beside / "heads.jsonl"
 
 
 def login(environ: Mapping[str, str] = os.environ) -> Path:

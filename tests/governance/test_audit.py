@@ -218,3 +218,24 @@ def test_a_full_second_place_keeps_what_it_has(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LIMITED, str(tmp_path / "heads.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "audit.unwritable True"
+
+
+async def test_a_second_head_for_the_same_record_takes_the_first_one_back_for_nobody(
+    home: Home,
+) -> None:
+    """Somebody edits the last record, and control, started again, signs what it finds."""
+    records, store = await written(home)
+    forged = rehashed([*records[:-1], records[-1].model_copy(update={"actor": "key/other"})])
+    heads = signed(records, store, 5, 10) + signed(forged, store, 10)
+    assert "audit.rewritten" in codes(forged, heads, store)
+
+
+def test_heads_that_are_written_at_once_are_all_there(tmp_path: Path) -> None:
+    """By two homes with one second place, say; their lines are of different lengths."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    heads = [SIGNER.sign("s" * (seq % 40 + 1), seq, "0" * 64, 1.0) for seq in range(1, 101)]
+    place = tmp_path / "heads.jsonl"
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda head: HeadsFile(place).append(head), heads))
+    assert {head.seq for head in HeadsFile(place).all()} == set(range(1, 101))

@@ -49,6 +49,8 @@ EXPANDED = {
     *(f"replica.{phase}" for phase in ReplicaPhase),
     *(f"{kind}.{done}" for kind in WRITABLE if kind != "model" for done in ("created", "updated")),
     *(f"{kind}.created" for kind in ("site", "pool", "node", "accelerator")),
+    *(f"{kind}.updated" for kind in ("node", "accelerator", "key")),
+    "accelerator.deleted",
     *(f"{kind}.deleted" for kind in ("model", "key", "build", "project", "user", "organization")),
     *(f"{kind}.missing" for kind in ("project", "organization")),
     *(f"apply.{what}" for what in ("create", "update", "unchanged")),

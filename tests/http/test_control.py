@@ -330,6 +330,34 @@ async def test_the_owner_of_a_home_is_never_locked_out_of_it(tmp_path: Path) -> 
         assert (await yard.get("whoami"))["role"] == "operator"
 
 
+async def test_a_key_that_opens_nothing_locks_the_owner_of_a_home_out_of_nothing(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path)
+    async with opened(home) as yard:
+        await yard.apply({"kind": "user", "name": "local/kim", "roles": {"site": "operator"}})
+        await yard.post("key", {"name": "boss", "role": "operator", "user": "local/kim"})
+        await yard.post("key", {"name": "short", "role": "operator", "expires_s": 1e-9})
+        await yard.apply({"kind": "user", "name": "local/kim", "roles": {}})
+        assert (await yard.client.delete("/api/v1/key/admin")).is_success
+    async with opened(home) as yard:
+        assert (await yard.get("whoami"))["role"] == "operator"
+
+
+async def test_an_operators_key_that_is_made_anew_is_on_record(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    async with opened(home) as yard:
+        before = (await yard.get("audit"))["items"][-1]["seq"]
+    home.admin_key.unlink()
+    async with opened(home) as yard:
+        told = [e["code"] for e in (await yard.get("event"))["items"]]
+        records = (await yard.get("audit", after=before))["items"]
+    assert told.count("key.updated") == 1
+    assert [(r["code"], r["actor"], r["at"] > 0) for r in records] == [
+        ("key.updated", "control", True)
+    ]
+
+
 async def test_a_key_that_a_person_calls_admin_is_theirs(tmp_path: Path) -> None:
     """The file still holds the secret of the key that was revoked; that does not come back."""
     home = Home(tmp_path)

@@ -42,6 +42,8 @@ router = APIRouter(prefix="/api/v1")
 Wait = Annotated[float, Query(ge=0, le=WAIT_S_MAX, description="seconds to wait for something")]
 Revision = Annotated[int, Query(ge=0, le=2**53)]
 LINES_MAX = 1000
+CHECK_S = 5.0
+"""How often it is looked whether whoever waits for an import still may."""
 
 
 class Apply(Frozen):
@@ -215,8 +217,9 @@ async def _import(
     work = desk.once.answer(who, ask, act, lambda model: {"resource": model.shown()})
     task = asyncio.create_task(work)
     task.add_done_callback(lambda _task: done.put_nowait(None))
+    step: tuple[int, int] | None = (0, 0)
     try:
-        while (step := await done.get()) is not None:
+        while (step := await _next(done, step)) is not None:
             desk.check(who)
             yield json.dumps({"bytes": step[0], "of": step[1]}) + "\n"
         yield (await task).content + "\n"
@@ -228,6 +231,17 @@ async def _import(
         yield json.dumps({"error": told}) + "\n"
     finally:
         task.cancel()
+
+
+async def _next(
+    done: asyncio.Queue[tuple[int, int] | None], last: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """Return the next step; the last one again after a while, so that somebody looks."""
+    try:
+        async with asyncio.timeout(CHECK_S):
+            return await done.get()
+    except TimeoutError:
+        return last
 
 
 @router.post("/key")

@@ -29,6 +29,7 @@ async def take_backup(who: Operator, desk: AtDesk) -> StreamingResponse:
         async with aclosing(pieces):
             yield first
             async for piece in pieces:
+                desk.check(who)
                 yield piece
 
     return StreamingResponse(stream(), media_type="application/octet-stream")

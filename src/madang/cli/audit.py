@@ -42,7 +42,8 @@ def ls(*, after: int = 0, limit: int = 200, options: Options = DEFAULTS) -> None
         return
     for record in found:
         told = happening(record["code"], f"{record['kind']}/{record['name']}", None)
-        say(f"{record['seq']:>6}  {moment(record['at'])}  {record['actor']:<12}  {told}")
+        at, actor, by = moment(record["at"]), record["actor"], record["by"] or "-"
+        say(f"{record['seq']:>6}  {at}  {actor:<12}  {by:<20}  {record['project'] or '-'}  {told}")
 
 
 @audit.command

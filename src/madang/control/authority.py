@@ -48,6 +48,12 @@ def allow_grant(who: Principal, grant: Grant, subject: str) -> None:
         )  # fmt: skip
 
 
+def allow_lifetime(who: Principal, wanted_s: float | None, now: float, subject: str) -> None:
+    """Return if a key may be good for so long: nobody makes one that outlives their own."""
+    if who.expires_at is not None and (wanted_s is None or now + wanted_s > who.expires_at):
+        raise Forbidden("key.outlives-own", subject, seconds=int(max(0, who.expires_at - now)))
+
+
 def allow_change(who: Principal, before: AnyResource | None, after: AnyResource | None) -> None:
     """Return if the caller may turn one into the other, as far as it hands out rights."""
     for old, new in ((before, after), (after, before)):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from madang.control.keys import Wanted, digest, is_secret, make_key, new_secret
+from madang.control.keys import Keys, Wanted, digest, is_secret, make_key, new_secret
 from madang.control.world import World
 from madang.ports import Blobs, Found, Random
 from madang.resources.event import Event
@@ -67,12 +67,14 @@ async def prepare(world: World, hardware: Hardware, admin_key: Path, random: Ran
     elif admin:
         made.append(admin)
     if made or changed or gone:
+        done = {"created": made, "updated": changed, "deleted": gone}
         events = [
             Event(
-                at=now, actor="control", code=f"{r.kind}.created", kind=r.kind,
+                at=now, actor="control", code=f"{r.kind}.{what}", kind=r.kind,
                 project=r.project, name=r.name, uid=r.uid,
             )
-            for r in made
+            for what, each in done.items()
+            for r in each
         ]  # fmt: skip
         await world.commit(SETUP, [*made, *changed], gone, events)
 
@@ -153,14 +155,15 @@ def _admin(world: World, path: Path, random: Random, now: float) -> Key | None:
     back; but whoever owns the home is never locked out of it, so when there is no operator's key
     left, or the file of this one is lost or holds no secret, it gets a new one.
     """
-    keys = [key for key in world.list(SETUP, "key").values() if isinstance(key, Key)]
+    keys = Keys(world)
     known = world.get(SETUP, Key, Ref(PROJECT, ADMIN))
     is_new = not world.list(SETUP, "organization")
     is_ours = known is not None and known.uid == ADMIN_UID
     written = _read_secret(path)
     if known and is_ours and written and digest(written) == known.spec.digest:
         return None
-    if not is_ours and any(key.spec.grant == SITE_OPERATOR for key in keys):
+    holders = map(keys.principal, keys.all())
+    if not is_ours and any(who is not None and who.covers(SITE_OPERATOR) for who in holders):
         return None
     secret = written if is_new or is_ours else ""
     if not secret:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from madang.control.authority import (
@@ -16,12 +16,13 @@ from madang.control.authority import (
     allow,
     allow_change,
     allow_grant,
+    allow_lifetime,
     allow_owner,
     allow_write,
 )
-from madang.control.keys import Wanted, make_key, owner_ref
+from madang.control.keys import Keys, Wanted, make_key, owner_ref
 from madang.control.world import World
-from madang.errors import Conflict, NotFound, Rejected, Value
+from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
 from madang.planning.action import Action
 from madang.planning.preview import Change, follow, telling, wish
 from madang.planning.snapshot import Seen
@@ -31,7 +32,7 @@ from madang.resources.kinds import KINDS
 from madang.resources.manifest import MANIFESTS_MAX, Manifest, read
 from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion, split_model
 from madang.resources.resource import AnyResource, Ref
-from madang.resources.rights import CONTROL, Principal, Right
+from madang.resources.rights import CONTROL, Principal, Right, within
 from madang.resources.service import Service
 from madang.resources.tenancy import Key, Organization, Project, User
 
@@ -73,6 +74,7 @@ class Intake:
         self.random = random
         self.vouched = vouched
         """Raises `Unavailable` while the audit records can't be vouched for."""
+        self._keys = Keys(world)
         self._imports = asyncio.Semaphore(IMPORTS_MAX)
         self._turn = asyncio.Lock()
 
@@ -225,28 +227,43 @@ class Intake:
             going: AnyResource = found.model_copy(update={"deleted_at": self.world.clock.now()})
             event = self._told(who, going, "service.delete-asked")
             return (await self._commit(who, [going], events=[event]))[0]
-        self._check_free(found, f"{found.kind}/{found.name}")
+        self._check_free(who, found, f"{found.kind}/{found.name}")
         event = self._told(who, found, f"{found.kind}.deleted")
         return (await self._commit(who, gone=[found], events=[event]))[0]
 
-    def _check_free(self, found: AnyResource, subject: str) -> None:
+    def _check_free(self, who: Principal, found: AnyResource, subject: str) -> None:
         """Refuse to delete what something else stands on, or what control alone may remove."""
         if found.kind not in {"model", "key", "build", "project", "user", "organization"}:
             raise Rejected("resource.follows-others", subject, kind=found.kind)
         users = sorted(_users(found, self.world))
+        seen = [f"{kind}/{ref.name}" for kind, ref in users if who.sees(ref.project)]
+        if seen:
+            raise Conflict("resource.in-use", subject, by=", ".join(seen[:5]), count=len(seen))
         if users:
-            raise Conflict("resource.in-use", subject, by=", ".join(users[:5]), count=len(users))
+            raise Conflict("resource.held-elsewhere", subject)
 
     async def create_key(
         self, who: Principal, wanted: Wanted, secret_of: Callable[[str], str]
     ) -> AnyResource:
-        """Make a key whose secret follows from its uid, and is kept nowhere."""
+        """Make a key whose secret follows from its uid, and is kept nowhere.
+
+        What a user makes is the user's, and falls with the user; only who manages the project may
+        make keys that belong to nobody.
+        """
+        return await self._again(lambda: self._create_key(who, wanted, secret_of))
+
+    async def _create_key(
+        self, who: Principal, wanted: Wanted, secret_of: Callable[[str], str]
+    ) -> AnyResource:
         ref = wanted.ref
         subject = f"key/{ref.name}"
         allow_write(who, "key", ref.project, subject)
         allow_grant(who, wanted.grant, subject)
+        allow_lifetime(who, wanted.expires_s, self.world.clock.now(), subject)
         if not wanted.grant.rights:
             raise Rejected("key.grants-nothing", subject, role=wanted.grant.role)
+        if who.user and not wanted.user and not who.may(Right.MANAGE, ref.project):
+            wanted = replace(wanted, user=who.user)
         if wanted.user:
             owner = self.world.get(CONTROL, User, owner_ref(wanted.user))
             allow_owner(who, owner, wanted.user, wanted.grant)
@@ -280,6 +297,7 @@ class Intake:
     async def _keep(
         self, who: Principal, ref: Ref, source: str, version: ModelVersion
     ) -> AnyResource:
+        self.check_add_model(who, ref)  # reading took long, and the project may be gone by now
         grown = self._grown(ref, source, version)
         if grown is self.world.get(CONTROL, Model, ref):
             return grown
@@ -308,15 +326,6 @@ class Intake:
         generation = model.generation + (before is not None)
         return model.model_copy(update={"spec": spec, "generation": generation, "status": status})
 
-    async def witness(self, who: Principal, code: str, **values: Value) -> None:
-        """Record a privileged act that writes nothing, before it is done."""
-        self.vouched()
-        event = Event(
-            at=self.world.clock.now(), actor=who.actor, code=code, kind="site", name="site",
-            values=values,
-        )  # fmt: skip
-        await self.world.commit(who, events=[event])
-
     async def _commit(
         self,
         who: Principal,
@@ -324,7 +333,12 @@ class Intake:
         gone: Sequence[AnyResource] = (),
         **more: Any,
     ) -> Sequence[AnyResource]:
-        """Write what somebody asked for; a privileged act only while it can be vouched for."""
+        """Write what somebody asked for, if they still may: a key may be revoked while it waits.
+
+        A privileged act is written only while it can be vouched for.
+        """
+        if who.uid and not self._keys.honours(who):
+            raise Unauthorized("key.unknown")
         if any(each.kind in PRIVILEGED for each in (*changed, *gone)):
             self.vouched()
         return await self.world.commit(who, changed, gone, **more)
@@ -356,36 +370,33 @@ def _untold(_done: int, _of: int) -> None:
     """Take progress that nobody waits for."""
 
 
-def _users(found: AnyResource, world: World) -> list[str]:
-    """Return what would break without it."""
+def _users(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
+    """Return what would break without it, or would come alive again with the next of its name."""
+
+    def those(kind: str, stands: Callable[[AnyResource], bool]) -> set[tuple[str, Ref]]:
+        return {(kind, ref) for ref, each in world.list(CONTROL, kind).items() if stands(each)}
+
     if found.kind == "model":
-        return [
-            f"service/{ref.name}"
-            for ref, service in world.list(CONTROL, "service").items()
-            if ref.project == found.project and split_model(service.spec.model)[0] == found.name
-        ]
-    if found.kind == "project":
-        inside = (k for k, v in KINDS.items() if v.scoped and k != "project")
-        return [
-            f"{kind}/{ref.name}"
-            for kind in inside
-            for ref in world.list(CONTROL, kind)
-            if ref.project == found.project
-        ]
-    if found.kind == "organization":
-        return [
-            f"{kind}/{ref.name}"
-            for kind in ("project", "user")
-            for ref in world.list(CONTROL, kind)
-            if ref.project.partition("/")[0] == found.name
-        ]
+        return those("service", lambda s: _served(s) == found.ref)
+    if found.kind in {"project", "organization"}:
+        scoped = (kind for kind, each in KINDS.items() if each.scoped and kind != found.kind)
+        inside = (those(kind, lambda each: within(each.project, found.project)) for kind in scoped)
+        rights = (those(kind, lambda r: _reaches(r, found.project)) for kind in ("key", "user"))
+        return set().union(*inside, *rights)
     if found.kind == "user":
         owned = f"{found.project}/{found.name}"
-        keys = world.list(CONTROL, "key")
-        return [f"key/{ref.name}" for ref, key in keys.items() if key.spec.user == owned]
+        return those("key", lambda key: key.spec.user == owned)
     if found.kind == "build":
-        judged = {found.status.replica} if found.status.judged_at is None else set()
-        return [
-            f"replica/{r.name}" for r in world.list(CONTROL, "replica").values() if r.uid in judged
-        ]
-    return []
+        judged = found.status.replica if found.status.judged_at is None else ""
+        return those("replica", lambda replica: replica.uid == judged)
+    return set()
+
+
+def _served(service: AnyResource) -> Ref:
+    return Ref(service.project, split_model(service.spec.model)[0])
+
+
+def _reaches(holder: AnyResource, place: str) -> bool:
+    """Tell whether a key or a user holds rights there that it does not hold on the whole site."""
+    grants = holder.spec.grants() if isinstance(holder, User) else (holder.spec.grant,)
+    return any(grant.where and within(grant.where, place) for grant in grants)

@@ -72,27 +72,31 @@ class Keys:
         self._by_digest: dict[str, Key] = {}
         self._by_uid: dict[str, Key] = {}
 
+    def all(self) -> list[Key]:
+        """Return every key there is."""
+        return [k for k in self.world.list(CONTROL, "key").values() if isinstance(k, Key)]
+
     def find(self, secret: str) -> Principal | None:
         """Return who calls with this secret; None for a key that is unknown, revoked or expired."""
         self._index()
         key = self._by_digest.get(digest(secret))
-        return self._principal(key) if key else None
+        return self.principal(key) if key else None
 
     def honours(self, who: Principal) -> bool:
         """Tell whether whoever was let in may still go on, with all that they had."""
         self._index()
         key = self._by_uid.get(who.uid)
-        return key is not None and self._principal(key) == who
+        return key is not None and self.principal(key) == who
 
     def _index(self) -> None:
         keys = self.world.list(CONTROL, "key")
         if keys is not self._source:
-            known = [key for key in keys.values() if isinstance(key, Key)]
-            self._by_digest = {key.spec.digest: key for key in known}
-            self._by_uid = {key.uid: key for key in known}
+            self._by_digest = {key.spec.digest: key for key in self.all()}
+            self._by_uid = {key.uid: key for key in self.all()}
             self._source = keys
 
-    def _principal(self, key: Key) -> Principal | None:
+    def principal(self, key: Key) -> Principal | None:
+        """Return who calls with this key; None: it opens nothing (any more)."""
         if key.spec.expires_at is not None and self.world.clock.now() >= key.spec.expires_at:
             return None
         owner = self.world.get(CONTROL, User, owner_ref(key.spec.user)) if key.spec.user else None

@@ -86,7 +86,10 @@ class Visit:
         if isinstance(body, Refusal):
             return body
         self._unread = False
-        return desk.admit(request_id, key, head.door, body, now)
+        admitted = desk.admit(request_id, key, head.door, body, now)
+        if isinstance(admitted, Exchange) and not desk.honours(admitted, self._clock.now()):
+            return KEY_REVOKED  # while the body was still coming
+        return admitted
 
     async def _read(self) -> bytes | Refusal:
         """Read the body, as far as it may go."""

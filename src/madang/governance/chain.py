@@ -49,11 +49,13 @@ def verify(records: Iterable[AuditRecord], heads: Sequence[Head], store: str, ke
     `store` is what the state says it is; `key` the public key that the auditor was given.
     """
     faults: list[Fault] = []
-    due = {head.seq: head for head in heads}
+    due: dict[int, set[str]] = {}
+    for head in heads:  # all that were signed for a record: a later head takes no earlier one back
+        due.setdefault(head.seq, set()).add(head.digest)
     count, last, digest = 0, 0, ""
     for record in records:
         faults += _record_faults(record, last, digest)
-        if (head := due.get(record.seq)) and head.digest != record.digest:
+        if due.get(record.seq, {record.digest}) != {record.digest}:
             faults.append(Fault("audit.rewritten", {"seq": record.seq}))
         count, last, digest = count + 1, record.seq, record.digest
         if len(faults) >= FAULTS_MAX:

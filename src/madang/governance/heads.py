@@ -7,6 +7,7 @@ Ed25519 (RFC 8032); one JSON object a line, so that a line can be copied, mailed
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -90,6 +91,7 @@ class HeadsFile:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # a head is never written over another
                 _append(descriptor, line)
             finally:
                 os.close(descriptor)

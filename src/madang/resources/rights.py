@@ -89,6 +89,8 @@ class Principal(Frozen):
     """Of the key; empty for a part of Madang."""
     user: str = ""
     """`organization/name` of the key's owner; empty: it belongs to its project."""
+    expires_at: float | None = None
+    """Unix seconds; None: the key is good until it is revoked."""
     audited: bool = True
     """Whether its changes go into the audit records; only the loop's own bookkeeping does not."""
 

@@ -110,4 +110,5 @@ def principal_of(key: Key, owner: User | None) -> Principal | None:
         rights=rights,
         uid=key.uid,
         user=key.spec.user,
+        expires_at=key.spec.expires_at,
     )

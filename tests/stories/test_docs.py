@@ -36,7 +36,15 @@ FENCE = re.compile(r"^```(\w*)(?: ([\w-]+))?\n(.*?)^```$", re.MULTILINE | re.DOT
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 REST = "…"
 """In a line: anything. As a line of its own: any lines."""
-LOOKS = ("madang get", "madang status", "madang explain", "madang events", "madang logs", "curl")
+LOOKS = (
+    "madang get",
+    "madang status",
+    "madang explain",
+    "madang events",
+    "madang logs",
+    "curl",
+    "madang audit",
+)
 """What may be asked again while the world still moves."""
 LOOKS_S = 30.0
 DONE_S = 90.0
@@ -254,7 +262,7 @@ def is_there(words: list[str]) -> bool:
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         targets += [f"bench-{path.stem.replace('_', '-')}" for path in ROOT.glob("bench/*.py")]
         return set(plain) <= set(targets)
-    command = plain[: 2 if plain[:1] in (["model"], ["key"]) else 1]
+    command = plain[: 2 if plain[:1] in (["model"], ["key"], ["audit"]) else 1]
     if rest[0].startswith("-"):
         command = []
     elif not command or command[0] not in COMMANDS:

@@ -41,7 +41,8 @@ def ls(*, after: int = 0, limit: int = 200, options: Options = DEFAULTS) -> None
         show_json(found)
         return
     for record in found:
-        told = happening(record["code"], f"{record['kind']}/{record['name']}", None)
+        why = {"code": record["code"], "values": record["values"]}
+        told = happening(record["code"], f"{record['kind']}/{record['name']}", why)
         at, actor, by = moment(record["at"]), record["actor"], record["by"] or "-"
         say(f"{record['seq']:>6}  {at}  {actor:<12}  {by:<20}  {record['project'] or '-'}  {told}")
 

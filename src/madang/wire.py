@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -18,11 +19,17 @@ HEAD_S_MAX = 20.0
 """Time for a head to arrive, from its first byte or from the connection."""
 CONNECTIONS_MAX = 4096
 """One more takes the place of one on which nobody asks anything."""
+SEND_BUFFER_BYTES = 256 << 10
+"""What the kernel keeps for a client that does not read; by itself it would grow to megabytes."""
+UNREAD_S_MAX = 30.0
+"""So long a client may leave everything unread, before the kernel ends the connection."""
 SWALLOW_BYTES_MAX = 1 << 20
 SWALLOW_S = 1.0
 """After a refusal so much of the body is still read: an early close would lose our answer."""
 
 Message = MutableMapping[str, Any]
+
+_ABORT = "madang.abort"
 
 SETTINGS: dict[str, Any] = {
     "ws": "none",
@@ -52,6 +59,7 @@ class BoundedHeads(HttpToolsProtocol):
         """Give the first head its time, if there is room for one connection more."""
         super().connection_made(transport)
         self._served = self.app
+        _bound(transport.get_extra_info("socket"))
         self._late = self.loop.call_later(HEAD_S_MAX, self._end, 408, _TOO_SLOW)
         if len(self.connections) > CONNECTIONS_MAX:
             self._make_room()
@@ -97,6 +105,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._in_head, self._begun, self._head_bytes = False, False, 0
         self._in_time()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        self.scope[_ABORT] = self.transport.abort  # type: ignore[typeddict-unknown-key]
         self.app = self._served if size <= HEAD_BYTES_MAX else _refuse_head
         super().on_headers_complete()
 
@@ -122,6 +131,21 @@ class BoundedHeads(HttpToolsProtocol):
                 head + b"content-length: " + length + b"\r\nconnection: close\r\n\r\n" + body
             )
         self.transport.close()
+
+
+def _bound(connection: socket.socket) -> None:
+    """Have the kernel keep little for a client, and not for long."""
+    if connection.family in {socket.AF_INET, socket.AF_INET6}:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        unread_ms = round(UNREAD_S_MAX * 1000)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
+
+
+async def hang_up(scope: Message, receive: Callable[[], Awaitable[Message]]) -> None:
+    """End a connection at once: an orderly end waits until the client has read all before it."""
+    if abort := scope.get(_ABORT):
+        abort()
+        await receive()
 
 
 async def _refuse_head(_scope: Any, _receive: Any, send: Any) -> None:

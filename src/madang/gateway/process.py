@@ -36,8 +36,6 @@ from madang.traffic.limits import Limits
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
-SEND_BUFFER_BYTES = 256 << 10
-"""What the kernel keeps for a client that does not read; by itself it would grow to megabytes."""
 KEEP_ALIVE_S = 75
 """Longer than common clients keep an idle connection, so that they close it first."""
 FINISH_S = 10
@@ -116,7 +114,6 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 
 
 async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     clock = SystemClock()
     limits = Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S)
     desk = Desk(limits, Front(settings.names()))

@@ -17,6 +17,8 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 JSON = b"application/json"
+PART_BYTES = 256 << 10
+"""A larger answer is sent in parts, each once the client has taken most of the one before."""
 EVENTS = b"text/event-stream; charset=utf-8"
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -34,11 +36,22 @@ class Reply:
         ]
         self._started = False
 
-    async def whole(self, body: bytes, status: int = 200, headers: Headers | None = None) -> None:
-        """Send a complete JSON answer."""
+    async def whole(
+        self,
+        body: bytes,
+        status: int = 200,
+        headers: Headers | None = None,
+        taken: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Send a complete JSON answer, a large one in parts; `taken` hears of each that is gone."""
         length = (b"content-length", str(len(body)).encode())
         await self._start(status, JSON, [length, *(headers or ())])
-        await self._send({"type": "http.response.body", "body": body})
+        for begin in range(0, len(body) - PART_BYTES, PART_BYTES):
+            part = body[begin : begin + PART_BYTES]
+            await self._send({"type": "http.response.body", "body": part, "more_body": True})
+            taken()
+        rest = body[(len(body) - 1) // PART_BYTES * PART_BYTES :] if body else b""
+        await self._send({"type": "http.response.body", "body": rest})
 
     async def piece(self, data: bytes) -> None:
         """Send some events; returns when the client can take more."""

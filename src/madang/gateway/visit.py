@@ -17,7 +17,7 @@ from madang.traffic.doors import Head, too_large
 from madang.traffic.exchange import CLIENT_LEFT, ENGINE_DIED, KEY_REVOKED, STOPPING, Exchange
 from madang.traffic.refusal import Refusal, slow_body
 from madang.traffic.table import Target, Usage
-from madang.wire import swallow
+from madang.wire import hang_up, swallow
 
 if TYPE_CHECKING:
     from madang.ports import Clock
@@ -48,6 +48,7 @@ class Visit:
         self._receive = receive
         self._reply = reply
         self._task = asyncio.current_task()
+        self._scope: Message = {}
         self._cut: Literal["", "left", "late", "revoked"] = ""
         self._unread = False
         self._exchange: Exchange | None = None
@@ -56,6 +57,7 @@ class Visit:
 
     async def run(self, scope: Message, request_id: str) -> None:
         """Serve the request to its end, whichever that is."""
+        self._scope = scope
         desk = self._means.desk
         head = desk.enter(scope["method"], scope["path"], scope["headers"], scope["server"])
         try:
@@ -160,7 +162,10 @@ class Visit:
 
     async def _break_off(self, exchange: Exchange) -> int:
         """End an exchange that was stopped: say so if anybody listens."""
-        if self._cut == "left" or (self._cut == "late" and exchange.client_turn):
+        if self._cut == "left":
+            return CLIENT_LEFT
+        if self._cut == "late" and exchange.client_turn:
+            await hang_up(self._scope, self._receive)
             return CLIENT_LEFT
         if self._cut == "revoked":
             return await self._reply.refuse(KEY_REVOKED)
@@ -246,5 +251,5 @@ class Visit:
         self._means.desk.free(exchange, self._clock.monotonic())
         if isinstance(body, Refusal):
             return await self._reply.refuse(body)
-        await self._reply.whole(body)
+        await self._reply.whole(body, taken=lambda: exchange.taken(self._clock.monotonic()))
         return 200

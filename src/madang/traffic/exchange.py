@@ -128,7 +128,7 @@ class Exchange:
         return self._too_late() if now >= self.deadline else self.choose(now)
 
     def _too_late(self) -> Refusal:
-        wait_s = round(self._limits.held_s)
+        wait_s = max(1, round(self._limits.held_s))
         return unavailable(
             "waited_too_long", "gateway.waited-too-long", wait_s, model=self.model, seconds=wait_s
         )
@@ -226,6 +226,10 @@ class Exchange:
         self.client_turn = False
         done = self._events.done
         self.deadline = now + (self._limits.linger_s if done else self._limits.gap_s)
+
+    def taken(self, now: float) -> None:
+        """Note that the client has taken a part of a whole answer."""
+        self.deadline = now + self._limits.client_s
 
     def feed(self, data: bytes, now: float) -> bytes | Refusal:
         """Take a piece of a stream; return what the client is to get of it."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -105,7 +105,7 @@ class BoundedHeads(HttpToolsProtocol):
         self._in_head, self._begun, self._head_bytes = False, False, 0
         self._in_time()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        self.scope[_ABORT] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        cast("Message", self.scope)[_ABORT] = self.transport.abort
         self.app = self._served if size <= HEAD_BYTES_MAX else _refuse_head
         super().on_headers_complete()
 

@@ -109,3 +109,9 @@ def is_our_lack(error: BaseException) -> bool:
     (True, False)
     """
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in _LACKS
+
+
+def refuse_lack(error: BaseException) -> None:
+    """Raise `Unavailable` if that is what went wrong: no file of anybody's is to blame."""
+    if is_our_lack(error):
+        raise Unavailable("control.short", cause=str(error) or type(error).__name__) from error

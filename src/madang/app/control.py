@@ -33,7 +33,9 @@ async def run_control(home: Home, host: str, port: int) -> None:
     """Be control until SIGTERM: one world, one loop, two doors."""
     from madang.clocks import SystemClock
     from madang.control.world import World
+    from madang.threads import ready
 
+    ready()
     store = chosen_store(home)
     plugged = engines()
     world = World(store, {name: e.facts for name, e in plugged.items()}, SystemClock())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,8 @@ FREE_BYTES_MIN = 1_000_000_000
 """Less than this on the home's disk is called short."""
 FILES_MIN = 1024
 """With fewer open files than this a gateway turns applications away."""
+FILES_SPARE = 8
+"""A process that may open fewer than this has none left for the next request."""
 LOOK_S = 2.0
 """How long another command may be working on the home before that is all there is to say."""
 LOOK_BYTES_MAX = 64 << 20
@@ -160,6 +163,7 @@ def _running(home: Home) -> Iterator[Check]:
         return
     yield found("doctor.supervisor-alive", ok=True, pid=pid)
     yield from _limits(pid)
+    yield from _open_files(pid)
     where = last(home)
     if where is None:
         yield found("up.no-address", str(home.listen), ok=False, pid=pid)
@@ -199,3 +203,18 @@ def _limits(pid: int) -> Iterator[Check]:
         hard = line.split()[4]
         if hard != "unlimited" and int(hard) < FILES_MIN:
             yield found("doctor.files-few", ok=False, limit=int(hard), wanted=FILES_MIN)
+
+
+def _open_files(pid: int) -> Iterator[Check]:
+    """Which of our processes have as good as no file left that they may open."""
+    names = {pid: "supervisor"}
+    with suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            argv = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            names |= {int(child): p for p, m in parts.PROGRAMS.items() if m.encode() in argv}
+    for each, name in names.items():
+        with suppress(OSError):
+            limit, _ = resource.prlimit(each, resource.RLIMIT_NOFILE)
+            count = sum(1 for _ in Path(f"/proc/{each}/fd").iterdir())
+            if count > limit - FILES_SPARE:
+                yield found("doctor.files-out", name, ok=False, count=count, limit=limit)

@@ -9,7 +9,9 @@ from madang.ending import heard
 from madang.errors import MadangError
 from madang.settings import LOG_RING_BYTES, Home
 
-PARTS = ("control", "gateway")
+PROGRAMS = {"control": "madang.app", "gateway": "madang.gateway"}
+"""What the supervisor starts by itself, by its module."""
+PARTS = tuple(PROGRAMS)
 ANSWER_S = 2.0
 _HEALTH = {"control": "/readyz", "gateway": "/healthz"}
 

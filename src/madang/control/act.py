@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from madang.control.guard import guarded
@@ -21,6 +20,7 @@ from madang.resources.resource import Reason, Ref
 from madang.resources.revision import Build, Check, Revision, Verdict
 from madang.resources.rights import CONTROL, GATE
 from madang.supervisor.protocol import LaunchPlan
+from madang.threads import started
 from madang.verify.subject import Subject
 
 GATES_MAX = 4
@@ -56,7 +56,7 @@ class Hands:
         self.observer = observer
         self.tools = tools
         self._gates: dict[Ref, asyncio.Task[None]] = {}
-        self._examiners = ThreadPoolExecutor(GATES_MAX, "gate")
+        self._examiners = started(GATES_MAX, "gate")
 
     async def carry_out(self, planned: Plan) -> None:
         """Do what the plan asks for; a node that can't be reached is left for the next turn."""

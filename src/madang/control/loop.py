@@ -7,7 +7,6 @@ guarded by the version it was planned from, and a plan that lost a race is dropp
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from madang.control.act import Hands
@@ -21,6 +20,7 @@ from madang.planning.snapshot import Snapshot
 from madang.resources.event import Event
 from madang.resources.rights import CONTROL
 from madang.settings import TURN_SECONDS_MAX
+from madang.threads import started
 
 AFTER_ERROR_S = 0.5
 """Pause after a turn that ended in an error."""
@@ -34,7 +34,7 @@ class Loop:
         self.observer = observer
         self.hands = hands
         self.memo = Memo()
-        thinker = ThreadPoolExecutor(1, "plan")  # its own: no slow engine may keep it waiting
+        thinker = started(1, "plan")  # its own: no slow engine may keep it waiting
         self._think = partial(asyncio.get_running_loop().run_in_executor, thinker)
 
     async def run(self) -> None:

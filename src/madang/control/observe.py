@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from madang.control.gateways import Gateways
@@ -18,6 +17,7 @@ from madang.ports import Launcher
 from madang.resources.resource import Reason
 from madang.resources.rights import CONTROL
 from madang.supervisor.protocol import Moment, Observation, Process
+from madang.threads import started
 
 log = logging.getLogger("madang.control")
 
@@ -61,7 +61,7 @@ class Observer:
         self._stopped: dict[tuple[str, int], tuple[str, Moment]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(PROBES_MAX)
-        self._askers = ThreadPoolExecutor(PROBES_MAX, "probe")
+        self._askers = started(PROBES_MAX, "probe")
         self._looked = {node: asyncio.Event() for node in launchers}
 
     def seen(self) -> Seen:

@@ -30,6 +30,7 @@ from madang.gateway.spool import Spool
 from madang.gateway.visit import Means
 from madang.settings import BODY_BYTES_MAX, STALE_TABLE_S, Home
 from madang.supervisor.protocol import READY_FD
+from madang.threads import ready
 from madang.traffic.desk import Desk
 from madang.traffic.front import Front
 from madang.traffic.limits import Limits
@@ -43,6 +44,8 @@ FINISH_S = 10
 LAST_WORDS_S = 1.0
 """And then for the rest to be told that they are cut off."""
 BOOT_BYTES = 6
+WRITERS = 2
+"""Threads that write the table."""
 
 log = logging.getLogger("madang.gateway")
 
@@ -114,6 +117,7 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 
 
 async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
+    ready(WRITERS)
     clock = SystemClock()
     limits = Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S)
     desk = Desk(limits, Front(settings.names()))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from madang.errors import Unavailable
 from madang.gateway.journal import Journal
 from madang.gateway.line import ControlLine
+from madang.threads import started
 
 if TYPE_CHECKING:
     from madang.ports import Clock
@@ -39,7 +39,7 @@ class Spool:
         self._line = line
         self._clock = clock
         journal.open()
-        self._thread = ThreadPoolExecutor(1, "usage")
+        self._thread = started(1, "usage")
         self._waiting: list[Usage] = []
         self._recorded = asyncio.Event()
         self._written = asyncio.Event()

@@ -10,15 +10,16 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
-import threading
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from madang.errors import Rejected, Unavailable
+from madang.errors import Rejected, Unavailable, refuse_lack
 from madang.registry.inspect import Found, inspect
 
 MEMORY_BYTES_MAX = 512 << 20
@@ -40,18 +41,27 @@ def inspect_apart(file: BinaryIO, size_bytes: int) -> Found:
     Blocks for at most `WALL_S_MAX`: call it in a thread.
     """
     with _started(file.fileno(), size_bytes) as child:
-        assert child.stdout
-        late = threading.Timer(WALL_S_MAX, child.kill)
-        late.start()
         try:
-            said = child.stdout.read(ANSWER_BYTES_MAX + 1)
-            if len(said) > ANSWER_BYTES_MAX:
-                child.kill()
+            said = _said(child, time.monotonic() + WALL_S_MAX)
             status = child.wait()
         finally:
             child.kill()
-            late.cancel()
     return _understood(said, status)
+
+
+def _said(child: subprocess.Popen[bytes], deadline: float) -> bytes:
+    """Return what the child writes until it ends; kill one that writes too much or for too long."""
+    assert child.stdout
+    end = child.stdout.fileno()
+    ready, said = select.poll(), b""
+    ready.register(end)
+    while len(said) <= ANSWER_BYTES_MAX and ready.poll(max(0, deadline - time.monotonic()) * 1000):
+        chunk = os.read(end, ANSWER_BYTES_MAX)
+        if not chunk:
+            return said
+        said += chunk
+    child.kill()
+    return said
 
 
 def _started(number: int, size_bytes: int) -> subprocess.Popen[bytes]:
@@ -62,6 +72,7 @@ def _started(number: int, size_bytes: int) -> subprocess.Popen[bytes]:
             pass_fds=(number,), env={}, start_new_session=True,
         )  # fmt: skip
     except OSError as error:
+        refuse_lack(error)
         raise Unavailable("model.no-reader", cause=error.strerror or str(error)) from error
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from madang.errors import Corrupt, Rejected, Unavailable
+from madang.errors import Corrupt, Rejected, Unavailable, refuse_lack
 
 CHUNK_BYTES = 4 << 20
 """Read and hashed at a time; progress is told as often."""
@@ -49,6 +49,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     except IsADirectoryError as error:
         raise Rejected("model.source-not-a-file", str(path)) from error
     except (OSError, ValueError) as error:
+        refuse_lack(error)
         raise Rejected("model.source-unreadable", str(path), cause=str(error)) from error
     with entered as file:
         status = os.fstat(file.fileno())
@@ -122,6 +123,7 @@ class FileBlobs:
             with opened(path) as file:
                 status, found = os.fstat(file.fileno()), digest_of(file)
         except (OSError, Rejected) as error:
+            refuse_lack(error)
             raise Unavailable("blob.missing", digest, path=record.path) from error
         if found != digest:
             raise Unavailable("blob.changed", digest, path=record.path)
@@ -134,6 +136,7 @@ class FileBlobs:
         try:
             status = Path(record.path).stat()
         except OSError as error:
+            refuse_lack(error)
             raise Unavailable("blob.missing", digest, path=record.path) from error
         if not record.fits(status):
             raise Unavailable("blob.touched", digest, path=record.path)
@@ -163,6 +166,7 @@ class FileBlobs:
         except FileNotFoundError as error:
             raise Unavailable("blob.missing", digest, path="") from error
         except (OSError, ValueError, TypeError) as error:
+            refuse_lack(error)
             raise Corrupt("blob.record-damaged", digest, cause=str(error)) from error
 
     def _write(self, digest: str, record: _Record) -> None:

@@ -27,6 +27,7 @@ from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
 from madang.stores.rows import audit_from, audit_row, event_from, resource_from
+from madang.stores.seals import refuse_broken, seal
 from madang.stores.tables import audit, events, meta, replies, resources, usage, usage_totals
 
 PRUNE_STEP = 1_000
@@ -47,7 +48,7 @@ def newest_revision(connection: Connection) -> int:
 def write(connection: Connection, row: Row, planned: int, version: int, *, gone: bool) -> None:
     """Store one resource if it still has the `planned` version; raises `Conflict`."""
     subject = f"{row['kind']}/{row['name']}"
-    fresh = {**row, "resource_version": version, "gone": gone}
+    fresh = seal(resources, {**row, "resource_version": version, "gone": gone})
     if planned == 0 and not gone:
         try:
             connection.execute(insert(resources), fresh)
@@ -67,7 +68,7 @@ def write(connection: Connection, row: Row, planned: int, version: int, *, gone:
 def add_events(connection: Connection, rows: Sequence[Row]) -> None:
     """Append events, in this order."""
     for row in rows:
-        connection.execute(insert(events), row)
+        connection.execute(insert(events), seal(events, row))
 
 
 def inside(who: Principal, place: Column[str]) -> ColumnElement[bool]:
@@ -160,7 +161,7 @@ def keep_reply(connection: Connection, row: Row) -> None:
     connection.execute(delete(replies).where(replies.c.id.in_(some)))
     connection.execute(delete(replies).where(old, replies.c.id == row["id"]))
     try:
-        connection.execute(insert(replies), row)
+        connection.execute(insert(replies), seal(replies, row))
     except IntegrityError as error:
         raise Conflict("request.under-way") from error
 
@@ -168,7 +169,10 @@ def keep_reply(connection: Connection, row: Row) -> None:
 def kept_reply(connection: Connection, reply_id: str) -> Reply | None:
     """Return what a request was answered."""
     row = connection.execute(select(replies).where(replies.c.id == reply_id)).first()
-    return Reply(*row) if row else None
+    if row is None:
+        return None
+    refuse_broken(replies, row._asdict(), f"reply/{reply_id}")
+    return Reply(*row[:-1])
 
 
 def keep_usage(connection: Connection, rows: Sequence[Row]) -> None:
@@ -180,7 +184,7 @@ def keep_usage(connection: Connection, rows: Sequence[Row]) -> None:
         for known in connection.scalars(select(usage.c.id).where(usage.c.id.in_(asked))):
             del unique[known]
     if unique:
-        connection.execute(insert(usage), list(unique.values()))
+        connection.execute(insert(usage), [seal(usage, row) for row in unique.values()])
     for (project, endpoint), added in _summed(unique.values()).items():
         _add_to_total(connection, {"project": project, "endpoint": endpoint}, added)
 
@@ -217,7 +221,11 @@ def totals(connection: Connection, who: Principal) -> list[UsageTotal]:
 
 def read_meta(connection: Connection, name: str) -> int:
     """Return a number kept beside the tables; 0 where it was never written."""
-    return connection.scalar(select(meta.c.value).where(meta.c.name == name)) or 0
+    row = connection.execute(select(meta).where(meta.c.name == name)).first()
+    if row is None:
+        return 0
+    refuse_broken(meta, row._asdict(), f"meta/{name}")
+    return int(row.value)
 
 
 def newest_term(connection: Connection) -> int:
@@ -228,9 +236,9 @@ def newest_term(connection: Connection) -> int:
 
 def write_meta(connection: Connection, name: str, value: int) -> None:
     """Keep a number beside the tables."""
-    changed = connection.execute(update(meta).where(meta.c.name == name), {"value": value})
-    if changed.rowcount == 0:
-        connection.execute(insert(meta), {"name": name, "value": value})
+    row = seal(meta, {"name": name, "value": value})
+    if connection.execute(update(meta).where(meta.c.name == name), row).rowcount == 0:
+        connection.execute(insert(meta), row)
 
 
 def store_id(connection: Connection) -> str:

@@ -20,8 +20,10 @@ from madang.stores import archive, swap
 from madang.stores.backup import describe
 from madang.stores.migrations import VERSIONS
 from madang.stores.place import Hold
+from madang.stores.seals import seal
 from madang.stores.sql import EVENTS_KEPT
 from madang.stores.sqlite import SqliteStore
+from madang.stores.tables import meta
 
 ADDED = {"events": 1, "audit": 1}
 """Rows that a restore writes itself: that it was done."""
@@ -105,16 +107,24 @@ def _lift(state: Path, now: float) -> None:
             if problem != "ok":
                 raise Corrupt("store.damaged", cause=problem)
             copy.execute("BEGIN IMMEDIATE")
-            shift = max(0, int(now * 1000) - copy.execute(f"SELECT {newest}").fetchone()[0])
+            (before,) = copy.execute(f"SELECT {newest}").fetchone()
+            shift = max(0, int(now * 1000) - before)
             copy.execute("UPDATE resources SET resource_version = resource_version + ?", [shift])
-            keep = "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
             (term,) = copy.execute("SELECT max(value) FROM meta WHERE name = 'term'").fetchone()
-            copy.execute(keep, ["term", max((term or 0) + 1, int(now / 60))])
-            copy.execute(keep.replace("(?, ?)", f"(?, {newest})"), ["pruned"])
-            copy.execute(keep, ["store", secrets.randbits(62) | 1])
+            _note(copy, "term", max((term or 0) + 1, int(now / 60)))
+            _note(copy, "pruned", before + shift if before else 0)
+            _note(copy, "store", secrets.randbits(62) | 1)
             copy.execute("COMMIT")
     except sqlite3.Error as error:
         raise Corrupt("store.damaged", cause=str(error)) from error
+
+
+def _note(copy: sqlite3.Connection, name: str, value: int) -> None:
+    """Keep a number beside the tables, whichever version they have."""
+    row = seal(meta, {"name": name, "value": value})
+    there = [column[1] for column in copy.execute("PRAGMA table_info(meta)")]
+    columns, marks = ", ".join(there), ", ".join(f":{each}" for each in there)
+    copy.execute(f"REPLACE INTO meta ({columns}) VALUES ({marks})", row)  # noqa: S608
 
 
 async def _open_once(home: Home, who: Principal, listing: archive.Listing, now: float) -> None:

@@ -12,6 +12,8 @@ from madang.errors import Corrupt
 from madang.resources.event import AuditRecord, Event
 from madang.resources.kinds import KINDS
 from madang.resources.resource import AnyResource
+from madang.stores.seals import SEAL, refuse_broken
+from madang.stores.tables import events, resources
 from madang.traffic.table import Usage
 
 _COLUMNS = ("project", "name", "uid", "generation", "created_at", "deleted_at")
@@ -35,9 +37,10 @@ def resource_row(resource: AnyResource) -> dict[str, Any]:
 def resource_from(row: Row[Any]) -> AnyResource:
     """Read a resource; raises `Corrupt` when the row does not hold one."""
     body = row._asdict()
-    kind = body.pop("kind")
-    del body["id"], body["gone"]
+    kind = body["kind"]
     subject = f"{kind}/{row.name}"
+    refuse_broken(resources, body, subject)
+    del body["id"], body["kind"], body["gone"], body[SEAL]
     if kind not in KINDS:
         raise Corrupt("store.unreadable", subject, cause="unknown kind")
     try:
@@ -56,6 +59,8 @@ def event_row(event: Event) -> dict[str, Any]:
 def event_from(row: Row[Any]) -> Event:
     """Read an event; raises `Corrupt` when the row does not hold one."""
     body = row._asdict()
+    refuse_broken(events, body, f"event/{row.seq}")
+    del body[SEAL]
     try:
         return Event.model_validate({**body, "values": from_json(body["values"])})
     except ValueError as error:

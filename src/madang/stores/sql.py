@@ -176,7 +176,7 @@ class SqlStore:
             found = _version(connection)
             if found is None:
                 self._make(connection)
-            term = queries.read_meta(connection, "term")
+            term = queries.newest_term(connection)
             self._refuse_fenced(connection)
             self._revision = max(self._revision, queries.newest_revision(connection))
         if found not in (None, VERSIONS[-1]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -15,10 +15,15 @@ from madang.errors import Corrupt, MadangError, Rejected, Unavailable
 from madang.ports import Health
 from madang.settings import Home
 from madang.stores import place, swap
+from madang.stores.seals import verify
 from madang.stores.sql import Kept, SqlStore
 
 LOG_BYTES_MAX = 64 << 20
 """The write-ahead log is cut back to this after a checkpoint."""
+
+CHECKED_BYTES_MAX = 64 << 20
+"""A state this large or smaller is read whole whenever its health is asked for; a larger one when
+it is backed up, so that nobody waits."""
 
 _PRAGMAS = {
     "journal_mode": "wal",
@@ -29,6 +34,8 @@ _PRAGMAS = {
 }
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NO_TEXT = "Could not decode to UTF-8"
+"""Python's own words for a text that is none, without a code."""
 _UNDONE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
 """A commit that ends with one of these never got as far as its last page; one whose flush to the
 disk failed did, and would be found there after a crash."""
@@ -68,7 +75,7 @@ class Sqlite:
     def named(self, error: DBAPIError, code: str) -> MadangError:
         """See `lane.Database.named`."""
         cause = str(error.orig)
-        if _result(error) & 0xFF in _DAMAGED:
+        if _is_damage(error):
             return Corrupt("store.damaged", cause=cause)
         return Unavailable(code, cause=cause)
 
@@ -90,6 +97,8 @@ class Sqlite:
     def health(self, connection: Connection) -> Health:
         """See `sql.Database.health`."""
         version = str(connection.exec_driver_sql("SELECT sqlite_version()").scalar_one())
+        if self._home.state.stat().st_size <= CHECKED_BYTES_MAX:
+            check(connection)
         return Health("SQLite", version, str(self._home.state))
 
 
@@ -120,7 +129,12 @@ def _result(error: DBAPIError) -> int:
     return int(getattr(error.orig, "sqlite_errorcode", 0))
 
 
-def _engine(path: Path) -> Engine:
+def _is_damage(error: DBAPIError) -> bool:
+    """Tell whether it says that a page, or a text in one, is not what was written."""
+    return _result(error) & 0xFF in _DAMAGED or str(error.orig).startswith(_NO_TEXT)
+
+
+def _engine(path: Path, settings: Mapping[str, str] = _PRAGMAS) -> Engine:
     """Return an engine whose transactions are SQLite's own, begun as writers."""
     url = URL.create("sqlite", database=str(path))
     engine = create_engine(
@@ -129,7 +143,7 @@ def _engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(raw: sqlite3.Connection, _record: object) -> None:
-        for name, value in _PRAGMAS.items():
+        for name, value in settings.items():
             (answer,) = raw.execute(f"PRAGMA {name}={value}").fetchone() or (None,)
             if name == "journal_mode" and answer != value:
                 raise Unavailable("store.write-failed", cause=f"no write-ahead log: {answer}")
@@ -139,6 +153,14 @@ def _engine(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def check(connection: Connection) -> None:
+    """Read all of it, every cell and index; raises `Corrupt` where it is not what was written."""
+    problem = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar_one()
+    if problem != "ok":
+        raise Corrupt("store.damaged", cause=problem)
+    verify(connection)
 
 
 @contextmanager
@@ -151,11 +173,13 @@ def new_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         place.make_private(part)
         yield part
-        with closing(sqlite3.connect(part)) as copy:
-            (problem,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-        if problem != "ok":
-            raise Corrupt("store.damaged", cause=problem)
+        with _engine(part, {}).connect() as copy, copy.begin():
+            check(copy)
         place.settle(part, path)
+    except DBAPIError as error:
+        if _is_damage(error):
+            raise Corrupt("store.damaged", cause=str(error.orig)) from error
+        raise Unavailable("store.backup-failed", str(path), cause=str(error.orig)) from error
     except (OSError, sqlite3.Error) as error:
         raise Unavailable("store.backup-failed", str(path), cause=str(error)) from error
     finally:

@@ -36,6 +36,7 @@ resources = Table(
     Column("spec", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("gone", Boolean, nullable=False),
+    Column("crc", BigInteger, nullable=False, server_default="0"),
 )
 """One row per resource that lives, and one tombstone (`gone`) per resource that did."""
 
@@ -65,6 +66,7 @@ events = Table(
     Column("name", Text, nullable=False),
     Column("uid", Text, nullable=False),
     Column("values", Text, nullable=False),
+    Column("crc", BigInteger, nullable=False, server_default="0"),
 )
 Index("events_of_project", events.c.project, events.c.seq)
 
@@ -103,6 +105,7 @@ usage = Table(
     Column("duration_s", Float, nullable=False),
     Column("first_token_s", Float),
     Column("estimated", Boolean, nullable=False),
+    Column("crc", BigInteger, nullable=False, server_default="0"),
 )
 """What was used is money: kept until somebody settles it, never pruned here."""
 
@@ -125,6 +128,7 @@ replies = Table(
     Column("asked", Text, nullable=False),
     Column("at", Float, nullable=False),
     Column("answer", Text, nullable=False),
+    Column("crc", BigInteger, nullable=False, server_default="0"),
 )
 """What requests with an Idempotency-Key were answered; kept for a day."""
 
@@ -135,6 +139,7 @@ meta = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", BigInteger, nullable=False),
+    Column("crc", BigInteger, nullable=False, server_default="0"),
 )
 """`term`: how often control has opened this state. `pruned`: the newest tombstone let go.
 `store`: a random number that tells this state from every other."""

@@ -1,0 +1,93 @@
+"""A check sum in every row: a byte that has changed where it lay is found, not believed.
+
+A database checks how its pages hang together, not what is in their cells. Not sealed: a resource's
+version, which is raised for all at once, and of which an index has a second copy; totals, which
+must be the sums over what they are made of; and audit records, which have their chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+from zlib import crc32
+
+from sqlalchemy import Connection, Float, Table, func, inspect, select
+
+from madang.errors import Corrupt
+from madang.stores.tables import metadata, resources, usage, usage_totals
+
+SEAL = "crc"
+STEP = 1_000
+"""This many rows are in memory at once."""
+_OPEN = frozenset({SEAL, "resource_version"})
+
+
+@cache
+def _sealed(of: Table) -> tuple[tuple[str, bool], ...]:
+    """Return the columns below the seal, and which of them are floats; not a number given late."""
+    given = (c for c in of.columns if not (c.primary_key and c.autoincrement is not False
+                                           and c.type.python_type is int))  # fmt: skip
+    return tuple((c.name, isinstance(c.type, Float)) for c in given if c.name not in _OPEN)
+
+
+def crc(of: Table, row: Mapping[str, Any]) -> int:
+    """Return the CRC-32 of a row's values, each as its column keeps it."""
+    texts = []
+    for name, is_float in _sealed(of):
+        value = row[name]
+        if value is None or type(value) is str:
+            texts.append(value or "")
+        else:
+            texts.append(repr(float(value) if is_float else int(value)))
+    return crc32("\x1f".join(texts).encode())
+
+
+def seal(of: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row with its seal."""
+    return {**row, SEAL: crc(of, row)}
+
+
+def refuse_broken(of: Table, row: Mapping[str, Any], subject: str) -> None:
+    """Raise `Corrupt` for a row that is not what was written."""
+    try:
+        is_whole = row[SEAL] == crc(of, row)
+    except (TypeError, ValueError):  # a text has become something else
+        is_whole = False
+    if not is_whole:
+        raise Corrupt("store.unreadable", subject, cause="its check sum is wrong")
+
+
+def verify(connection: Connection) -> None:
+    """Read every row that there is, those that nobody asks for too; raises `Corrupt`.
+
+    Tables of an older version that bear no seals yet are passed over.
+    """
+    known = inspect(connection)
+    there = {name: {c["name"] for c in known.get_columns(name)} for name in known.get_table_names()}
+    for each in metadata.sorted_tables:
+        if SEAL in there.get(each.name, ()):
+            asked = connection.execution_options(yield_per=STEP).execute(select(each))
+            for row in asked:
+                body = row._asdict()
+                refuse_broken(each, body, _subject(each, body))
+    if SEAL in there.get(usage.name, ()):
+        _refuse_wrong_sums(connection)
+
+
+def _subject(of: Table, row: Mapping[str, Any]) -> str:
+    if of is resources:
+        return f"{row['kind']}/{row['name']}"
+    (key,) = of.primary_key.columns
+    return f"{of.name}/{row[key.name]}"
+
+
+def _refuse_wrong_sums(connection: Connection) -> None:
+    own, kept = usage.c, usage_totals.c
+    place, counts = ("project", "endpoint"), ("prompt_tokens", "cached_tokens", "output_tokens")
+    by = [own[name] for name in place]
+    sums = select(*by, func.count(), *(func.sum(own[name]) for name in counts)).group_by(*by)
+    totals = select(*(kept[name] for name in (*place, "requests", *counts)))
+    found = {tuple(row) for row in connection.execute(sums)}
+    for row in {tuple(row) for row in connection.execute(totals)} ^ found:
+        raise Corrupt("store.unreadable", f"usage/{row[1]}", cause="its total is not its sum")

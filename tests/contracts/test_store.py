@@ -477,7 +477,7 @@ class Model(RuleBasedStateMachine):
         self.loop.close()
 
 
-EXAMPLES = {"sqlite": 40, "postgres": 8}
+EXAMPLES = {"memory": 40, "sqlite": 40, "postgres": 8}
 """Each example is a database of its own, and each step a way to another process and back."""
 
 

@@ -315,3 +315,16 @@ def test_what_runs_for_nobody_is_told_to_stop_once() -> None:
     assert [action.effect for action in told] == [Stop("n", uid, 3)]
     fenced = replace(seen, fenced=frozenset({(uid, 3)}))
     assert plan(replace(paper.snapshot, seen=fenced)).effects() == ()
+
+
+def test_what_runs_for_nobody_is_told_to_stop_once_and_what_is_not_ours_is_left_alone() -> None:
+    paper = Paper(snapshot(node("n")))
+    lost = Process("replica-lost", 3, "running", pid=9)
+    other = Process("gateway", 1, "running", pid=8)
+    places = {lost.uid: "n", other.uid: "n"}
+    seen = replace(paper.snapshot.seen, processes={lost.uid: lost, other.uid: other}, places=places)
+    paper.snapshot = replace(paper.snapshot, seen=seen)
+    orders = [action.effect for action in plan(paper.snapshot).effects()]
+    assert orders == [Stop("n", lost.uid, 3)]
+    told = replace(seen, fenced=frozenset({(lost.uid, 3)}))
+    assert plan(replace(paper.snapshot, seen=told)).effects() == ()

@@ -6,7 +6,8 @@ import ipaddress
 import json
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -89,17 +90,32 @@ def write(home: Home, address: Address) -> None:
     fresh.replace(home.listen)
 
 
-def keep_database(home: Home, *, runs: bool) -> None:
-    """Keep the database's address that MADANG_DATABASE_URL gives, for this start and later ones.
+@contextmanager
+def tried_database(home: Home, *, runs: bool) -> Iterator[None]:
+    """Start with the database that MADANG_DATABASE_URL gives, and keep it if that succeeds.
 
-    In a file of its owner alone: no process gets it in argv or environment. Raises `Rejected`
-    where something else `runs` already.
+    In a file of its owner alone: no process gets it in argv or environment. A start that fails
+    leaves the address that was there before. Raises `Rejected` where something else `runs` already.
     """
-    url = settings.given_database_url()
-    if not url or url == settings.database_url(home):
+    url, before = settings.given_database_url(), settings.database_url(home)
+    if not url or url == before:
+        yield
         return
     if runs:
         raise Rejected("up.other-database", str(home.path))
+    _write_database(home, url)
+    is_good = False
+    try:
+        yield
+        is_good = True
+    finally:
+        if not is_good and before:
+            _write_database(home, before)
+        elif not is_good:
+            home.database.unlink(missing_ok=True)
+
+
+def _write_database(home: Home, url: str) -> None:
     fresh = home.database.with_suffix(".part")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

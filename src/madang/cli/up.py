@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from madang import settings
 from madang.answers import Message, Resource
 from madang.cli import background, first, parts
-from madang.cli.address import Address, choose, keep_database, last, loopback, write
+from madang.cli.address import Address, choose, last, loopback, tried_database, write
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, note, phase, say, show_json, tell
 from madang.cli.progress import until_ready
@@ -67,7 +67,8 @@ def up(
     host = loopback(host)
     with _stopped_after(home, foreground) as is_told:
         with _usable(home), background.alone(home, TURN_S):
-            pid = _ensure_running(home, host, asked)
+            with tried_database(home, runs=bool(background.holder(home))):
+                pid = _ensure_running(home, host, asked)
             client = Client(home=str(home.path), project=DEFAULT_PROJECT)
             if not first.is_done(home):
                 first.prepare(client, home)
@@ -81,7 +82,6 @@ def _ensure_running(home: Home, host: str, port: int | None) -> int:
     """Start what does not run, and wait until it takes work; return the supervisor's pid."""
     where = last(home)
     pid = background.holder(home)
-    keep_database(home, runs=bool(pid))
     began, is_new = parts.end_of_log(home, "control"), not pid
     if not pid:
         before, where = where, choose(host, port, where)

@@ -9,6 +9,8 @@ import msgspec
 
 from madang.traffic.limits import Limits
 
+from .conftest import eventually
+
 
 async def lines_of(response):
     return [line async for line in response.aiter_lines() if line]
@@ -284,3 +286,32 @@ async def test_a_whole_answer_is_not_given_to_a_key_that_has_expired_meanwhile(
         answer = await asking
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "key_revoked"
+
+
+async def test_a_body_that_ends_after_its_key_was_revoked_reaches_no_engine(serve, engines, table):
+    engine = await engines.start()
+    asked = []
+
+    async def note(request, body):
+        asked.append(body)
+        return engine.say(body)
+
+    engine.behave = note
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    whole = json.dumps({"model": "bot", "messages": [{"role": "user", "content": "hi"}]}).encode()
+
+    async def slowly():
+        yield whole[:10]
+        begun.set()
+        await go_on.wait()
+        yield whole[10:]
+
+    async with serve(engine.target) as door:
+        asking = asyncio.create_task(door.client.post("/v1/chat/completions", content=slowly()))
+        await begun.wait()
+        await eventually(lambda: door.app._visits)  # it knows the key, and waits for the rest
+        door.desk.take(msgspec.structs.replace(table(engine.target, version=2), keys={}))
+        go_on.set()
+        answer = await asking
+    assert answer.status_code == 401
+    assert asked == []

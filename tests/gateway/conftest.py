@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Set
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -175,6 +175,7 @@ class Door:
         self.app = app
         self.records = records
         self.url = ""
+        self.connections: Set[Any] = frozenset()
         self.client = httpx.AsyncClient()
 
     def post(self, path: str = "/v1/chat/completions", **fields: Any) -> Any:
@@ -217,6 +218,7 @@ async def _served(limits: Limits) -> AsyncIterator[Door]:
         server.config.timeout_graceful_shutdown = 0
         serving = asyncio.create_task(server.serve([listener]))
         await ready.wait()
+        door.connections = server.server_state.connections
         door.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=door.url, headers=headers, timeout=30) as door.client:

@@ -243,13 +243,14 @@ async def test_a_reader_that_takes_no_answer_does_not_hold_the_replica(serve, en
         await eventually(lambda: not door.desk.open)
 
 
-async def test_a_reader_that_takes_no_whole_answer_is_cut(serve, engines):
+async def test_a_reader_that_takes_no_whole_answer_is_cut(serve, engines, eventually):
     engine = await engines.start()
     engine.words = ["x" * (16 << 20)]
     async with serve(engine.target, limits=Limits(client_s=0.5)) as door:
         reader, writer = await connected(door, size=4096)
         writer.write(posted(door))
         usage = await door.record()
+        await eventually(lambda: not door.connections)
         assert len(await reader.read(-1)) < 16 << 20, "the connection has ended"
         writer.close()
     assert (usage.status, usage.output_tokens) == (499, 3), "the engine's count: all was made"

@@ -104,8 +104,12 @@ def test_a_full_line_refuses_at_once_and_says_for_how_long_the_front_has_waited(
 def test_a_line_is_bounded_in_bytes_too():
     desk = desk_of(A, limits=Limits(slot_requests_max=1, held_bytes_max=2500))
     Caller(desk)
-    assert [Caller(desk, words="x" * 1000).word for _ in range(3)] == [None, None, "model_busy"]
+    light, *others = [Caller(desk, words="x" * 1000) for _ in range(3)]
+    assert [each.word for each in others] == [None, "model_busy"]
     assert Caller(desk).word is None, "a small one still fits"
+    assert Caller(desk, words="x" * 1000).word == "model_busy"
+    light.end(CLIENT_LEFT)
+    assert Caller(desk, words="x" * 1000).word is None
 
 
 def test_a_line_is_bounded_however_many_slots_there_are():
@@ -190,8 +194,9 @@ def test_a_replica_that_comes_takes_from_the_line():
     Caller(desk)
     waits = Caller(desk)
     desk.take(table(A, B, version=2))
+    late = Caller(desk)
     desk.serve(1)
-    assert waits.word == "b"
+    assert (waits.word, late.word) == ("b", None), "nobody overtakes the line"
 
 
 def test_a_replica_is_free_when_it_has_said_all_however_slow_the_client_is():

@@ -358,18 +358,3 @@ async def test_a_backup_replaces_nothing_and_leaves_no_part_behind(
         await store.backup(CONTROL, taken / "below" / "copy.db")
     assert failed.value.code == "store.backup-failed"
     assert not list(tmp_path.glob("*.part"))
-
-
-async def test_ten_thousand_replicas_load_in_little_processor_time(home: Home) -> None:
-    store = SqliteStore(home)
-    await store.open()
-    await put(store, *(f"bot-1-{n}" for n in range(10_000)))
-    await store.close()
-    await store.open()
-    before = time.process_time()
-    _, living = await store.load(CONTROL)
-    spent_s = time.process_time() - before
-    await store.close()
-    print(f"{len(living)} replicas loaded in {spent_s:.2f} s of processor time")
-    assert len(living) == 10_000
-    assert spent_s <= 1.5

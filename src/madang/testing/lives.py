@@ -52,7 +52,7 @@ LIFE_S_MAX = 25.0
 """A life that takes longer has hung: its stacks are printed, and it ends."""
 QUIET_S_MAX = 1800.0
 """Virtual seconds until nothing moves any more."""
-TRIES_MAX = 5
+TRIES_MAX = 15
 EXIT_HUNG = 1
 
 

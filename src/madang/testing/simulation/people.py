@@ -15,7 +15,7 @@ from madang.testing.simulation.stage import Stage
 PROJECT = "local/main"
 SERVICES = ("app", "bot", "rag")
 KEYS = ("one", "two")
-PERSON = Principal(actor="key/person", role=Role.OPERATOR, project=PROJECT, uid="key-person")
+PERSON = Principal(actor="key/person", role=Role.OPERATOR, project=PROJECT)
 ABSENT = None
 """What a name stands for when nothing is there, or it is being taken down."""
 Wish = dict[str, Any] | None

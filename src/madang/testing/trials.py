@@ -20,6 +20,9 @@ from madang.testing.deeds import DEEDS
 from madang.testing.lives import lay_out
 from madang.testing.postgres import PostgresServer
 
+LIVES_MAX = 3
+"""A life whose database has gone is followed by at most so many more."""
+
 
 @dataclass
 class Outcome:
@@ -139,10 +142,17 @@ class Trials:
         return outcome
 
     def _recover(self, home: Path, deed: int, first: dict[str, Any], outcome: Outcome) -> None:
-        """Live once more: first see what is there, then do what was not acknowledged."""
+        """Live once more: first see what is there, then do what was not acknowledged.
+
+        A life that finds its database gone ends, and its supervisor starts the next.
+        """
         began_s = time.monotonic()
         more = {"done": outcome.acked, "recovers": True, "ahead_s": first["ahead_s"]}
         life = self.live(home, deed, **more)
+        for _ in range(LIVES_MAX):
+            if not str(_last(life, "died") or "").startswith("Unavailable: store."):
+                break
+            life = self.live(home, deed, **more | {"ahead_s": life["ahead_s"]})
         outcome.recovery_s = time.monotonic() - began_s
         found = _last(life, "found")
         if outcome.acked and found is not None and found != self.states[deed]:

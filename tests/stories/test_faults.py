@@ -209,14 +209,15 @@ def test_a_disk_that_runs_full_stops_changes_and_nothing_else(tmp_path: Path) ->
     assert done.stdout.startswith(".")
 
 
-@pytest.mark.skipif("MADANG_TEST_DISK" not in os.environ, reason="run by the test above")
-def test_on_a_small_disk() -> None:
-    """No change is acknowledged that is not kept; answers go on; room brings all back."""
-    yard = Yard(Path(os.environ["MADANG_TEST_DISK"]) / "home")
-    try:
-        _fill_and_free(yard)
-    finally:
-        yard.run("down")
+if "MADANG_TEST_DISK" in os.environ:  # run by the test above, in a world of its own
+
+    def test_on_a_small_disk() -> None:
+        """No change is acknowledged that is not kept; answers go on; room brings all back."""
+        yard = Yard(Path(os.environ["MADANG_TEST_DISK"]) / "home")
+        try:
+            _fill_and_free(yard)
+        finally:
+            yard.run("down")
 
 
 def _fill_and_free(yard: Yard) -> None:

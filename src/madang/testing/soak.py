@@ -153,11 +153,12 @@ class Soak(Ordeal):
         self._run("down")
 
     def _kill_if_due(self, now_s: float, seconds: float, kills: dict[str, int]) -> None:
-        """Kill control at even distances, and an engine now and then."""
+        """Kill control twice early, so that its last life is long, and an engine now and then."""
         if now_s >= seconds:
             return
         pids = self._journal()
-        if now_s > (kills["control"] + 1) * seconds / (CONTROL_KILLS + 1) and "control" in pids:
+        due_s = (kills["control"] + 1) * seconds / (3 * CONTROL_KILLS)
+        if now_s > due_s and kills["control"] < CONTROL_KILLS and "control" in pids:
             kills["control"] += _end(pids["control"])
         engines = sorted(uid for uid in pids if uid.startswith("replica-"))
         due_s = min(ENGINE_KILL_S, seconds / 2) * (kills["engine"] + 0.8)

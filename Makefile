@@ -72,7 +72,7 @@ bench-%: $(VENV)/.dev  ## bench-NAME: one bench, as JSON in bench/out
 	mkdir -p bench/out
 	$(BIN)/python bench/$(subst -,_,$*).py
 
-bench: $(VENV)/.dev  ## every bench, and one table
+bench: $(VENV)/.dev  ## the short benches, and one table (durability and hostile run by themselves)
 	mkdir -p bench/out
 	for each in bench/[a-z]*_*.py bench/control.py; do $(BIN)/python $$each; done
 	$(BIN)/python bench/table.py

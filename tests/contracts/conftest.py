@@ -16,6 +16,8 @@ import pytest
 from madang.supervisor.protocol import READY_FD, LaunchPlan
 
 DEADLINE_S = 30.0
+UNKEPT = httpx.Limits(max_keepalive_connections=0)
+"""A connection for each request: llama.cpp closes one after a stream, and does not say so."""
 
 
 class RunningEngine:
@@ -36,6 +38,7 @@ class RunningEngine:
             headers={"Authorization": f"Bearer {plan.env['MADANG_ENGINE_TOKEN']}"},
             timeout=DEADLINE_S,
             trust_env=False,
+            limits=UNKEPT,
         )
 
     def get(self, path: str) -> httpx.Response:

@@ -227,6 +227,8 @@ async def test_a_commit_whose_end_nobody_saw_is_found_out_before_anything_else_i
     store, commit = yard.desk.world.store, yard.desk.world.store.commit
 
     async def unseen(*order: Any) -> Any:
+        if order[0] == CONTROL:  # a turn of the loop, which goes on all the while
+            return await commit(*order)
         monkeypatch.setattr(store, "commit", commit)
         if is_stored:
             await commit(*order)

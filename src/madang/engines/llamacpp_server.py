@@ -10,9 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import xllamacpp
+
+LAST_WORDS = b"exiting due to model loading error"
+"""What the library's log ends with when a model can't be loaded."""
+LAST_WORDS_WAIT_S = 2.0
 
 
 def main(settings: dict[str, Any]) -> None:
@@ -36,7 +41,7 @@ def load(parameters: xllamacpp.CommonParams) -> xllamacpp.Server:
     """Load the model; if that fails, end with its first error as the last line printed.
 
     The library raises without a cause and holds the interpreter while it loads, so `tee` keeps a
-    copy of its log.
+    copy of its log. A thread of its own writes that log, and may come to it after the error.
     """
     log, copy = os.dup(2), os.memfd_create("log")
     tee = subprocess.Popen(
@@ -49,6 +54,9 @@ def load(parameters: xllamacpp.CommonParams) -> xllamacpp.Server:
         return xllamacpp.Server(parameters)
     except RuntimeError as error:
         failure = str(error)
+        heard_by = time.monotonic() + LAST_WORDS_WAIT_S
+        while LAST_WORDS not in os.pread(copy, 1 << 20, 0) and time.monotonic() < heard_by:
+            time.sleep(0.01)
     finally:
         os.dup2(log, 2)
         tee.wait()

@@ -26,11 +26,13 @@ async def rows() -> list[Row]:
         async with opened(home, Edges(PaperNode())) as desk:
             key = f"Bearer {home.admin_key.read_text().strip()}"
             told = await besiege(build(desk), key, CASES, SEED)
-    for failed in told.failed[:20]:
-        print(failed)
+    for case in (*told.failed[:20], *told.taken[:20]):
+        print(case)
     return [
         Row("hostile requests sent", told.cases, "requests", CASES, lower_is_better=False),
         Row("hostile requests answered 5xx or not at all", len(told.failed), "requests", 0),
+        Row("requests that the schema forbids", told.wrong, "requests", None),
+        Row("of them done all the same", len(told.taken), "requests", 0),
         Row("time for all of them", time.perf_counter() - began, "s"),
     ]
 

@@ -21,4 +21,6 @@ async def test_ten_thousand_hostile_requests_are_none_of_them_our_fault(tmp_path
         key = f"Bearer {home.admin_key.read_text().strip()}"
         told = await besiege(build(desk), key, 10_000, 2026)
     assert told.failed == []
+    assert told.taken == [], "the schema forbids these, and the server did them"
+    assert told.wrong > 1_000
     assert told.cases >= 10_000

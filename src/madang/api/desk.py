@@ -22,6 +22,7 @@ from madang.control.world import World
 from madang.errors import Forbidden, Rejected, Unauthorized
 from madang.ports import Blobs, Launcher
 from madang.resources.kinds import KINDS
+from madang.resources.manifest import nearest
 from madang.resources.resource import Place, Ref, canonical, check_place
 from madang.resources.rights import Principal, Right
 from madang.settings import Home
@@ -95,13 +96,30 @@ class Needs:
         self.right = right
         self.site = site
 
-    async def __call__(self, who: Annotated[Principal, Depends(caller)]) -> Principal:
-        """Return the caller if it has what is needed."""
+    async def __call__(
+        self, request: Request, who: Annotated[Principal, Depends(caller)]
+    ) -> Principal:
+        """Return the caller if it has what is needed, and says nothing that the route ignores."""
+        refuse_unknown(request)
         if self.right and self.right not in who.rights:
             raise Forbidden("role.right-needed", who.actor, right=self.right, role=who.role)
         if self.site and not who.sees(""):
             raise Forbidden("role.site-needed", who.actor, where=who.where)
         return who
+
+
+def refuse_unknown(request: Request) -> None:
+    """Raise `Rejected` for a query parameter that the route does not know: queries are closed.
+
+    What a route knows stands in its own signature.
+    """
+    known = sorted(each.alias for each in request.scope["route"].dependant.query_params)
+    for name in request.query_params:
+        if name not in known:
+            raise Rejected(
+                "api.unknown-parameter", key=name, nearest=nearest(name, known) or "-",
+                known=", ".join(known) or "-",
+            )  # fmt: skip
 
 
 Caller = Annotated[Principal, Depends(Needs())]

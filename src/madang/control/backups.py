@@ -25,10 +25,10 @@ class Outcome(Frozen):
     """What became of a backup: it was kept, or restored into a scratch home and queried."""
 
     what: Literal["backed-up", "drilled", "drill-failed"]
-    sha256: str = Field(default="", pattern=r"([0-9a-f]{64})?")
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """Of the whole file."""
-    bytes: int = Field(default=0, ge=0, le=2**53)
-    seconds: float = Field(default=0.0, ge=0, le=10**9)
+    bytes: int = Field(default=0, ge=0, le=2**53, strict=True)
+    seconds: float = Field(default=0.0, ge=0, le=10**9, strict=True)
     cause: str = Field(default="", max_length=200)
 
 

@@ -17,8 +17,10 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
+from madang import settings
 from madang.resources.rights import CONTROL, OWNER
 from madang.settings import Home
+from madang.stores.postgres import PostgresStore
 from madang.stores.restore import restore
 from madang.stores.sqlite import SqliteStore
 
@@ -44,7 +46,8 @@ class Steps:
 
 
 async def open_once(home: Home) -> None:
-    store = SqliteStore(home)
+    url = settings.database_url(home)
+    store = PostgresStore(home, url) if url else SqliteStore(home)
     await store.open()
     await store.load(CONTROL)
     await store.close()
@@ -58,11 +61,18 @@ def opened(steps: Steps, home: Home, _file: Path) -> None:
 
 
 def restored(steps: Steps, home: Home, file: Path) -> None:
-    """Replace a home; each rename, each sync and each unlink is a step."""
+    """Replace a home, in its database if it has one.
+
+    Each rename, sync and unlink is a step; over a database each commit instead of each sync.
+    """
+    url = settings.database_url(home)
     Path.rename = steps.counted(Path.rename)  # type: ignore[method-assign]
-    os.fsync = steps.counted(os.fsync)
+    if url:
+        event.listen(Engine, "commit", steps.take)
+    else:
+        os.fsync = steps.counted(os.fsync)
     os.unlink = steps.counted(os.unlink)
-    restore(home, file, OWNER, replace=True)
+    restore(home, file, OWNER, replace=True, url=url)
 
 
 def main() -> None:

@@ -291,8 +291,8 @@ def test_a_drill_notices_what_does_not_come_back(
     file = taken(tmp_path)
     lift = restore._lift
 
-    def forgetful(state: Path, now: float) -> None:
-        lift(state, now)
+    def forgetful(state: Path, *more: Any) -> None:
+        lift(state, *more)
         with closing(sqlite3.connect(state)) as file:
             file.execute("DELETE FROM events WHERE seq = 1")
             file.execute("DELETE FROM resources WHERE name = 'new-1'")

@@ -80,3 +80,28 @@ def test_a_home_in_postgresql_serves_survives_and_is_carried_away(
     other.up()
     assert not (other.home / "state.db").exists(), "an empty database took it in"
     assert {key["name"] for key in other.json("get", "key")} == names
+
+
+def test_a_restore_goes_into_the_homes_database_and_keeps_what_was_there(
+    new_yard: Callable[[str], Yard], server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yard = new_yard("home")
+    with monkeypatch.context() as told:
+        told.setenv("MADANG_DATABASE_URL", server.url(server.make_database()))
+        yard.up()
+    copy = str(yard.home.parent / "copy.backup")
+    kept = yard.json("backup", copy)
+    yard.json("key", "create", "late")
+    yard.run("down")
+    refused = yard.run("restore", copy)
+    assert (refused.returncode, "--replace" in refused.stderr) == (2, True)
+    done = yard.json("restore", copy, "--replace")
+    assert done["database"]
+    assert PASSWORD not in str(done)
+    assert not (yard.home / "state.db").exists()
+    assert holders(yard) == {"database.url"}
+    yard.up()
+    assert "late" not in {key["name"] for key in yard.json("get", "key")}
+    yard.run("down")
+    aside = Yard(Path(done["aside"])).json("backup", str(yard.home.parent / "aside.backup"))
+    assert aside["kinds"]["key"] == kept["kinds"]["key"] + 1, "what was replaced is a home again"

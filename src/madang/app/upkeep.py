@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from madang import settings
 from madang.app.plugs import chosen_store
 from madang.errors import Corrupt, Unavailable
 from madang.settings import Home
@@ -26,7 +27,10 @@ async def at_rest(home: Home) -> AsyncIterator[Backups]:
     from madang.control.backups import Backups
     from madang.control.world import World
     from madang.stores.backup import pieces
+    from madang.stores.target import InHome
 
+    with InHome(home).held():
+        finish_restore(home)
     world = World(chosen_store(home), {}, SystemClock())
     await world.open()
     try:
@@ -87,12 +91,16 @@ def check_backup(path: Path) -> None:
 
 
 def restore(home: Home, path: Path, *, replace: bool) -> dict[str, Any]:
-    """Make a home of a backup; return what it says, where the old one lies, and what is missing."""
+    """Make a home of a backup; return what it says, where the old one lies, and what is missing.
+
+    Its state goes into the database that MADANG_DATABASE_URL gives, else the one that it is in.
+    """
     from madang.registry.blobs import FileBlobs
     from madang.resources.rights import OWNER
     from madang.stores.restore import restore as put_back
 
-    done = put_back(home, path, OWNER, replace=replace)
+    url = settings.given_database_url() or settings.database_url(home)
+    done = put_back(home, path, OWNER, replace=replace, url=url)
     blobs, missing = FileBlobs(home.blobs), []
     for each in done.listing.about["model_files"]:
         try:
@@ -100,7 +108,8 @@ def restore(home: Home, path: Path, *, replace: bool) -> dict[str, Any]:
         except (Unavailable, Corrupt):
             missing.append(each)
     aside = str(done.aside) if done.aside else ""
-    return {**done.listing.about, "home": str(home.path), "aside": aside, "missing": missing}
+    where = {"home": str(home.path), "aside": aside, "database": done.database}
+    return {**done.listing.about, **where, "missing": missing}
 
 
 def drill(path: Path) -> dict[str, Any]:

@@ -173,6 +173,8 @@ def restore(
         return
     tell("restore.done", home=str(home.path), made_at=moment(done["made_at"]),
          kinds=_counts(done["kinds"]), events=done["rows"]["events"])  # fmt: skip
+    if done["database"]:
+        tell("restore.in-database", subject=done["database"])
     if done["aside"]:
         tell("restore.aside", path=done["aside"])
     for each in done["missing"]:

@@ -6,6 +6,8 @@ and any store can take it in.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import (
@@ -15,29 +17,56 @@ from sqlalchemy import (
     Table,
     column,
     create_engine,
+    delete,
     func,
     insert,
+    inspect,
     select,
     table,
     text,
 )
 from sqlalchemy.pool import NullPool
 
-from madang.stores.migrations import upgrade
+from madang.stores.migrations import make, upgrade
 from madang.stores.sqlite import new_file
-from madang.stores.tables import alembic_version, events, resources
+from madang.stores.tables import alembic_version, events, meta, metadata, resources
 
 STEP = 1_000
 """This many rows are in memory at once."""
 
+REPLACES = "replaces"
+"""The number of the state in a database whose place a restored one takes."""
+
 
 def save(source: Connection, path: Path, version: str) -> None:
     """Write a checked state file of that version with every row that the source sees."""
-    with new_file(path) as part:
-        engine = create_engine(URL.create("sqlite", database=str(part)), poolclass=NullPool)
-        with engine.begin() as target:
-            upgrade(target, None, to=version)
-            copy(source, target)
+    with new_file(path) as part, opened(part) as target, target.begin():
+        upgrade(target, None, to=version)
+        copy(source, target)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Connection]:
+    """Connect to a state file that nobody else has open."""
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
+    with engine.connect() as connection:
+        yield connection
+
+
+def replace(source: Connection, target: Connection) -> None:
+    """Put every row of the source in the place of all that a PostgreSQL database of ours holds.
+
+    In the target's open transaction; tables are made where there are none, and stay otherwise,
+    with the rights and views that others have on them.
+    """
+    if inspect(target).has_table(alembic_version.name):
+        names = (each.name for each in metadata.sorted_tables if each.name != alembic_version.name)
+        target.execute(text(f"TRUNCATE {', '.join(names)} RESTART IDENTITY"))
+    else:
+        make(target)
+    copy(source, target)
+    number_on(target)
+    target.execute(delete(meta).where(meta.c.name == REPLACES))
 
 
 def copy(source: Connection, target: Connection) -> None:
@@ -51,7 +80,7 @@ def copy(source: Connection, target: Connection) -> None:
 
 def _copy_table(source: Connection, target: Connection, there: Table) -> None:
     own = table(there.name, *(column(each.name, each.type) for each in there.columns))
-    rows = source.execution_options(yield_per=STEP).execute(select(own)).mappings()
+    rows = source.execute(select(own).execution_options(yield_per=STEP)).mappings()
     for part in rows.partitions(STEP):
         target.execute(insert(there), [dict(row) for row in part])
 

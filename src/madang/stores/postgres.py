@@ -11,8 +11,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ from madang.resources.rights import Principal
 from madang.settings import Home
 from madang.stores import copying, place, queries
 from madang.stores.migrations import VERSIONS
-from madang.stores.sql import Kept, SqlStore, refuse_backup
+from madang.stores.sql import Kept, SqlStore, refuse_backup, version
 from madang.stores.sqlite import SqliteStore
 
 OLDEST = 140_000
@@ -76,12 +76,17 @@ _NOT_ALLOWED = "42501"
 class Postgres:
     """A `Database` of `lane`, at one address."""
 
-    def __init__(self, url: str, home: Home, hold_wait_s: float = HOLD_WAIT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        home: Home,
+        hold_wait_s: float = HOLD_WAIT_S,
+        hold: place.Hold | None = None,
+    ) -> None:
         self.place, self._password = _place(url)
         self._url = url
-        self._home = home
         self._hold_wait_s = hold_wait_s
-        self.hold = place.Hold(home.control_lock)
+        self.hold = hold or place.Hold(home.control_lock)
         self._name = f"madang {os.getpid()} on {socket.gethostname()[:24]} {secrets.token_hex(4)}"
         self._engine = _engine(self._dial)
         self._wire: socket.socket | None = None
@@ -150,8 +155,8 @@ class Postgres:
     def health(self, connection: Connection) -> Health:
         """Say what this is, and what about it isn't safe."""
         off = [name for name in _SAFE if _ask(connection, f"SHOW {name}") != "on"]
-        version = str(_ask(connection, "SHOW server_version"))
-        return Health("PostgreSQL", version, self.place, tuple(off))
+        server = str(_ask(connection, "SHOW server_version"))
+        return Health("PostgreSQL", server, self.place, tuple(off))
 
     def _dial(self) -> psycopg.Connection[Any]:
         """Connect; raises `Unavailable` that tells where, and never the password."""
@@ -216,6 +221,34 @@ class PostgresStore(SqlStore):
         self._postgres = Postgres(url, home, hold_wait_s)
         super().__init__(self._postgres, home, kept)
 
+    @property
+    def place(self) -> str:
+        """Where the database is, without its password."""
+        return self._postgres.place
+
+    @contextmanager
+    def taken(self) -> Iterator[Connection]:
+        """Hold the database for whoever replaces what is in it; no term begins."""
+        try:
+            with self._postgres.connect() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise self._postgres.named(error, "store.write-failed") from error
+        finally:
+            self._postgres.let_go()
+
+    def is_empty(self, connection: Connection) -> bool:
+        """Tell whether there is no state yet; raises `Corrupt` where there is somebody else's."""
+        with connection.begin():
+            return version(connection) is None
+
+    def kept(self, connection: Connection, path: Path) -> int:
+        """Write a checked copy of what there is, brought to this version; return its number."""
+        self._ready(connection)
+        self._postgres.save(connection, path, VERSIONS[-1])
+        with connection.begin():
+            return int(queries.store_id(connection), 16)
+
     async def backup(self, who: Principal, path: Path) -> None:
         """See `Store.backup`. The copy is checked before it gets its name."""
         refuse_backup(who)
@@ -242,12 +275,18 @@ class PostgresStore(SqlStore):
             self._put_aside(connection)
 
     def _put_aside(self, connection: Connection) -> None:
-        """Move a state file whose content is in the database; refuse one that is another's."""
+        """Move a state file whose content is in the database; refuse one that is another's.
+
+        The content of one that a restore has decided on gets there now, if it is not there yet.
+        """
         source = SqliteStore(self._home, hold=self._postgres.hold)
         with source.taken() as old, old.begin(), connection.begin():
-            same = queries.store_id(old) == queries.store_id(connection)
-        if not same:
-            raise Rejected("store.two-states", self._postgres.place, path=str(self._home.state))
+            found = queries.store_id(connection)
+            if queries.read_meta(old, copying.REPLACES) == int(found, 16):
+                copying.replace(old, connection)
+                self._revision = queries.newest_revision(connection)
+            elif queries.store_id(old) != found:
+                raise Rejected("store.two-states", self._postgres.place, path=str(self._home.state))
         self._home.backups.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._home.state.rename(self._home.backups / f"moved-{time.time_ns()}.db")
 

@@ -18,12 +18,13 @@ from madang.resources.rights import Principal
 from madang.settings import Home
 from madang.stores import archive, swap
 from madang.stores.backup import describe
+from madang.stores.copying import REPLACES
 from madang.stores.migrations import VERSIONS
-from madang.stores.place import Hold
 from madang.stores.seals import seal
 from madang.stores.sql import EVENTS_KEPT
 from madang.stores.sqlite import SqliteStore
 from madang.stores.tables import meta
+from madang.stores.target import InHome, Target
 
 ADDED = {"events": 1, "audit": 1}
 """Rows that a restore writes itself: that it was done."""
@@ -38,6 +39,8 @@ class Restored(NamedTuple):
 
     listing: archive.Listing
     aside: Path | None
+    database: str
+    """Where the state is, if it is in a database."""
 
 
 def checked(file: Path, progress: archive.Progress = archive.untold) -> archive.Listing:
@@ -49,34 +52,52 @@ def checked(file: Path, progress: archive.Progress = archive.untold) -> archive.
     return listing
 
 
-def restore(home: Home, file: Path, who: Principal, *, replace: bool) -> Restored:
-    """Make the home what the backup says. To be called while nothing runs on it.
+def restore(home: Home, file: Path, who: Principal, *, replace: bool, url: str = "") -> Restored:
+    """Make the home what the backup says, its state in the database at `url` if there is one.
 
-    A home that has state is refused unless `replace`; what it had is kept aside. Raises as
-    `checked` does, and then nothing has changed.
+    To be called while nothing runs on it. A home or a database that has state is refused unless
+    `replace`; what it had is kept aside. Raises as `checked` does, and then nothing has changed.
     """
     checked(file)
     home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    hold = Hold(home.control_lock)
-    hold.take()
+    target = _target(home, url)
     try:
-        swap.finish(home)
-        _refuse_taken(home, replace=replace)
-        now = time.time()
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        folder = swap.stage(home, f"{stamp}-{secrets.token_hex(2)}")
-        try:
-            listing = archive.unpack(file, folder)
-            _lift(folder / archive.STATE, now)
-            asyncio.run(_open_once(Home(folder), who, listing, now))
-            swap.decide(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return Restored(listing, swap.finish(home))
+        with target.held():
+            swap.finish(home)
+            _refuse_taken(home, replace=replace)
+            listing = _decided(home, file, who, target, replace=replace)
+            done = Restored(listing, swap.finish(home), target.name)
+            target.settle()
+            return done
     except OSError as error:
         raise Unavailable("restore.failed", str(home.path), cause=str(error)) from error
+
+
+def _target(home: Home, url: str) -> Target:
+    if not url:
+        return InHome(home)
+    from madang.stores.takeover import InDatabase  # noqa: PLC0415 - loads what only a database needs
+
+    return InDatabase(home, url)
+
+
+def _decided(
+    home: Home, file: Path, who: Principal, target: Target, *, replace: bool
+) -> archive.Listing:
+    """Make the next home ready, and then the one that counts."""
+    now = time.time()
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    folder = swap.stage(home, f"{stamp}-{secrets.token_hex(2)}")
+    try:
+        replaces = target.keep(folder, replace=replace)
+        listing = archive.unpack(file, folder)
+        _lift(folder / archive.STATE, now, replaces)
+        asyncio.run(_open_once(Home(folder), who, listing, now))
+        with target.replaced(folder / archive.STATE):
+            swap.decide(folder)
     finally:
-        hold.release()
+        shutil.rmtree(folder, ignore_errors=True)
+    return listing
 
 
 def _refuse_taken(home: Home, *, replace: bool) -> None:
@@ -89,7 +110,7 @@ def _refuse_taken(home: Home, *, replace: bool) -> None:
         raise Rejected("restore.not-a-home", str(home.path), found=there[0].name)
 
 
-def _lift(state: Path, now: float) -> None:
+def _lift(state: Path, now: float, replaces: int) -> None:
     """Raise term and revisions above all that this state may have reached since it was copied.
 
     Supervisors refuse an older term, gateways an older table, and whoever follows the feed would
@@ -114,6 +135,7 @@ def _lift(state: Path, now: float) -> None:
             _note(copy, "term", max((term or 0) + 1, int(now / 60)))
             _note(copy, "pruned", before + shift if before else 0)
             _note(copy, "store", secrets.randbits(62) | 1)
+            _note(copy, REPLACES, replaces)
             copy.execute("COMMIT")
     except sqlite3.Error as error:
         raise Corrupt("store.damaged", cause=str(error)) from error

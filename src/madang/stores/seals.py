@@ -67,8 +67,7 @@ def verify(connection: Connection) -> None:
     there = {name: {c["name"] for c in known.get_columns(name)} for name in known.get_table_names()}
     for each in metadata.sorted_tables:
         if SEAL in there.get(each.name, ()):
-            asked = connection.execution_options(yield_per=STEP).execute(select(each))
-            for row in asked:
+            for row in connection.execute(select(each).execution_options(yield_per=STEP)):
                 body = row._asdict()
                 refuse_broken(each, body, _subject(each, body))
     if SEAL in there.get(usage.name, ()):

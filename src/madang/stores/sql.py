@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import Connection, insert, inspect, select
+from sqlalchemy import Connection, inspect, select
 
 from madang.errors import Corrupt, Forbidden, Unavailable
 from madang.ports import Health, Reply, ToReply, UsageTotal, Write
@@ -19,9 +19,9 @@ from madang.resources.rights import Principal, Right
 from madang.settings import Home
 from madang.stores import lane, queries
 from madang.stores.ledger import records, refuse_outside
-from madang.stores.migrations import SCRIPTS, VERSIONS, upgrade
+from madang.stores.migrations import SCRIPTS, VERSIONS, make, upgrade
 from madang.stores.rows import event_row, resource_row, usage_row
-from madang.stores.tables import alembic_version, metadata
+from madang.stores.tables import alembic_version
 from madang.traffic.table import Usage
 
 TOMBSTONES_KEPT = 10_000
@@ -173,7 +173,7 @@ class SqlStore:
     def _ready(self, connection: Connection) -> None:
         """Make the tables what this version needs; runs on each new connection."""
         with connection.begin():
-            found = _version(connection)
+            found = version(connection)
             if found is None:
                 self._make(connection)
             term = queries.newest_term(connection)
@@ -184,8 +184,7 @@ class SqlStore:
 
     def _make(self, connection: Connection) -> None:
         """Make the tables of a new store, in the open transaction."""
-        metadata.create_all(connection)
-        connection.execute(insert(alembic_version), {"version_num": VERSIONS[-1]})
+        make(connection)
 
     def _migrate(self, connection: Connection, found: str, term: int) -> None:
         """Copy, then change. A copy of this term and version is the same copy: keep it."""
@@ -221,7 +220,7 @@ def refuse_backup(who: Principal) -> None:
         raise Forbidden("role.right-needed", who.actor, right=Right.OPERATE, role=who.role)
 
 
-def _version(connection: Connection) -> str | None:
+def version(connection: Connection) -> str | None:
     """Return the version of the tables, None where there are none; raises `Corrupt`."""
     tables = inspect(connection).get_table_names()
     if not tables:

@@ -16,10 +16,13 @@ from madang.settings import Home
 
 STAYS = frozenset({
     "run", "logs", "supervisor", "backups", "control.lock", "supervisor.lock", "up.lock",
+    "database.url",
 })  # fmt: skip
-"""What belongs to the place and not to the state: it is neither moved nor replaced."""
+"""What belongs to the place and not to the state: it stays unless the next home brings its own."""
 _STAGE, _ASIDE = "restore-", "replaced-"
 PART, READY, MOVED = ".part", ".ready", ".moved"
+BEFORE = "before"
+"""What a staged home has of the one before: the copy of a state that was in a database."""
 
 
 def entries(home: Home) -> list[Path]:
@@ -56,7 +59,7 @@ def finish(home: Home) -> Path | None:
     Safe to repeat. Whoever opens or starts a home calls this first, while no other can.
     """
     for ready in home.path.glob(f"{_STAGE}*{READY}"):
-        _move_away(home, _aside(home, ready))
+        _move_away(home, ready, _aside(home, ready))
         moved = ready.with_suffix(MOVED)
         ready.rename(moved)
         sync(home.path)
@@ -75,8 +78,11 @@ def _aside(home: Home, staged: Path) -> Path:
     return home.path / f"{_ASIDE}{staged.stem.removeprefix(_STAGE)}"
 
 
-def _move_away(home: Home, aside: Path) -> None:
-    if old := entries(home):
+def _move_away(home: Home, ready: Path, aside: Path) -> None:
+    if (before := ready / BEFORE).exists():
+        before.rename(aside)
+    stays = (home.path / name for name in STAYS if (ready / name).exists())
+    if old := [*entries(home), *(path for path in stays if path.exists())]:
         aside.mkdir(mode=0o700, exist_ok=True)
         for path in old:
             path.rename(aside / path.name)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, insert, update
 
-from madang.stores.tables import alembic_version
+from madang.stores.tables import alembic_version, metadata
 
 SCRIPTS = Path(__file__).parent
 VERSIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004")
 """Every version of the tables there ever was, oldest first; the last is `tables.metadata`."""
+
+
+def make(connection: Connection) -> None:
+    """Make the tables of this version where there are none, in the open transaction."""
+    metadata.create_all(connection)
+    connection.execute(insert(alembic_version), {"version_num": VERSIONS[-1]})
 
 
 def upgrade(

@@ -16,7 +16,8 @@ dotted code; the sentence and the next step come from `messages`, in Korean and 
 from __future__ import annotations
 
 import errno
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 Value = str | int | float
 """What a sentence may be filled with."""
@@ -97,6 +98,38 @@ class Corrupt(MadangError):
 
     http_status = 500
     exit_status = 70
+
+
+class Unfit(ValueError):
+    """A value that is none of its kind: a code of `messages`, and the values of its sentence."""
+
+    def __init__(self, code: str, **values: Value) -> None:
+        super().__init__(code)
+        self.code = code
+        self.values = values
+
+    def why(self) -> dict[str, Value]:
+        """Return it as the cause in another sentence."""
+        return {"cause": self.code, "because": self.code, **self.values}
+
+
+def why(complaint: Mapping[str, Any]) -> dict[str, Value]:
+    """Return a complaint of pydantic's as the cause in a sentence.
+
+    `because` is the code that has its words in every language, with its values; `cause` is what
+    pydantic says, for what has no code.
+    """
+    context = complaint.get("ctx", {})
+    error = context.get("error")
+    if isinstance(error, Unfit):
+        return error.why()
+    values = {
+        name: value for name, value in context.items() if isinstance(value, str | int | float)
+    }
+    if "expected" in values:
+        values["expected"] = str(values["expected"]).replace(" or ", ", ")
+    code = f"value.{complaint['type']}".replace("_", "-")
+    return {**values, "cause": complaint["msg"], "because": code}
 
 
 _LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})

@@ -28,6 +28,8 @@ from madang.resources.service import ServicePhase
 from madang.resources.tenancy import Role
 from madang.traffic.requests import DECODER_SAYS
 
+from .complaints import complaints
+
 SOURCE = Path(madang.__file__).parent
 CODE = re.compile(r"[a-z]+(-[a-z]+)*(\.[a-z][a-z0-9-]*)+")
 NOT_CODES = re.compile(r".*\.(log|sock|json|db|lock|txt|yaml|toml|html|new|part|md|gguf)")
@@ -35,9 +37,9 @@ NOT_CODES = re.compile(r".*\.(log|sock|json|db|lock|txt|yaml|toml|html|new|part|
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
 CARRY = {"Reason", "Finding", "Event", "_told", "_translated"}
 """What takes a code, and the values of its sentence as one mapping or not at all."""
-SPOKEN = ("doctor.", "store.", "service.", "gate.", "build.")
+SPOKEN = ("doctor.", "store.", "service.", "gate.", "build.", "value.")
 """Rooms whose codes pass through a variable before they are said."""
-SAY = {"Refused", "say", "words", "word", "tell", "note", "next_step"}
+SAY = {"Refused", "NotYet", "_unfit", "say", "words", "word", "tell", "note", "next_step"}
 """Beside the errors: what takes a code first, and the values of its sentence by name."""
 TURN_AWAY = {"Refusal", "invalid", "unavailable", "_ambiguous"}
 """What the gateway refuses with; the values are a mapping for `Refusal`, by name for the others."""
@@ -57,6 +59,7 @@ EXPANDED = {
     *(f"home.{what}" for what in ("backed-up", "drilled", "drill-failed")),
     *(f"up.{step}" for step in ("starting", "verifying", "ready")),
     *(f"help.{command}" for command in COMMANDS),
+    *(f"value.{kind}".replace("_", "-") for kind in complaints()),
 }
 """Codes that the source puts together, expanded by hand."""
 

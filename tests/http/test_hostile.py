@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 from fastapi.routing import APIRoute
@@ -12,6 +14,7 @@ from madang.testing.hostile import besiege
 from .conftest import Yard
 
 SEED = 20261126
+HANGUL = re.compile("[가-힣]")
 
 
 @pytest.mark.timeout(180)
@@ -63,3 +66,33 @@ async def test_a_digest_is_a_digest_from_its_first_to_its_last_letter(yard: Yard
     for odd in ("0" * 63, "x" + "0" * 64, "0" * 64 + "x"):
         body = {"what": "drilled", "sha256": odd}
         assert (await yard.post("backup/outcome", body, 400))["error"]["code"] == "api.value"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content"),
+    [
+        ("GET", "audit?limit=x", ""), ("GET", "audit?limit=0", ""), ("GET", "event?wait_s=1e9", ""),
+        ("GET", "changes", ""), ("GET", "house", ""), ("GET", "service?project=A", ""),
+        ("GET", "service/a%2Fb", ""), ("GET", "service/B", ""), ("GET", "audit?limit=%", ""),
+        ("POST", "key", "{"), ("POST", "key", "[]"), ("POST", "key", "null"), ("POST", "key", ""),
+        ("POST", "key", '{"name": "a", "role": "king"}'), ("POST", "key", '{"name": "a", "x": 1}'),
+        ("POST", "key", '{"name": "a", "expires_s": 1e999}'), ("PUT", "key", "{}"),
+        ("POST", "apply", '{"documents": [{"kind": "service", "name": "a", "model": "b@0"}]}'),
+        ("POST", "apply", '{"documents": [{"kind": "service", "name": "a", "model": "hf://b"}]}'),
+        ("POST", "apply", '{"documents": [{"kind": "organization", "name": "site"}]}'),
+    ],
+)  # fmt: skip
+async def test_every_refused_value_is_refused_in_korean_to_who_reads_korean(
+    yard: Yard, method: str, path: str, content: str
+) -> None:
+    said = {}
+    for lang in ("en", "ko"):
+        answer = await yard.client.request(
+            method, f"/api/v1/{path}", content=content, headers={"Accept-Language": lang}
+        )
+        assert answer.status_code in {400, 405}, answer.text
+        said[lang] = answer.json()["error"]
+    cause = str(said["ko"]["values"].get("cause", ""))
+    assert HANGUL.search(said["ko"]["message"])
+    assert not HANGUL.search(said["en"]["message"])
+    assert not cause or cause not in said["ko"]["message"], "the raw words"

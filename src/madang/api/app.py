@@ -18,7 +18,7 @@ from madang.api import upkeep
 from madang.api.body import Guard, advice, error_body
 from madang.api.desk import Desk, Needs
 from madang.api.routes import router
-from madang.errors import MadangError, NotFound, Rejected, Unavailable, is_our_lack
+from madang.errors import MadangError, NotFound, Rejected, Unavailable, is_our_lack, why
 from madang.traffic.front import Front
 
 OPEN = frozenset({
@@ -103,7 +103,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    rejected = Rejected("api.value", key=where, cause=first["msg"])
+    rejected = Rejected("api.value", "", key=where, **why(first))
     return JSONResponse(error_body(rejected, request.scope), 400)
 
 
@@ -111,6 +111,8 @@ async def _plain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         wrong: MadangError = NotFound("api.no-such-path", path=request.url.path)
+    elif error.status_code == 405:
+        wrong = Rejected("api.no-such-method", method=request.method, path=request.url.path)
     else:
         wrong = Rejected("api.http", status=error.status_code, cause=str(error.detail))
     headers = dict(error.headers or {})

@@ -19,7 +19,7 @@ from madang.control.notary import Notary
 from madang.control.observe import Observer
 from madang.control.once import Once
 from madang.control.world import World
-from madang.errors import Forbidden, Rejected, Unauthorized
+from madang.errors import Forbidden, Rejected, Unauthorized, Unfit
 from madang.ports import Blobs, Launcher
 from madang.resources.kinds import KINDS
 from madang.resources.manifest import nearest
@@ -153,7 +153,7 @@ def _name_of(kind: str, written: str) -> str:
     name = str(canonical(written))
     try:
         if "/" in name and kind not in {"project", "user"}:
-            raise ValueError("a name has no slash")
+            raise Unfit("value.name-slash")
         return check_place(name)
-    except ValueError as error:
-        raise Rejected("manifest.value", kind, key="name", cause=str(error)) from error
+    except Unfit as error:
+        raise Rejected("manifest.value", kind, key="name", **error.why()) from error

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from madang.errors import Rejected
+from madang.errors import Rejected, Unfit
 
 DEPTH_MAX = 64
 VALUES_MAX = 200_000
@@ -42,8 +42,18 @@ def check_json(body: bytes) -> None:
     except RecursionError as error:
         raise Rejected("api.json-too-deep", key="body", limit=DEPTH_MAX) from error
     except ValueError as error:  # also what isn't UTF-8
-        raise Rejected("api.not-json", cause=str(error)[:PATH_LENGTH_MAX]) from error
+        raise _not_json(error) from error
     _walk(value)
+
+
+def _not_json(error: ValueError) -> Rejected:
+    cause = str(error)[:PATH_LENGTH_MAX]
+    if not isinstance(error, json.JSONDecodeError):
+        return Rejected("api.not-json", cause=cause, because="value.not-utf8")
+    return Rejected(
+        "api.not-json", cause=cause, because="value.json-invalid",
+        line=error.lineno, column=error.colno,
+    )  # fmt: skip
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -73,7 +83,7 @@ def _walk(body: Any) -> None:
         if isinstance(value, str):
             _check_text(value, path)
         elif isinstance(value, float) and not math.isfinite(value):
-            raise Rejected("api.value", key=_short(path), cause="no number that can be kept")
+            raise _unfit(path, "value.finite-number")
         elif isinstance(value, dict | list):
             if depth > DEPTH_MAX:
                 raise Rejected("api.json-too-deep", key=_short(path), limit=DEPTH_MAX)
@@ -87,7 +97,11 @@ def _walk(body: Any) -> None:
 
 def _check_text(text: str, path: str) -> None:
     if _UNFIT.search(text):
-        raise Rejected("api.value", key=_short(path), cause="NUL or half a character in a text")
+        raise _unfit(path, "value.half-text")
+
+
+def _unfit(path: str, code: str) -> Rejected:
+    return Rejected("api.value", "", key=_short(path), **Unfit(code).why())
 
 
 def _short(path: str) -> str:
@@ -100,13 +114,13 @@ def check_query(query: bytes) -> None:
     """Refuse a query that says a parameter twice, or isn't text; raises `Rejected`."""
     text = query.decode("latin-1")
     if _ESCAPES.search(text):
-        raise Rejected("api.value", key="query", cause="a % without two hexadecimal digits")
+        raise _unfit("query", "value.bare-percent")
     names = set()
     for pair in filter(None, text.split("&")):
         try:
             name, _, value = unquote_to_bytes(pair.replace("+", " ")).decode().partition("=")
         except UnicodeDecodeError as error:
-            raise Rejected("api.value", key="query", cause="not UTF-8") from error
+            raise _unfit("query", "value.not-utf8") from error
         _check_text(name, "query")
         _check_text(value, f"query.{name}")
         if name in names:

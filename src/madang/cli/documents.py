@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from madang.errors import MadangError, Rejected, Unavailable
+from madang.errors import MadangError, Rejected, Unavailable, Unfit
 from madang.settings import BODY_BYTES_MAX
 
 FILES_MAX = 1000
@@ -122,9 +122,9 @@ def path_of(kind: str, project: str, name: str) -> Path:
     try:
         for part in (*place.split("/"), name, kind):
             if check_name(part) != canonical(part):
-                raise ValueError("not in its canonical form")
-    except ValueError as error:
-        raise Rejected("export.bad-name", ascii(f"{kind}/{name}"), cause=str(error)) from error
+                raise Unfit("value.name-form")
+    except Unfit as error:
+        raise Rejected("export.bad-name", ascii(f"{kind}/{name}"), **error.why()) from error
     own = kind in {"organization", "project"}
     return Path(place, f"{kind}.yaml" if own else f"{kind}.{name}.yaml")
 

@@ -57,13 +57,19 @@ def load() -> None:
 def say(code: str, values: Mapping[str, Value | None], lang: str) -> Sentence:
     """Fill the sentence of a code; a code without one is said as it is.
 
+    A cause that has a code of its own, `because`, is said in the words of that.
+
     >>> say("control.unreachable", {"subject": "http://127.0.0.1:7070"}, "en").hint
     'Start it with: madang up'
     """
-    found = _sentences(lang if lang in LANGUAGES else "en").get(code)
+    sentences = _sentences(lang if lang in LANGUAGES else "en")
+    found = sentences.get(code)
     if found is None:
         return Sentence(code)
     filled = _Gaps({name: _written(value) for name, value in values.items()})
+    because = sentences.get(filled.get("because", ""))
+    if because:
+        filled["cause"] = because.text.format_map(filled)
     said = (part.format_map(filled).rstrip(" ") for part in found)  # its last value may be empty
     return Sentence(*said)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from madang.errors import Rejected
+from madang.errors import Rejected, Unfit, why
 from madang.resources.kinds import KINDS, WRITABLE
 from madang.resources.resource import AnyResource, Frozen, Name, ProjectName, Ref
 from madang.resources.service import NOT_YET, NotYet
@@ -64,8 +64,7 @@ def read(document: object, project: str) -> Manifest:
         home, written_name = _HOMES[kind](written_name, home, subject)
     name = _valid(_NAME, written_name, "name", subject)
     if kind == "service" and len(name.encode()) > SERVICE_NAME_BYTES_MAX:
-        cause = f"a service's name has at most {SERVICE_NAME_BYTES_MAX} bytes"
-        raise Rejected("manifest.value", subject, key="name", cause=cause)
+        raise _unfit(subject, Unfit("value.service-name-long", limit=SERVICE_NAME_BYTES_MAX))
     ref = Ref(home if model.scoped else "", name)
     if model.scoped and not home:
         raise Rejected("manifest.no-project", subject)
@@ -97,7 +96,7 @@ def _organization(written: object, _home: str, subject: str) -> tuple[str, objec
     """Return where an organization is stored: inside itself."""
     name: str = _valid(_NAME, written, "name", subject)
     if name == SITE:
-        raise Rejected("manifest.value", subject, key="name", cause=f"{SITE} means the whole site")
+        raise _unfit(subject, Unfit("value.name-site", site=SITE))
     return name, name
 
 
@@ -105,7 +104,7 @@ def _project(written: object, _home: str, subject: str) -> tuple[str, object]:
     """Split a project's written name: it is stored under its full name, inside itself."""
     full: str = _valid(_PROJECT, written, "name", subject)
     if not full:
-        raise Rejected("manifest.value", subject, key="name", cause="organization/project")
+        raise _unfit(subject, Unfit("value.project"))
     return full, full.partition("/")[2]
 
 
@@ -136,12 +135,11 @@ def _valid(adapter: TypeAdapter[str], value: object, key: str, subject: str) -> 
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise Rejected("manifest.value", subject, key=key, cause=_cause(error)) from error
+        raise Rejected("manifest.value", subject, key=key, **why(error.errors()[0])) from error
 
 
-def _cause(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return first["msg"].removeprefix("Value error, ")
+def _unfit(subject: str, unfit: Unfit) -> Rejected:
+    return Rejected("manifest.value", subject, key="name", **unfit.why())
 
 
 def _named(error: ValidationError, model: Any, subject: str) -> Rejected:
@@ -158,8 +156,8 @@ def _named(error: ValidationError, model: Any, subject: str) -> Rejected:
     if first["type"] == "missing":
         return Rejected("manifest.missing-key", subject, key=key)
     if isinstance(first.get("ctx", {}).get("error"), NotYet):
-        return Rejected("manifest.not-yet", subject, key=key, cause=_cause(error))
-    return Rejected("manifest.value", subject, key=key, cause=_cause(error))
+        return Rejected("manifest.not-yet", subject, key=key, **why(first))
+    return Rejected("manifest.value", subject, key=key, **why(first))
 
 
 def _keys_beside(model: Any, path: tuple[int | str, ...]) -> list[str]:

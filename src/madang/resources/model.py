@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from madang.errors import Unfit
 from madang.resources.resource import Frozen, Resource
 
 
@@ -56,7 +57,7 @@ class Model(Resource[ModelSpec, ModelStatus]):
 
 
 def split_model(written: str) -> tuple[str, int | None]:
-    """Split `name` or `name@version`; raises ValueError for a version below 1.
+    """Split `name` or `name@version`; raises `Unfit` for a version below 1.
 
     >>> split_model("qwen@2"), split_model("qwen")
     (('qwen', 2), ('qwen', None))
@@ -65,5 +66,5 @@ def split_model(written: str) -> tuple[str, int | None]:
     if not at:
         return name, None
     if not version.isascii() or not version.isdigit() or not 0 < int(version) < 10**9:
-        raise ValueError(f"{written!r}: a version is a number from 1 on, as in qwen@1")
+        raise Unfit("value.model-version", written=written)
     return name, int(version)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
+from madang.errors import Unfit
+
 _SIZES = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
@@ -26,11 +28,11 @@ def size_bytes(written: str | int | float) -> int:
     )
     unit = (match.group(2) or "B").upper() if match else ""
     if not match or isinstance(written, bool) or unit not in _SIZES:
-        raise ValueError(f"{written!r} is not a size; write it as 80GB or 512MB")
+        raise Unfit("value.size", written=str(written))
     exact = isinstance(written, int)  # a float would change what was stored above 2^53
     size = int(written) if exact else int(float(match.group(1)) * _SIZES[unit])
     if size > SIZE_BYTES_MAX:
-        raise ValueError(f"{written!r} is more than {SIZE_BYTES_MAX} bytes")
+        raise Unfit("value.size-large", written=str(written), limit=SIZE_BYTES_MAX)
     return size
 
 
@@ -44,7 +46,7 @@ def duration_s(written: str | float) -> float:
         r"(?a)(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)?", str(written).strip(), re.ASCII
     )
     if not match or isinstance(written, bool):
-        raise ValueError(f"{written!r} is not a duration; write it as 10m or 800ms")
+        raise Unfit("value.duration", written=str(written))
     return float(match.group(1)) * _TIMES[match.group(2) or "s"]
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from madang.errors import Value
+from madang.errors import Unfit, Value
 from madang.plain import described, is_plain
 
 NAME_BYTES_MAX = 63
@@ -31,13 +31,12 @@ _NAME_ASCII = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
 def check_name(name: str) -> str:
-    """Return a name that is one; raises ValueError."""
+    """Return a name that is one; raises `Unfit`."""
     odd = next((c for c in name if c not in _NAME_ASCII and not "가" <= c <= "힣"), "")
     if odd or not name or name.startswith("-") or name.endswith("-"):
-        rule = "a name has lowercase letters, digits, Hangul and inner hyphens only"
-        raise ValueError(f"{rule}, not {described(odd)}" if odd else rule)
+        raise Unfit("value.name-odd", odd=described(odd)) if odd else Unfit("value.name")
     if len(name.encode()) > NAME_BYTES_MAX:
-        raise ValueError(f"a name has at most {NAME_BYTES_MAX} bytes")
+        raise Unfit("value.name-long", limit=NAME_BYTES_MAX)
     return name
 
 
@@ -47,7 +46,7 @@ Name = Annotated[str, BeforeValidator(canonical), Field(min_length=1), AfterVali
 
 def _check_title(title: str) -> str:
     if not is_plain(title) or "\n" in title:
-        raise ValueError("a text of one line, without control characters and changes of direction")
+        raise Unfit("value.title")
     return title
 
 
@@ -59,15 +58,15 @@ Title = Annotated[
 
 def _check_project(project: str) -> str:
     if project and project.count("/") != 1:
-        raise ValueError("a project is written organization/project")
+        raise Unfit("value.project")
     return check_place(project)
 
 
 def check_place(place: str) -> str:
-    """Return a place that is one; raises ValueError."""
+    """Return a place that is one; raises `Unfit`."""
     parts = place.split("/") if place else []
     if len(parts) > 2:
-        raise ValueError("a place is an organization, or organization/project")
+        raise Unfit("value.place")
     for part in parts:
         check_name(part)
     return place

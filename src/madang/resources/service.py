@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from madang.errors import Unfit
 from madang.resources.model import split_model
 from madang.resources.quantity import Size
 from madang.resources.resource import Condition, Frozen, Name, Resource, canonical, check_name
@@ -14,27 +15,27 @@ from madang.resources.resource import Condition, Frozen, Name, Resource, canonic
 REPLICAS_MAX = 10_000
 
 
-class NotYet(ValueError):
+class NotYet(Unfit):
     """A key of the design whose capability has not been built yet."""
 
 
 def _check_model(written: str) -> str:
     if "://" in written:
-        raise NotYet(f"{written!r}: import it first, with: madang model add NAME SOURCE")
+        raise NotYet("value.import-first", written=written)
     check_name(split_model(written)[0])
     return written
 
 
 def _check_scale(written: object) -> object:
     if isinstance(written, dict) or (isinstance(written, str) and ".." in written):
-        raise NotYet("a range (0..4) is not served yet; write a number, as in scale: 2")
+        raise NotYet("value.no-range-yet")
     return written
 
 
 def _check_gate(checks: tuple[str, ...]) -> tuple[str, ...]:
     for check in checks:
         if check != "smoke":
-            raise NotYet(f"the check {check!r} is not served yet; smoke is")
+            raise NotYet("value.no-check-yet", check=check)
     return checks
 
 

@@ -52,13 +52,16 @@ def test_a_home_in_postgresql_serves_survives_and_is_carried_away(
     assert (yard.home / "database.url").stat().st_mode & 0o777 == 0o600
     assert not (yard.home / "state.db").exists()
     yard.json("key", "create", "before")
+    yard.fake("short", text="Yes.")
+    yard.apply(kind="service", name="short", model="short")
+    yard.until_phase("service", "short", "ready")
 
     server.stop(signal.SIGKILL)
     away = yard.run("key", "create", "away")
     assert (away.returncode, away.stdout) == (75, "")
     assert "database" in away.stderr
     assert PASSWORD not in away.stderr
-    assert yard.run("chat", "hello", "Say yes.").returncode == 0, "the gateway serves on"
+    assert yard.run("chat", "short", "Say yes.").returncode == 0, "the gateway serves on"
     assert yard.run("doctor").returncode == 1
     kill(yard.pid("control"))
     server.start()

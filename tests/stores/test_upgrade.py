@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
+from madang import settings
 from madang.resources.rights import CONTROL, OWNER
 from madang.settings import Home
 from madang.stores import archive, backup, migrations, peek, restore
+from madang.stores.postgres import PostgresStore
 from madang.stores.sqlite import SqliteStore
 
 from .conftest import Doomed
@@ -77,9 +79,11 @@ def home_of(old: Path, folder: Path) -> Home:
 
 async def opened(home: Home) -> dict[str, Any]:
     """Open a home as control does, and return all that it holds."""
-    store = SqliteStore(home)
+    url = settings.database_url(home)
+    store = PostgresStore(home, url) if url else SqliteStore(home)
     term = await store.open()
     try:
+        await store.health()
         revision, living = await store.load(CONTROL)
         used = await store.record_usage(CONTROL, ())
         return {

@@ -80,9 +80,9 @@ def copy(source: Connection, target: Connection) -> None:
 
 def _copy_table(source: Connection, target: Connection, there: Table) -> None:
     own = table(there.name, *(column(each.name, each.type) for each in there.columns))
-    rows = source.execute(select(own).execution_options(yield_per=STEP)).mappings()
-    for part in rows.partitions(STEP):
-        target.execute(insert(there), [dict(row) for row in part])
+    with source.execute(select(own).execution_options(yield_per=STEP)) as rows:
+        for part in rows.mappings().partitions(STEP):
+            target.execute(insert(there), [dict(row) for row in part])
 
 
 def number_on(target: Connection) -> None:

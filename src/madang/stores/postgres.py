@@ -29,6 +29,7 @@ from madang.resources.rights import Principal
 from madang.settings import Home
 from madang.stores import copying, place, queries
 from madang.stores.migrations import VERSIONS
+from madang.stores.seals import CHECKED_BYTES_MAX, verify
 from madang.stores.sql import Kept, SqlStore, refuse_backup, version
 from madang.stores.sqlite import SqliteStore
 
@@ -153,7 +154,9 @@ class Postgres:
             raise self.named(error, "store.backup-failed") from error
 
     def health(self, connection: Connection) -> Health:
-        """Say what this is, and what about it isn't safe."""
+        """Say what this is, and what about it isn't safe; reads all of it, as SQLite's does."""
+        if _ask(connection, "SELECT pg_database_size(current_database())") <= CHECKED_BYTES_MAX:
+            verify(connection)
         off = [name for name in _SAFE if _ask(connection, f"SHOW {name}") != "on"]
         server = str(_ask(connection, "SHOW server_version"))
         return Health("PostgreSQL", server, self.place, tuple(off))

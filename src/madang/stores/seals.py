@@ -18,6 +18,9 @@ from madang.errors import Corrupt
 from madang.stores.tables import metadata, resources, usage, usage_totals
 
 SEAL = "crc"
+CHECKED_BYTES_MAX = 64 << 20
+"""A state this large or smaller is read whole whenever its health is asked for; a larger one when
+it is backed up, so that nobody waits."""
 STEP = 1_000
 """This many rows are in memory at once."""
 _OPEN = frozenset({SEAL, "resource_version"})
@@ -67,9 +70,11 @@ def verify(connection: Connection) -> None:
     there = {name: {c["name"] for c in known.get_columns(name)} for name in known.get_table_names()}
     for each in metadata.sorted_tables:
         if SEAL in there.get(each.name, ()):
-            for row in connection.execute(select(each).execution_options(yield_per=STEP)):
-                body = row._asdict()
-                refuse_broken(each, body, _subject(each, body))
+            query = select(each).execution_options(yield_per=STEP)
+            with connection.execute(query) as asked:
+                for row in asked:
+                    body = row._asdict()
+                    refuse_broken(each, body, _subject(each, body))
     if SEAL in there.get(usage.name, ()):
         _refuse_wrong_sums(connection)
 

@@ -15,15 +15,11 @@ from madang.errors import Corrupt, MadangError, Rejected, Unavailable
 from madang.ports import Health
 from madang.settings import Home
 from madang.stores import place, swap
-from madang.stores.seals import verify
+from madang.stores.seals import CHECKED_BYTES_MAX, verify
 from madang.stores.sql import Kept, SqlStore
 
 LOG_BYTES_MAX = 64 << 20
 """The write-ahead log is cut back to this after a checkpoint."""
-
-CHECKED_BYTES_MAX = 64 << 20
-"""A state this large or smaller is read whole whenever its health is asked for; a larger one when
-it is backed up, so that nobody waits."""
 
 _PRAGMAS = {
     "journal_mode": "wal",

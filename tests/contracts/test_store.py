@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
-from functools import cache, partial
+from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +16,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from madang.errors import Conflict, Corrupt, Forbidden, Unavailable, Value
-from madang.ports import Reply, Store, UsageTotal, Write
+from madang.errors import Conflict, Forbidden, Unavailable, Value
+from madang.ports import Store, UsageTotal, Write
 from madang.resources.event import Event
 from madang.resources.place import Accelerator, AcceleratorSpec
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
@@ -34,7 +33,6 @@ from madang.testing.postgres import PostgresServer
 from madang.traffic.table import Usage
 
 MakeStore = Callable[[Path], Store]
-Spoiled = tuple[Store, Callable[[str], None]]
 
 
 @pytest.fixture(params=["sqlite", "postgres", "memory"])
@@ -48,28 +46,6 @@ def make(request: pytest.FixtureRequest) -> MakeStore:
     server: PostgresServer = request.getfixturevalue("postgres")
     database = cache(lambda _path: server.make_database())
     return lambda path: PostgresStore(Home(path), server.url(database(path)), hold_wait_s=0.2)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def spoiled(request: pytest.FixtureRequest, tmp_path: Path) -> Spoiled:
-    """Give a store, and what changes its cells behind it; the one in memory has no behind."""
-    home = Home(tmp_path / "home")
-    if request.param == "sqlite":
-
-        def change(statement: str) -> None:
-            with closing(sqlite3.connect(home.state)) as file:
-                file.execute(statement)
-                file.commit()
-
-        return SqliteStore(home), change
-    server: PostgresServer = request.getfixturevalue("postgres")
-    name = server.make_database()
-
-    def change_row(statement: str) -> None:
-        with server.connect(name) as admin:
-            admin.execute(statement.encode())
-
-    return PostgresStore(home, server.url(name), hold_wait_s=0.2), change_row
 
 
 @asynccontextmanager
@@ -314,35 +290,6 @@ async def test_a_page_of_the_feed_never_cuts_a_commit_in_two(store: Store) -> No
         after = page[-1][0].resource_version
     assert seen == ["abc", "de", "f"]
     assert "".join(each.name for each, _ in await store.changes(CONTROL, 0, limit=5)) == "abcde"
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE resources SET spec = replace(spec, 'qwen', 'kwen')",
-        "UPDATE events SET name = 'other'",
-        "UPDATE usage SET replica = 's' WHERE id = 'r1'",
-        "UPDATE usage_totals SET output_tokens = output_tokens + 1",
-        "UPDATE replies SET answer = 'another'",
-        "INSERT INTO meta (name, value, crc) VALUES ('pruned', 5, 1)",
-    ],
-)
-async def test_a_cell_that_was_changed_where_it_lay_is_named(
-    spoiled: Spoiled, change: str, tmp_path: Path
-) -> None:
-    store, spoil = spoiled
-    async with opened(store):
-        reply = Reply("sent", "asked", 1.0, "the answer")
-        await store.commit(CONTROL, [Write(service())], [event()], lambda _stored: reply)
-        await store.record_usage(CONTROL, [usage(1), usage(2)])
-        await store.health()
-    spoil(change)
-    async with opened(store):
-        for look in (store.health, partial(store.backup, CONTROL, tmp_path / "copy.db")):
-            with pytest.raises(Corrupt) as refused:
-                await look()
-            assert refused.value.code == "store.unreadable"
-    assert not (tmp_path / "copy.db").exists()
 
 
 async def test_the_term_is_higher_at_each_opening(make: MakeStore, tmp_path: Path) -> None:

@@ -99,11 +99,10 @@ def _logged_in(environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _listening(home: settings.Home) -> tuple[str, str]:
-    try:
-        said = json.loads(home.listen.read_bytes())
-        return str(said["api"]), str(said["gateway"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unavailable("control.not-started", str(home.path)) from error
+    said = settings.listening(home)
+    if not said:
+        raise Unavailable("control.not-started", str(home.path))
+    return said["api"], said["gateway"]
 
 
 def _admin_key(home: settings.Home) -> str:

@@ -19,6 +19,8 @@ import errno
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from madang import forms
+
 Value = str | int | float
 """What a sentence may be filled with."""
 
@@ -148,3 +150,9 @@ def refuse_lack(error: BaseException) -> None:
     """Raise `Unavailable` if that is what went wrong: no file of anybody's is to blame."""
     if is_our_lack(error):
         raise Unavailable("control.short", cause=str(error) or type(error).__name__) from error
+
+
+def refuse_newer(path: object, kept: object) -> None:
+    """Raise `Corrupt` if what was read from a file has a form that only a newer Madang knows."""
+    if (found := forms.of(kept)) > forms.KNOWN:
+        raise Corrupt("file.newer", str(path), found=found, known=forms.KNOWN)

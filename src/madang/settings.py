@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from madang.errors import Rejected
+from madang.errors import Rejected, refuse_newer
 
 PORT_DEFAULT = 7070
 """The control API's port; the gateway takes the next one."""
@@ -131,6 +132,21 @@ class Home:
         """The gateway's route table and usage spool."""
         return self.path / "gateway"
 
+    @property
+    def table(self) -> Path:
+        """The route table that the gateway serves."""
+        return self.gateway / "table.json"
+
+    @property
+    def journal(self) -> Path:
+        """What the supervisor has running."""
+        return self.path / "supervisor" / "journal.json"
+
+    @property
+    def marked(self) -> tuple[Path, ...]:
+        """Every file that bears its form, so that an older Madang knows that it can't read it."""
+        return self.listen, self.first_run, self.journal, self.table
+
 
 def home(given: str | None = None, environ: Mapping[str, str] = os.environ) -> Home:
     """Choose the home: the option, else MADANG_HOME, else the user's state directory.
@@ -172,6 +188,19 @@ def database_url(home: Home) -> str:
         return home.database.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return ""
+
+
+def listening(home: Home) -> dict[str, str]:
+    """Return where API and gateway listen, or listened last; empty where that can't be told.
+
+    Raises `Corrupt` where a newer Madang has written it down.
+    """
+    try:
+        said = json.loads(home.listen.read_bytes())
+        refuse_newer(home.listen, said)
+        return {name: str(said[name]) for name in ("api", "gateway")}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
 
 
 def given_database_url(environ: Mapping[str, str] = os.environ) -> str:

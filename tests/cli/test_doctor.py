@@ -6,17 +6,22 @@ import json
 import os
 import shlex
 import socket
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from madang.app import plans, upkeep
-from madang.cli import background, checks, up
+from madang import forms
+from madang.app import look, plans, upkeep
+from madang.cli import background, up
 from madang.ending import farewell, heard
 from madang.errors import Corrupt, Rejected, Unavailable
 from madang.settings import Home
+from madang.stores.place import Hold
+from madang.stores.sqlite import SqliteStore
 
 NEWER = 'last words: {"kind": "Corrupt", "code": "store.newer-version", "values": {"subject": "",\
  "found": "9", "known": "1"}}'
@@ -59,6 +64,111 @@ def test_a_damaged_file_is_named(run, made: Home, name: str, damage: str) -> Non
     assert unwell(run, made)["doctor.file-damaged"]["subject"] == str(made.path / name)
 
 
+MARKED = ["listen.json", "first-run.json", "gateway/table.json", "supervisor/journal.json"]
+
+
+def contents(home: Home) -> dict[Path, tuple[bytes, int]]:
+    """Return all files of a home, and which file each is; but what says that somebody looked."""
+    files = (path for path in home.path.rglob("*") if path.is_file() and path != home.up_lock)
+    return {path: (path.read_bytes(), path.stat().st_ino) for path in files}
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_a_file_of_a_newer_version_is_named_refused_by_up_and_left_as_it_is(
+    run, made: Home, monkeypatch, name: str
+) -> None:
+    (made.path / name).write_text('{"form": 7, "what": ["nobody", "knows"]}')
+    before = contents(made)
+    found = unwell(run, made)
+    assert found.keys() - {"doctor.state-lost"} == {"doctor.supervisor-down", "file.newer"}
+    assert found["file.newer"]["subject"] == str(made.path / name)
+    monkeypatch.setenv("MADANG_DATABASE_URL", "postgresql://127.0.0.1:1/x")
+    done = run("up", "--home", str(made.path), "--port", "0")
+    assert done.status == Corrupt.exit_status
+    path = made.path / name
+    said, hint = done.err.splitlines()
+    assert said == f"{path} was written by a newer Madang (form 7; this one knows 1)."
+    assert hint.startswith("Install that version again, then: madang up.")
+    assert hint.endswith(f"mv {path} {path}.newer")
+    assert contents(made) == before
+    monkeypatch.setenv("MADANG_LANG", "ko")
+    assert "더 새로운 마당" in run("up", "--home", str(made.path)).err
+
+
+def test_what_a_newer_version_writes_is_no_damage_to_any_command(run, made: Home) -> None:
+    made.listen.write_text('{"form": 2}')
+    done = run("status", "--home", str(made.path), "--json")
+    assert json.loads(done.err)["error"]["code"] == "file.newer"
+    assert run("down", "--home", str(made.path)).status == 0
+
+
+@pytest.mark.usefixtures("bare")
+def test_every_file_that_another_version_reads_bears_its_form(run, home: Home) -> None:
+    assert run("up", "--port", "0").status == 0
+    for path in (home.listen, home.first_run, home.journal):
+        assert json.loads(path.read_bytes())["form"] == forms.KNOWN, path
+
+
+@pytest.fixture
+async def kept(made: Home) -> Home:
+    """That home, with a state in it."""
+    made.state.unlink()
+    store = SqliteStore(made)
+    await store.open()
+    await store.close()
+    return made
+
+
+def changed(home: Home, statement: str) -> None:
+    with closing(sqlite3.connect(home.state)) as file:
+        file.execute(statement)
+        file.commit()
+
+
+def test_where_nothing_runs_doctor_reads_the_state_itself(run, kept: Home) -> None:
+    assert unwell(run, kept).keys() == {"doctor.supervisor-down"}
+    assert (
+        f"State is in SQLite {sqlite3.sqlite_version}: {kept.state}."
+        in run("doctor", "--home", str(kept.path)).out
+    )
+    changed(kept, "UPDATE alembic_version SET version_num = '0001'")
+    said = run("doctor", "--home", str(kept.path)).out
+    assert "written by an older Madang (version 0001; this one writes" in said
+    changed(kept, "UPDATE alembic_version SET version_num = '9999'")
+    assert unwell(run, kept)["store.newer-version"]["values"]["found"] == "9999"
+
+
+def test_where_nothing_runs_doctor_names_the_damage_of_the_state(run, kept: Home) -> None:
+    changed(kept, "UPDATE meta SET value = value + 1 WHERE name = 'term'")
+    assert unwell(run, kept)["store.unreadable"]["subject"] == "meta/term"
+    kept.state.write_bytes(b"no database" * 1000)
+    assert "store.damaged" in unwell(run, kept)
+
+
+def test_a_state_that_is_gone_is_named_before_a_new_one_begins(run, kept: Home) -> None:
+    kept.first_run.write_text("{}")
+    kept.state.unlink()
+    assert unwell(run, kept)["doctor.state-lost"]["subject"] == str(kept.state)
+    kept.state.write_text("")
+    assert "doctor.state-lost" in unwell(run, kept)
+
+
+def test_a_database_that_is_not_reached_is_named_while_nothing_runs(run, made: Home) -> None:
+    made.database.write_text("postgresql://madang:secret@127.0.0.1:1/madang")
+    found = unwell(run, made)
+    assert found["store.unreachable"]["subject"] == "127.0.0.1:1/madang"
+    assert "secret" not in json.dumps(found)
+
+
+def test_a_control_that_lives_keeps_doctor_from_its_state(run, kept: Home) -> None:
+    changed(kept, "UPDATE meta SET value = value + 1 WHERE name = 'term'")
+    hold = Hold(kept.control_lock)
+    hold.take()
+    found = unwell(run, kept)
+    hold.release()
+    assert found.keys() == {"doctor.supervisor-down", "store.held"}
+
+
 def test_damaged_usage_and_what_was_set_aside_are_named(run, made: Home) -> None:
     (made.gateway / "usage.jsonl").write_bytes(b'{"id": 1}\n\x00\x00\n{"id": 2}\n{"id"')
     (made.gateway / "table.corrupt").write_text("x")
@@ -79,7 +189,7 @@ def test_keys_that_are_lost_damaged_or_open_to_others_are_named(run, made: Home)
 
 
 def test_too_little_room_and_a_disk_of_the_network_are_named(run, made: Home, monkeypatch) -> None:
-    monkeypatch.setattr(checks, "FREE_BYTES_MIN", 1 << 60)
+    monkeypatch.setattr(look, "FREE_BYTES_MIN", 1 << 60)
     monkeypatch.setattr(upkeep, "network_file_system", lambda _home: "nfs4")
     found = unwell(run, made)
     assert "doctor.disk-short" in found

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 
+from madang.ending import heard
 from madang.errors import Unavailable
 from madang.gateway.process import _listen
 
@@ -50,6 +51,16 @@ async def test_a_new_table_is_on_disk_when_it_is_served(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert (await gateway.ask()).headers["x-madang-table"] == "3"
     assert (await gateway.ask(key="nobody")).status_code == 401
+
+
+def test_it_does_not_begin_on_a_table_of_a_newer_version(home):
+    home.gateway.mkdir(parents=True)
+    home.table.write_text('{"form": 9}')
+    argv = [sys.executable, "-m", "madang.gateway", str(home.path), "--port", "0"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=50, check=False)
+    (error,) = heard(done.stderr)
+    assert (done.returncode, error.code, error.subject) == (70, "file.newer", str(home.table))
+    assert home.table.read_text() == '{"form": 9}'
 
 
 async def test_an_older_table_is_ignored(start_gateway, control, table, eventually):

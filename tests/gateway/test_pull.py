@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from madang.clocks import SystemClock
-from madang.errors import Unavailable
+from madang.errors import Corrupt, Unavailable
 from madang.gateway.line import ControlLine
 from madang.gateway.pull import Puller, TableFile
 from madang.traffic.desk import Desk
@@ -124,3 +124,28 @@ async def test_a_control_that_is_not_there_is_unavailable(tmp_path):
     for _ in range(2):
         with pytest.raises(Unavailable, match="control-unreachable"):
             await line.post("/internal/routes", b"{}", 1.0)
+
+
+def test_a_table_that_a_newer_gateway_kept_is_refused_and_stays(file, tmp_path):
+    newer = b'{"form": 2, "version": "of another kind"}'
+    (tmp_path / "table.json").write_bytes(newer)
+    with pytest.raises(Corrupt) as raised:
+        file.load()
+    assert (raised.value.code, raised.value.values["found"]) == ("file.newer", 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"table.json"}
+    assert (tmp_path / "table.json").read_bytes() == newer
+
+
+async def test_a_table_of_a_newer_control_is_not_taken_and_the_cause_is_named(puller, line, desk):
+    line.says = (200, b'{"form": 2, "version": "of another kind"}')
+    with pytest.raises(Unavailable) as raised:
+        await puller._pull()
+    assert raised.value.code == "gateway.control-newer"
+    assert desk.version == 0
+
+
+def test_a_table_without_a_form_is_of_the_first(file, tmp_path, table):
+    told = msgspec.json.decode(msgspec.json.encode(table(version=4)))
+    assert told.pop("form") == 1
+    (tmp_path / "table.json").write_bytes(msgspec.json.encode(told))
+    assert file.load() == table(version=4)

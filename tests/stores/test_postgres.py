@@ -21,7 +21,7 @@ from madang.resources.resource import AnyResource
 from madang.resources.rights import CONTROL
 from madang.resources.tenancy import Empty, Organization, TitleSpec
 from madang.settings import Home
-from madang.stores import lane, postgres, sql
+from madang.stores import lane, peek, postgres, sql
 from madang.stores.postgres import PostgresStore
 from madang.stores.sqlite import SqliteStore
 from madang.testing.postgres import PASSWORD, PostgresServer, running
@@ -367,3 +367,33 @@ async def test_doctor_learns_which_settings_are_not_safe(store: PostgresStore) -
     health = await store.health()
     assert (health.product, health.unsafe) == ("PostgreSQL", ("fsync",))
     assert PASSWORD not in health.place
+
+
+async def test_a_state_in_a_database_is_looked_at_while_no_control_has_it(
+    server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    home, url = Home(tmp_path / "home"), server.url(database)
+    store = made(home.path, server, database)
+    await store.open()
+    await put(store, "kept")
+    await store.close()
+
+    def outcome(change: str = "") -> tuple[str, str]:
+        with server.connect(database) as admin:
+            admin.execute(change or "SELECT 1")
+        try:
+            return peek.examine(home, url)[1], ""
+        except MadangError as error:
+            return error.code, error.subject
+
+    assert outcome() == (sql.VERSIONS[-1], "")
+    assert outcome("UPDATE events SET name = 'x'") == ("store.unreadable", "events/1")
+    peek.refuse_newer(home, url)
+    assert outcome("UPDATE alembic_version SET version_num = '9999'")[0] == "store.newer-version"
+    with pytest.raises(Corrupt):
+        peek.refuse_newer(home, url)
+    away = "postgresql://127.0.0.1:1/x"
+    with pytest.raises(Unavailable) as raised:
+        peek.examine(home, away)
+    assert raised.value.code == "store.unreachable"
+    peek.refuse_newer(home, away)  # that is left to control, which says so

@@ -319,3 +319,20 @@ def test_a_damaged_journal_is_set_aside_and_keeps_nobody_from_starting(node, kep
     assert (folder / "journal.corrupt").read_text() == kept
     node.start("a", "sleep", "1000")
     assert json.loads((folder / "journal.json").read_text())["processes"][0]["uid"] == "a"
+
+
+def test_a_journal_of_a_newer_version_is_refused_and_stays(node):
+    folder = node.home / "supervisor"
+    folder.mkdir(parents=True)
+    newer = '{"form": 2, "processes": "of another kind"}'
+    (folder / "journal.json").write_text(newer)
+    error = node.up()["error"]
+    assert error["code"] == "file.newer"
+    assert error["values"]["subject"] == str(folder / "journal.json")
+    assert [path.name for path in folder.iterdir()] == ["journal.json"]
+    assert (folder / "journal.json").read_text() == newer
+
+
+def test_what_it_keeps_bears_its_form(running):
+    running.start("a", "sleep", "1000")
+    assert json.loads((running.home / "supervisor" / "journal.json").read_text())["form"] == 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from madang.app.plans import GATEWAY
 from madang.app.plugs import chosen_store, engine_token, engines, node_name, secret_of, signer_of
 from madang.app.sockets import announce, server, tcp, unix
+from madang.app.upkeep import newer_files
 from madang.settings import Home, audit_heads, names
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ async def run_control(home: Home, host: str, port: int) -> None:
     from madang.control.world import World
     from madang.threads import ready
 
+    for error in newer_files(home):
+        raise error  # it would be written over
     ready()
     store = chosen_store(home)
     plugged = engines()
@@ -159,13 +162,14 @@ async def _until(stopping: asyncio.Event) -> None:
 async def _tell(home: Home, desk: Desk) -> None:
     """Keep HOME/listen.json true: where api and gateway can be reached."""
     from madang.control.first import write_private
+    from madang.forms import marked
 
     told: dict[str, str] = {}
     while True:
         tick, now = desk.world.tick, dict(desk.where())
         if now["gateway"] and now != told:
             try:
-                write_private(home.listen, json.dumps(now) + "\n")
+                write_private(home.listen, json.dumps(marked(now)) + "\n")
                 told = now
             except OSError as error:  # tried again: clients still have the old one
                 log.warning("%s can't be written: %s", home.listen, error)

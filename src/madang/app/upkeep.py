@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from madang import settings
 from madang.app.plugs import chosen_store
-from madang.errors import Corrupt, Unavailable
+from madang.errors import Corrupt, MadangError, Unavailable
+from madang.errors import refuse_newer as refuse_newer_form
 from madang.settings import Home
 
 if TYPE_CHECKING:
     from madang.control.backups import Backups
+    from madang.ports import Health
 
 
 @contextlib.asynccontextmanager
@@ -127,11 +130,30 @@ def finish_restore(home: Home) -> None:
     swap.finish(home)
 
 
+def newer_files(home: Home) -> Iterator[MadangError]:
+    """Tell of each file of a home that a newer Madang has written, in a form unknown here."""
+    for path in home.marked:
+        try:
+            with contextlib.suppress(OSError, ValueError, RecursionError):  # damage is no form
+                refuse_newer_form(path, json.loads(path.read_bytes()))
+        except Corrupt as error:
+            yield error
+
+
 def refuse_newer(home: Home) -> None:
     """Raise `Corrupt` for a home that a newer Madang has written; looks, and touches nothing."""
     from madang.stores import peek
 
-    peek.refuse_newer(home.state)
+    peek.refuse_newer(home, settings.given_database_url() or settings.database_url(home))
+    for error in newer_files(home):
+        raise error
+
+
+def examine_state(home: Home) -> tuple[Health, str]:
+    """Read the state that no control has open; see `stores.peek.examine`."""
+    from madang.stores import peek
+
+    return peek.examine(home, settings.database_url(home))
 
 
 def schema_versions() -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from madang import settings
+from madang import forms, settings
 from madang.errors import Rejected
 from madang.settings import PORT_DEFAULT, Home
 
@@ -52,9 +52,9 @@ def loopback(host: str) -> str:
 
 
 def last(home: Home) -> Address | None:
-    """Return where the home listens, or listened when it last did."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        url = urlsplit(json.loads(home.listen.read_bytes())["api"])
+    """Return where the home listens, or listened when it last did; raises as `listening` does."""
+    with suppress(ValueError):
+        url = urlsplit(settings.listening(home).get("api", ""))
         if url.hostname and url.port:
             return Address(url.hostname, url.port)
     return None
@@ -84,7 +84,7 @@ def any_port(host: str) -> int:
 
 def write(home: Home, address: Address) -> None:
     """Tell clients where it listens."""
-    text = json.dumps({"api": address.api, "gateway": address.gateway})
+    text = json.dumps(forms.marked({"api": address.api, "gateway": address.gateway}))
     fresh = home.listen.with_suffix(".part")
     fresh.write_text(text + "\n", encoding="ascii")
     fresh.replace(home.listen)

@@ -81,7 +81,9 @@ def start(home: Home) -> int:
         raise Unavailable("up.supervisor-silent", str(home.path), seconds=START_S)
     if "error" in message:
         os.waitpid(pid, 0)
-        raise Unavailable(message["error"]["code"], str(home.path), **message["error"]["values"])
+        told = message["error"]
+        values = {"home": str(home.path), **told["values"]}
+        raise Unavailable(told["code"], values.pop("subject", str(home.path)), **values)
     if not message:
         _, status = os.waitpid(pid, 0)
         exit_code = os.waitstatus_to_exitcode(status)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from madang.answers import Check
-from madang.cli.checks import look, told
+from madang.app.look import told
+from madang.cli.checks import look
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import reason, say, show_json, tell, words
 from madang.errors import MadangError
@@ -37,15 +38,23 @@ def doctor(*, options: Options = DEFAULTS) -> int:
 def findings(options: Options) -> Iterator[Check]:
     """Return what is seen from here, then what control adds to it."""
     is_far = options.is_far()
-    seen = [] if is_far else list(look(options.place()))
-    yield from seen
-    known = {(check["code"], check["subject"]) for check in seen}
+    known: set[tuple[str, str]] = set()
+    for check in () if is_far else look(options.place()):
+        yield from _unless_known(check, known)
     try:
         with options.client() as client:
             added = client.doctor()
     except MadangError as error:
         added = [told(error)] if is_far or error.code not in NOT_THERE else []
-    yield from (check for check in added if (check["code"], check["subject"]) not in known)
+    for check in added:
+        yield from _unless_known(check, known)
+
+
+def _unless_known(check: Check, known: set[tuple[str, str]]) -> Iterator[Check]:
+    """Pass a finding on unless it has been told; what control has said may be found here too."""
+    if (key := (check["code"], check["subject"])) not in known:
+        known.add(key)
+        yield check
 
 
 def _show(check: Check) -> None:

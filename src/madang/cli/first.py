@@ -6,6 +6,7 @@ Every step looks first whether it is done, so that the next `up` finishes what t
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from importlib import metadata, util
@@ -15,6 +16,7 @@ import madang
 from madang.cli.output import note
 from madang.client import Client
 from madang.errors import Conflict, NotFound, Unavailable
+from madang.forms import marked
 from madang.settings import Home
 
 MODEL = "smollm2-135m-instruct"
@@ -60,7 +62,7 @@ def prepare(client: Client, home: Home) -> None:
     """Make the first model and the first service, once in the life of a home."""
     _add_model(client)
     _add_service(client)
-    home.first_run.write_text('{"done": true}\n', encoding="ascii")
+    home.first_run.write_text(json.dumps(marked({"done": True})) + "\n", encoding="ascii")
 
 
 def _add_model(client: Client) -> None:

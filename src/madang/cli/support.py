@@ -168,7 +168,7 @@ def _processes(home: Home) -> Iterator[dict[str, Any]]:
     """What the supervisor's journal names, and how each is now; neither argv nor environment."""
     kept: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        kept = json.loads((home.path / "supervisor" / "journal.json").read_bytes())
+        kept = json.loads(home.journal.read_bytes())
     for process in kept.get("processes", ()):
         known = {key: process.get(key) for key in ("uid", "epoch", "pid")}
         with suppress(OSError, ValueError):
@@ -194,7 +194,7 @@ def _secrets(home: Home) -> list[str]:
         with suppress(OSError):
             found.append(path.read_text(errors="replace").strip())
     with suppress(OSError, ValueError, KeyError, TypeError):
-        table = json.loads((home.gateway / "table.json").read_bytes())
+        table = json.loads(home.table.read_bytes())
         found += [target["token"] for each in table["endpoints"] for target in each["targets"]]
         found += list(table["keys"])
     return [secret for secret in found if secret]

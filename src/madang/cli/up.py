@@ -62,16 +62,13 @@ def up(
     foreground
         Stay attached; Ctrl-C stops everything.
     """
-    from madang.app.upkeep import finish_restore
-
     home = options.place()
     asked = None if port is None else settings.port(port)
     host = loopback(host)
     with _stopped_after(home, foreground) as is_told:
         with _usable(home), background.alone(home, TURN_S):
-            runs = bool(background.holder(home))
-            if not runs:
-                finish_restore(home)
+            if not (runs := bool(background.holder(home))):
+                _make_ready(home)
             with tried_database(home, runs=runs):
                 pid = _ensure_running(home, host, asked)
             client = Client(home=str(home.path), project=DEFAULT_PROJECT)
@@ -115,12 +112,18 @@ def _not_ready(home: Home) -> MadangError:
     return Unavailable("up.not-ready", str(log), cause=background.last_line(log))
 
 
+def _make_ready(home: Home) -> None:
+    """Look whether this Madang may start here, before anything of the home is changed."""
+    from madang.app.upkeep import finish_restore, refuse_newer
+
+    finish_restore(home)
+    refuse_newer(home)
+
+
 def _start(home: Home, where: Address) -> int:
     """Write down what is to be started and where, and start it; return the supervisor's pid."""
     from madang.app.plans import boot_plans
-    from madang.app.upkeep import refuse_newer
 
-    refuse_newer(home)
     if not first.is_done(home):
         first.fetch()
     note("up.starting-at", home=str(home.path))

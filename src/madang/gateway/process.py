@@ -122,7 +122,7 @@ async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     limits = Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S)
     desk = Desk(limits, Front(settings.names()))
     spool = Spool(Journal(home.gateway / "usage.jsonl"), ControlLine(home.sockets), clock)
-    table = TableFile(home.gateway / "table.json")
+    table = TableFile(home.table)
     puller = Puller(uid, desk, table, ControlLine(home.sockets), clock)
     engines = Engines(desk.limits.connect_s)
     means = Means(desk, engines, clock, spool.record)

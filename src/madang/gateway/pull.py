@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import DecodeError, json
+from msgspec import DecodeError, Struct, json
 
-from madang.errors import Unavailable
+from madang import forms
+from madang.errors import Unavailable, refuse_newer
 from madang.gateway.line import ControlLine
 from madang.traffic.desk import Desk
 from madang.traffic.table import RouteTable
@@ -31,6 +32,12 @@ RETRY_S_MAX = 2.0
 log = logging.getLogger("madang.gateway")
 
 
+class Marked(Struct):
+    """The form of a table, whatever else is in it."""
+
+    form: int = 1
+
+
 class TableFile:
     """The newest table on disk, mode 600: it holds the engines' keys."""
 
@@ -38,9 +45,14 @@ class TableFile:
         self._path = path
 
     def load(self) -> RouteTable | None:
-        """Read the table; one that can't be read is set aside and named."""
+        """Read the table; one that can't be read is set aside and named.
+
+        Raises `Corrupt` for one that a newer gateway has kept: it stays as it is.
+        """
         try:
-            return json.decode(self._path.read_bytes(), type=RouteTable)
+            data = self._path.read_bytes()
+            refuse_newer(self._path, json.decode(data, type=Marked))
+            return json.decode(data, type=RouteTable)
         except FileNotFoundError:
             return None
         except (DecodeError, UnicodeDecodeError):
@@ -135,6 +147,8 @@ class Puller:
         if status != 200:
             raise Unavailable("gateway.control-refused", status=status)
         try:
+            if (found := json.decode(body, type=Marked).form) > forms.KNOWN:
+                raise Unavailable("gateway.control-newer", found=found, known=forms.KNOWN)
             return json.decode(body, type=RouteTable)
         except (DecodeError, UnicodeDecodeError) as error:
             raise Unavailable("gateway.control-garbled", reason=str(error)) from error

@@ -1,29 +1,61 @@
-"""What wrote a state file, seen without opening it as its owner: no byte of it changes."""
+"""A state seen without opening it as its owner: no byte of it changes."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from madang.errors import Corrupt
+from madang.errors import Corrupt, Unavailable
+from madang.settings import Home
 from madang.stores.migrations import VERSIONS
+from madang.stores.place import Hold, read_only
+
+if TYPE_CHECKING:
+    from madang.ports import Health
+    from madang.stores.sql import Database
 
 
 def version(state: Path) -> str:
     """Return the version of the tables; empty where that can't be told from outside."""
-    log = state.with_name(state.name + "-wal")
-    is_settled = not log.exists() or log.stat().st_size == 0
-    # Without a log the file is read as it is; with one, SQLite must look into both.
-    how = "immutable=1" if is_settled else "mode=ro"
     with suppress(sqlite3.Error):
-        with closing(sqlite3.connect(f"{state.absolute().as_uri()}?{how}", uri=True)) as file:
+        with closing(sqlite3.connect(read_only(state), uri=True)) as file:
             found = file.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(found[0]) if found else ""
     return ""
 
 
-def refuse_newer(state: Path) -> None:
-    """Raise `Corrupt` where a newer Madang has written that file. Nobody may have it open."""
-    if state.is_file() and (found := version(state)) and found not in VERSIONS:
+def refuse_newer(home: Home, url: str = "") -> None:
+    """Raise `Corrupt` where a newer Madang has written the state. Nobody may have the file open.
+
+    With an address, the state is in that database; one that can't be reached is left to control.
+    """
+    if home.state.is_file() and (found := version(home.state)) and found not in VERSIONS:
         raise Corrupt("store.newer-version", found=found, known=VERSIONS[-1])
+    if url:
+        with suppress(Unavailable):
+            examine(home, url, whole=False)
+
+
+def examine(home: Home, url: str = "", *, whole: bool = True) -> tuple[Health, str]:
+    """Look at a state, and at all of one that isn't large: nobody else may have the file open.
+
+    Returns how it is and the version of its tables, empty where it has none. Raises what opening
+    it would raise, and `Corrupt` where something in it is not what was written.
+    """
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - heavy, and `version` needs nothing
+
+    from madang.stores import sql, sqlite  # noqa: PLC0415
+
+    database: Database = sqlite.Sqlite(home, Hold(home.control_lock))
+    if url:
+        from madang.stores.postgres import Postgres  # noqa: PLC0415
+
+        database = Postgres(url, home)
+    try:
+        with database.looking() as connection:
+            found = sql.version(connection) or ""
+            return database.health(connection, whole=whole and bool(found)), found
+    except DBAPIError as error:
+        raise database.named(error, "store.read-failed") from error

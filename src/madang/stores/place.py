@@ -80,6 +80,16 @@ class Hold:
             self._descriptor = None
 
 
+def read_only(state: Path) -> str:
+    """Return the address under which SQLite opens a state file and leaves it as it is.
+
+    Without a log the file is read as it is; with one, SQLite must look into both.
+    """
+    log = state.with_name(state.name + "-wal")
+    is_settled = not log.exists() or log.stat().st_size == 0
+    return f"{state.absolute().as_uri()}?{'immutable=1' if is_settled else 'mode=ro'}"
+
+
 def make_private(path: Path) -> None:
     """Make a file, and the folders above it, that only its owner can read."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

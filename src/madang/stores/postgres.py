@@ -153,9 +153,18 @@ class Postgres:
         except DBAPIError as error:
             raise self.named(error, "store.backup-failed") from error
 
-    def health(self, connection: Connection) -> Health:
-        """Say what this is, and what about it isn't safe; reads all of it, as SQLite's does."""
-        if _ask(connection, "SELECT pg_database_size(current_database())") <= CHECKED_BYTES_MAX:
+    @contextmanager
+    def looking(self) -> Iterator[Connection]:
+        """See `Database.looking`: whoever holds it goes on."""
+        with self._engine.connect() as connection, connection.begin():
+            _refuse_unfit(connection, self.place)
+            _set(connection)
+            yield connection
+
+    def health(self, connection: Connection, *, whole: bool = True) -> Health:
+        """See `Database.health`."""
+        size = "SELECT pg_database_size(current_database())"
+        if whole and _ask(connection, size) <= CHECKED_BYTES_MAX:
             verify(connection)
         off = [name for name in _SAFE if _ask(connection, f"SHOW {name}") != "on"]
         server = str(_ask(connection, "SHOW server_version"))

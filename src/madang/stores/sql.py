@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -48,8 +48,15 @@ class Database(lane.Database, Protocol):
     def save(self, connection: Connection, path: Path, version: str) -> None:
         """Write a checked state file with what this connection sees, under a new name."""
 
-    def health(self, connection: Connection) -> Health:
-        """Say what this is, and which of its settings aren't safe."""
+    def looking(self) -> AbstractContextManager[Connection]:
+        """Open it for reading, however another may hold it; raises as `connect` and the driver."""
+
+    def health(self, connection: Connection, *, whole: bool = True) -> Health:
+        """Say what this is, and which of its settings aren't safe.
+
+        The `whole` of it is read where it isn't large: raises `Corrupt` if it isn't what was
+        written.
+        """
 
 
 class SqlStore:

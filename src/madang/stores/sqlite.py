@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -90,10 +91,18 @@ class Sqlite:
         with new_file(path) as part, closing(sqlite3.connect(part)) as copy:
             source.backup(copy)
 
-    def health(self, connection: Connection) -> Health:
+    @contextmanager
+    def looking(self) -> Iterator[Connection]:
+        """See `sql.Database.looking`; no other may write to the file meanwhile."""
+        name = place.read_only(self._home.state)
+        dial = partial(sqlite3.connect, name, uri=True, isolation_level=None)
+        with create_engine("sqlite://", creator=dial, poolclass=NullPool).connect() as connection:
+            yield connection
+
+    def health(self, connection: Connection, *, whole: bool = True) -> Health:
         """See `sql.Database.health`."""
         version = str(connection.exec_driver_sql("SELECT sqlite_version()").scalar_one())
-        if self._home.state.stat().st_size <= CHECKED_BYTES_MAX:
+        if whole and self._home.state.stat().st_size <= CHECKED_BYTES_MAX:
             check(connection)
         return Health("SQLite", version, str(self._home.state))
 

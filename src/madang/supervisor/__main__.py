@@ -16,9 +16,10 @@ from contextlib import suppress
 if not __package__:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
 
+from madang.forms import KNOWN
 from madang.supervisor.children import Children, Refused
 from madang.supervisor.door import Door
-from madang.supervisor.journal import Journal
+from madang.supervisor.journal import PATH, Journal, Newer
 from madang.supervisor.logring import RING_BYTES
 from madang.supervisor.loop import Loop
 from madang.supervisor.orders import Orders, read_plan
@@ -46,6 +47,9 @@ def main(home: str, ready_fd: int, ring_bytes: int) -> int:
     except BlockingIOError:
         with open(LOCK) as held:
             return _fail(ready_fd, EXIT_HELD, "supervisor.held", home=home, pid=held.read().strip())
+    except Newer as newer:
+        return _fail(ready_fd, EXIT_FAILED, "file.newer", subject=f"{home}/{PATH}",
+                     found=newer.args[0], known=KNOWN)  # fmt: skip
     except (OSError, ValueError) as error:
         return _fail(ready_fd, EXIT_FAILED, "supervisor.failed", home=home, cause=str(error))
     _say(ready_fd, {"ready": True, "pid": os.getpid()})
@@ -119,7 +123,7 @@ def _say(ready_fd: int, message: dict[str, object]) -> None:
 
 
 def _fail(ready_fd: int, status: int, code: str, **values: str | int) -> int:
-    _say(ready_fd, {"error": {"code": code, "subject": "", "values": values}})
+    _say(ready_fd, {"error": {"code": code, "values": values}})
     sys.stderr.write(f"{code}: " + ", ".join(f"{k}={v}" for k, v in values.items()) + "\n")
     return status
 

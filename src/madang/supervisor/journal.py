@@ -9,12 +9,17 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from madang import forms
 from madang.supervisor import processes
 
 PATH = "supervisor/journal.json"
 ASIDE = "supervisor/journal.corrupt"
 LEFTOVER_SECONDS_MAX = 30.0
 """How long killed leftovers may take to vanish before the start is given up."""
+
+
+class Newer(Exception):
+    """What is kept was written by a newer supervisor: it is read by nobody else, and stays."""
 
 
 class Journal:
@@ -29,7 +34,7 @@ class Journal:
 
     def write(self, running: list[dict[str, Any]]) -> None:
         """Replace what is kept. Raises OSError, and then the old journal is still there."""
-        kept = {"boot_id": processes.boot_id(), "processes": running}
+        kept = forms.marked({"boot_id": processes.boot_id(), "processes": running})
         with open(PATH + ".new", "w") as file:
             json.dump(kept, file)
         os.replace(PATH + ".new", PATH)
@@ -49,6 +54,8 @@ def _read() -> dict[str, Any]:
     try:
         with open(PATH, "rb") as file:
             kept = json.load(file)
+        if forms.of(kept) > forms.KNOWN:
+            raise Newer(forms.of(kept))
         names = "pid", "start_ticks"
         left = [{name: int(each[name]) for name in names} for each in kept["processes"]]
         return {"boot_id": kept["boot_id"], "processes": left}

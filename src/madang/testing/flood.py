@@ -66,7 +66,7 @@ class Rig:
         endpoint = Endpoint("p", "bot", "bot", tuple(self.targets), 2048)
         keys = {sha256(KEY.encode()).hexdigest(): Key("app", "p", "member", may_infer=True)}
         table = msgspec.json.encode(RouteTable(1, (endpoint,), keys))
-        (home.gateway / "table.json").write_bytes(table)
+        home.table.write_bytes(table)
         argv = (sys.executable, "-m", "madang.gateway", str(home.path), "--port", "0")
         self.url = self._start(argv, {})
 

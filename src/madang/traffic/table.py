@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from madang import forms
+
 Value = str | int | float
 """What a sentence may be filled with."""
 
@@ -78,6 +80,8 @@ class RouteTable(Struct, frozen=True):
     """By SHA-256 of the key, in hex."""
     store: str = ""
     """Names the state it was made from."""
+    form: int = forms.KNOWN
+    """See `forms`."""
 
 
 class Pull(Struct, frozen=True):

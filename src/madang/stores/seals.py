@@ -70,9 +70,8 @@ def verify(connection: Connection) -> None:
     there = {name: {c["name"] for c in known.get_columns(name)} for name in known.get_table_names()}
     for each in metadata.sorted_tables:
         if SEAL in there.get(each.name, ()):
-            query = select(each).execution_options(yield_per=STEP)
-            with connection.execute(query) as asked:
-                for row in asked:
+            with connection.execute(select(each).execution_options(yield_per=STEP)) as rows:
+                for row in rows:
                     body = row._asdict()
                     refuse_broken(each, body, _subject(each, body))
     if SEAL in there.get(usage.name, ()):

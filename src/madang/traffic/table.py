@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from madang import forms
+from madang.forms import KNOWN
 
 Value = str | int | float
 """What a sentence may be filled with."""
@@ -80,7 +80,7 @@ class RouteTable(Struct, frozen=True):
     """By SHA-256 of the key, in hex."""
     store: str = ""
     """Names the state it was made from."""
-    form: int = forms.KNOWN
+    form: int = KNOWN
     """See `forms`."""
 
 

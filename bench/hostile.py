@@ -1,4 +1,4 @@
-"""Ten thousand hostile requests to the control API, in one process: how many are our fault."""
+"""Ten thousand hostile requests to the control API, and as many to a gateway: what is our fault."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 from madang.api.app import build
 from madang.settings import Home
+from madang.testing import hostile_gateway
 from madang.testing.control import Edges, opened
-from madang.testing.hostile import besiege
+from madang.testing.flood import Rig
+from madang.testing.hostile import Told, besiege
 from madang.testing.node import PaperNode
 from rows import Row, write
 
@@ -18,22 +20,47 @@ CASES = 10_000
 SEED = 2026
 
 
-async def rows() -> list[Row]:
-    """Besiege a control of its own, and count."""
-    began = time.perf_counter()
+async def control() -> Told:
+    """Besiege a control of its own, in this process."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
         async with opened(home, Edges(PaperNode())) as desk:
             key = f"Bearer {home.admin_key.read_text().strip()}"
-            told = await besiege(build(desk), key, CASES, SEED)
+            return await besiege(build(desk), key, CASES, SEED)
+
+
+async def gateway() -> Told:
+    """Besiege a gateway process, over its socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        rig = Rig(Path(folder), token_ms=0)
+        try:
+            rig.begin()
+            return await hostile_gateway.besiege(rig.url, CASES, SEED)
+        finally:
+            rig.close()
+
+
+def rows_of(door: str, told: Told, seconds: float) -> list[Row]:
+    """Count, and show what failed."""
     for case in (*told.failed[:20], *told.taken[:20]):
         print(case)
     return [
-        Row("hostile requests sent", told.cases, "requests", CASES, lower_is_better=False),
-        Row("hostile requests answered 5xx or not at all", len(told.failed), "requests", 0),
-        Row("requests that the schema forbids", told.wrong, "requests", None),
-        Row("of them done all the same", len(told.taken), "requests", 0),
-        Row("time for all of them", time.perf_counter() - began, "s"),
+        Row(f"{door}: hostile requests sent", told.cases, "requests", CASES, lower_is_better=False),
+        Row(f"{door}: answered by a fault of ours, or not at all", len(told.failed), "requests", 0),
+        Row(f"{door}: time for all of them", seconds, "s"),
+    ]
+
+
+async def rows() -> list[Row]:
+    """Besiege both."""
+    began = time.perf_counter()
+    told = await control()
+    between = time.perf_counter()
+    return [
+        *rows_of("control", told, between - began),
+        Row("control: of these forbidden by its schema", told.wrong, "requests"),
+        Row("control: forbidden, and done all the same", len(told.taken), "requests", 0),
+        *rows_of("gateway", await gateway(), time.perf_counter() - between),
     ]
 
 

@@ -46,8 +46,9 @@ SLOWER = 1.5
 class Rig:
     """A gateway process with a table on disk and fake engines; without control."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, token_ms: int = TOKEN_MS) -> None:
         self._folder = folder
+        self._script = {"fake": 1, "token_ms": token_ms}
         self._processes: list[subprocess.Popen[bytes]] = []
         self.targets: list[Target] = []
         self.url = ""
@@ -55,7 +56,7 @@ class Rig:
     def begin(self) -> None:
         """Start everything."""
         script = self._folder / "script.json"
-        script.write_text(json.dumps({"fake": 1, "token_ms": TOKEN_MS}))
+        script.write_text(json.dumps(self._script))
         for number in range(REPLICAS):
             given = Assignment(f"rep-{number}", 1, "bot", script, 8192, SLOTS, 0, 1.0, (), (), "t")
             plan = Fake().launch(given)

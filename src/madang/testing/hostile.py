@@ -63,30 +63,13 @@ ODD_HEADS: tuple[dict[str, str], ...] = (
 )  # fmt: skip
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "BREW")
 KEYS = (
-    "documents",
-    "project",
-    "dry_run",
-    "name",
-    "source",
-    "role",
-    "scopes",
-    "user",
-    "expires_s",
+    "documents", "project", "dry_run", "name", "source", "role", "scopes", "user", "expires_s",
     "where",
-)
+)  # fmt: skip
 FIELDS = (
-    "kind",
-    "name",
-    "project",
-    "model",
-    "scale",
-    "needs",
-    "gate",
-    "recipe",
-    "title",
-    "roles",
+    "kind", "name", "project", "model", "scale", "needs", "gate", "recipe", "title", "roles",
     "source",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -158,7 +141,7 @@ def _written(case: Any, operation: Any) -> Hostile:
     path = quote(case.formatted_path, safe="/%", errors="surrogatepass")
     query = urlencode(said, doseq=True, errors="surrogatepass")
     target = f"{path}?{query}" if query else path
-    content = b"" if isinstance(case.body, NotSet) else _json(case.body)
+    content = b"" if isinstance(case.body, NotSet) else as_json(case.body)
     head = {"Content-Type": "application/json"} if content else {}
     broken = {where for where, part in case.meta.components.items() if part.mode.is_negative}
     wrong = ParameterLocation.BODY in broken or not _fits(operation.query, parse_qsl(query, True))
@@ -189,7 +172,8 @@ def _hurried(name: str, value: Any) -> Any:
     return HURRIED[name] if is_good else value
 
 
-def _json(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
+    """Write a value, with what JSON has no words for as text."""
     return json.dumps(value, default=str).encode()
 
 
@@ -228,7 +212,7 @@ def _odd_body(chance: random.Random) -> bytes:
     body = {name: chance.choice(ODD_VALUES) for name in chance.sample(KEYS, chance.randint(0, 3))}
     if chance.random() < 0.7:
         body["documents"] = [fields] * chance.choice((1, 1, 1, 2))
-    return _json(body)
+    return as_json(body)
 
 
 async def besiege(app: FastAPI, key: str, count: int, number: int) -> Told:

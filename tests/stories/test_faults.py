@@ -94,7 +94,8 @@ def test_a_port_that_was_taken_while_control_was_down_is_named_and_comes_back(
     with Caller(served) as caller, taken(served):
         served.until("doctor names the port", lambda: "control.port" in unwell(served))
         said = served.run("doctor").stdout
-        assert "Address already in use" in said
+        assert "Address already in use (" in said
+        assert f", pid {os.getpid()})" in said, "who holds it is named"
         assert "madang up --port N" in said
         good = caller.good
         served.until("applications are served meanwhile", lambda: caller.good > good)

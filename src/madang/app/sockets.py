@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from madang.errors import Unavailable
+from madang.holders import holder_of, noted
 from madang.supervisor.protocol import READY_FD
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def tcp(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         where, cause = f"{host}:{port}", error.strerror or str(error)
-        raise Unavailable("control.port", where, cause=cause) from error
+        holder = noted(holder_of(host, port))
+        raise Unavailable("control.port", where, cause=cause, holder=holder) from error
     listening.listen(256)
     return listening
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from madang import forms, settings
 from madang.errors import Rejected
+from madang.holders import holder_of
 from madang.settings import PORT_DEFAULT, Home
 
 
@@ -68,11 +69,19 @@ def choose(host: str, port: int | None, before: Address | None) -> Address:
     """
     if port is not None:
         if port and not _is_free(Address(host, port)):
-            raise Rejected("up.port-taken", port=port, next_port=port + 1)
+            raise _taken(host, port)
         return Address(host, port or any_port(host))
     wanted = (before, Address(host, PORT_DEFAULT))
     free = (a for a in wanted if a and a.host == host and _is_free(a))
     return next(free, None) or Address(host, any_port(host))
+
+
+def _taken(host: str, port: int) -> Rejected:
+    """Say that a port, or the gateway's next to it, is taken, and by whom if that can be known."""
+    for each in (port, port + 1):
+        if holder := holder_of(host, each):
+            return Rejected("up.port-held", port=each, holder=holder)
+    return Rejected("up.port-taken", port=port)
 
 
 def any_port(host: str) -> int:

@@ -28,6 +28,7 @@ from madang.gateway.line import ControlLine
 from madang.gateway.pull import Puller, TableFile
 from madang.gateway.spool import Spool
 from madang.gateway.visit import Means
+from madang.holders import holder_of, noted
 from madang.settings import BODY_BYTES_MAX, STALE_TABLE_S, Home
 from madang.supervisor.protocol import READY_FD
 from madang.threads import ready
@@ -77,7 +78,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise Unavailable("gateway.port", subject=f"{host}:{port}", reason=str(error)) from error
+        where, cause = f"{host}:{port}", error.strerror or str(error)
+        holder = noted(holder_of(host, port))
+        raise Unavailable("gateway.port", where, cause=cause, holder=holder) from error
 
 
 class _Server(uvicorn.Server):

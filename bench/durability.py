@@ -10,7 +10,7 @@ import importlib
 
 from rows import Row, write
 
-PARTS = ("kills", "simulation", "overload", "soak")
+PARTS = ("kills", "restore", "simulation", "overload", "soak")
 
 
 def main() -> None:

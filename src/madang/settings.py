@@ -30,7 +30,7 @@ GATEWAY_LEASE_S = 10.0
 """A gateway that has not asked for this long no longer holds back a replica's stop."""
 
 BACKUP_AGE_S = 7 * 86400.0
-"""`doctor` calls a home unwell whose last backup, or last drill, is older than this."""
+"""`doctor` calls a home unwell whose last backup, or last drill, is older; MADANG_BACKUP_AGE."""
 
 LOG_RING_BYTES = 4 << 20
 """Size of each of the two files that keep a process's output."""
@@ -213,6 +213,21 @@ def given_database_url(environ: Mapping[str, str] = os.environ) -> str:
     if url and not (url.startswith(DATABASE_SCHEMES) and url.isprintable()):
         raise Rejected("setting.database-url")
     return url
+
+
+def backup_age_s(environ: Mapping[str, str] = os.environ) -> float:
+    """Return how old the last backup and the last drill may be: MADANG_BACKUP_AGE, as 12h or 30d.
+
+    >>> backup_age_s({"MADANG_BACKUP_AGE": "12h"}), backup_age_s({})
+    (43200.0, 604800.0)
+    """
+    given = environ.get("MADANG_BACKUP_AGE", "").strip()
+    if not given:
+        return BACKUP_AGE_S
+    match = re.fullmatch(r"([1-9][0-9]{0,3})([hd])", given)
+    if match is None:
+        raise Rejected("setting.backup-age", age=given)
+    return int(match[1]) * {"h": 3600.0, "d": 86400.0}[match[2]]
 
 
 def port(text: str | int) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from madang.errors import Rejected
 from madang.resources.rights import OWNER
-from madang.settings import BACKUP_AGE_S, Home
+from madang.settings import BACKUP_AGE_S, Home, backup_age_s
 from madang.stores import archive, restore
 
 from .conftest import Yard, opened
@@ -110,6 +111,23 @@ async def test_doctor_knows_when_a_backup_was_last_good(
     assert [f["ok"] for f in await found(yard, "doctor.backup-old")] == [False]
     codes = [e["code"] for e in (await yard.get("event", limit=1000))["items"]]
     assert codes[-3:] == ["home.backed-up", "home.drilled", "home.drill-failed"]
+
+
+async def test_how_old_a_backup_may_be_is_a_setting(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = yard.desk.world.clock.now()
+    monkeypatch.setattr(yard.desk.backups, "age_s", backup_age_s({"MADANG_BACKUP_AGE": "12h"}))
+    for what in ("backed-up", "drilled"):
+        await yard.post("backup/outcome", {"what": what})
+    monkeypatch.setattr(yard.desk.world.clock, "now", lambda: now + 11 * 3600, raising=False)
+    assert [f["ok"] for f in await found(yard, "doctor.backup")] == [True]
+    monkeypatch.setattr(yard.desk.world.clock, "now", lambda: now + 13 * 3600, raising=False)
+    (old,) = await found(yard, "doctor.backup")
+    assert (old["code"], old["values"]) == ("doctor.backup-old", {"limit": 0.5})
+    for wrong in ("7", "0d", "1w", "-1h", "12345d"):
+        with pytest.raises(Rejected):
+            backup_age_s({"MADANG_BACKUP_AGE": wrong})
 
 
 async def declared(yard: Yard) -> list[dict[str, Any]]:

@@ -276,6 +276,7 @@ def test_a_drill_says_what_it_found_and_leaves_nothing(
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     found = restore.drill(file, OWNER)
     assert found["differences"] == []
+    assert found["restore_s"] > 0
     assert (found["kinds"], found["events"], found["keys"]) == ({"organization": 3}, 3, 0)
     assert list(scratch.iterdir()) == []
 

@@ -98,7 +98,7 @@ async def status(who: Reader, desk: AtDesk) -> dict[str, Any]:
 @router.get("/doctor")
 async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
     """Examine this Madang, and say for each finding whether it is well."""
-    findings = examine(desk.home, desk.world, desk.observer.seen(), desk.gateways, desk.notary)
+    findings = examine(desk.world, desk.observer.seen(), desk.gateways, desk.notary, desk.backups)
     findings += await examine_store(desk.world)
     models = list(desk.world.list(CONTROL, "model").values())
     findings += await asyncio.to_thread(examine_models, models, desk.blobs)

@@ -13,7 +13,7 @@ from madang.app.plans import GATEWAY
 from madang.app.plugs import chosen_store, engine_token, engines, node_name, secret_of, signer_of
 from madang.app.sockets import announce, server, tcp, unix
 from madang.app.upkeep import newer_files
-from madang.settings import Home, audit_heads, names
+from madang.settings import Home, audit_heads, backup_age_s, names
 
 if TYPE_CHECKING:
     from madang.api.desk import Desk
@@ -124,7 +124,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     def where() -> dict[str, str]:
         return {"api": api, "gateway": _gateway_url(observer.seen().processes.get(GATEWAY))}
 
-    backups = Backups(world, home, partial(pieces, world.store, home))
+    backups = Backups(world, home, partial(pieces, world.store, home), backup_age_s())
     keys = Keys(world)
     parts = (intake, observer, gateways, keys, launchers, blobs, where, backups, notary)
     desk = Desk(home, world, *parts, Once(world, secret))

@@ -24,6 +24,7 @@ PASSED_ON = (
     "MADANG_LANG",
     "MADANG_NAMES",
     "MADANG_AUDIT_HEADS",
+    "MADANG_BACKUP_AGE",
     "SSL_CERT_FILE",
     "TMPDIR",
 )

@@ -120,6 +120,7 @@ def drill(file: str = "", /, *, options: Options = DEFAULTS) -> None:
     tell("drill.done", subject=str(path) if file else "", seconds=found["seconds"],
          kinds=_counts(found["kinds"]), events=found["events"], made_at=moment(found["made_at"]),
          newest=moment(found["newest_event_at"]))  # fmt: skip
+    tell("drill.restore", seconds=found["restore_s"])
 
 
 def _drilled(path: Path, options: Options) -> Json:

@@ -15,7 +15,7 @@ from madang.errors import Unavailable, Value
 from madang.resources.event import Event
 from madang.resources.resource import Frozen
 from madang.resources.rights import Principal
-from madang.settings import Home
+from madang.settings import BACKUP_AGE_S, Home
 
 Pieces = Callable[[Principal, float], AsyncIterator[bytes]]
 """(who, now) -> a backup of the home piece by piece, as it is when the first is asked for."""
@@ -35,8 +35,12 @@ class Outcome(Frozen):
 class Backups:
     """The door for backups; only operators of the whole site get here."""
 
-    def __init__(self, world: World, home: Home, pieces: Pieces) -> None:
+    def __init__(
+        self, world: World, home: Home, pieces: Pieces, age_s: float = BACKUP_AGE_S
+    ) -> None:
+        """`age_s`: so old may the last backup, and the last drill, be."""
         self.world = world
+        self.age_s = age_s
         self.home = home
         self._pieces = pieces
         self._is_taking = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 
-from madang.control.backups import last
+from madang.control.backups import Backups, last
 from madang.control.gateways import Gateways
 from madang.control.notary import Notary
 from madang.control.world import World
@@ -16,7 +16,7 @@ from madang.resources.quantity import written_size
 from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.rights import CONTROL
 from madang.resources.service import Service, ServicePhase
-from madang.settings import BACKUP_AGE_S, Home
+from madang.settings import Home
 
 DAY_S = 86400.0
 FREE_BYTES_MIN = 1_000_000_000
@@ -35,16 +35,16 @@ class Finding(Frozen):
 
 
 def examine(
-    home: Home, world: World, seen: Seen, gateways: Gateways, notary: Notary
+    world: World, seen: Seen, gateways: Gateways, notary: Notary, backups: Backups
 ) -> list[Finding]:
     """Look at everything but model files; what is well is reported too."""
     return [
         *_nodes(world, seen),
         *_gateway(gateways),
         *_engines(world),
-        *_disk(home),
-        *_modes(home),
-        *_backups(home, world),
+        *_disk(backups.home),
+        *_modes(backups.home),
+        *_backups(backups),
         *_audit(notary),
         *_services(world),
     ]
@@ -122,22 +122,24 @@ def _modes(home: Home) -> Iterator[Finding]:
             yield Finding(code="doctor.key-readable", ok=False, values={"path": str(path)})
 
 
-def _backups(home: Home, world: World) -> Iterator[Finding]:
+def _backups(backups: Backups) -> Iterator[Finding]:
     """Old is what nobody could rely on any more; a home that is younger than that has time."""
-    now, known = world.clock.now(), last(home)
-    limit: dict[str, Value] = {"limit": round(BACKUP_AGE_S / DAY_S)}
+    world, age_s = backups.world, backups.age_s
+    now, known = world.clock.now(), last(backups.home)
+    days = round(age_s / DAY_S, 1)
+    limit: dict[str, Value] = {"limit": int(days) if days.is_integer() else days}
     made_at = [each.created_at for each in world.list(CONTROL, "organization").values()]
-    if now - min(made_at, default=now) < BACKUP_AGE_S and "drilled" not in known:
+    if now - min(made_at, default=now) < age_s and "drilled" not in known:
         yield Finding(code="doctor.backup-none", ok=True)
         return
     ages = {what: now - known.get(what, 0.0) for what in ("backed-up", "drilled")}
-    if ages["backed-up"] > BACKUP_AGE_S:
+    if ages["backed-up"] > age_s:
         yield Finding(code="doctor.backup-old", ok=False, values=limit)
-    elif ages["drilled"] > BACKUP_AGE_S:
+    elif ages["drilled"] > age_s:
         yield Finding(code="doctor.drill-old", ok=False, values=limit)
     else:
-        days = {"days": ages["backed-up"] / DAY_S, "drill_days": ages["drilled"] / DAY_S}
-        values: dict[str, Value] = {name: round(age, 1) for name, age in days.items()}
+        told = {"days": ages["backed-up"] / DAY_S, "drill_days": ages["drilled"] / DAY_S}
+        values: dict[str, Value] = {name: round(age, 1) for name, age in told.items()}
         yield Finding(code="doctor.backup-fresh", ok=True, values=values)
 
 

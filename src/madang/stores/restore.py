@@ -169,11 +169,12 @@ def drill(file: Path, who: Principal) -> dict[str, Any]:
     """Restore a backup where nobody needs it, open and query what came out, and let go of it.
 
     Returns what was found; `differences` names what is not as the backup says, and is empty when
-    it can be relied on. Raises as `restore` does.
+    it can be relied on; `restore_s` is how long the restore took. Raises as `restore` does.
     """
     with TemporaryDirectory(prefix="madang-drill-") as folder:
-        home = Home(Path(folder) / "home")
+        home, began = Home(Path(folder) / "home"), time.monotonic()
         listing = restore(home, file, who, replace=False).listing
+        took_s = time.monotonic() - began
         found = describe(home.state)
         newest, keys, chained = asyncio.run(_queried(home, who))
     said = listing.about
@@ -197,6 +198,7 @@ def drill(file: Path, who: Principal) -> dict[str, Any]:
         "newest_event_at": newest,
         "keys": keys,
         "bytes": listing.bytes,
+        "restore_s": round(took_s, 3),
         "differences": [name for name, (said, is_now) in counted.items() if said != is_now],
     }
 

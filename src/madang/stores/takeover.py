@@ -13,7 +13,7 @@ from madang import settings
 from madang.errors import Corrupt, Rejected, Unavailable
 from madang.settings import Home
 from madang.stores import archive, copying, swap
-from madang.stores.place import make_private
+from madang.stores.place import make_private, settle
 from madang.stores.postgres import PostgresStore
 
 
@@ -28,7 +28,7 @@ class InDatabase:
         self._home = home
         self._url = url
         self._store = PostgresStore(home, url)
-        self._connection: Connection | None = None
+        self._connection: Connection
         self.name = self._store.place
 
     @contextmanager
@@ -39,11 +39,11 @@ class InDatabase:
 
     def keep(self, folder: Path, *, replace: bool) -> int:
         """See `Target.keep`. The copy is a state file, so that what is aside is a home again."""
-        assert self._connection is not None
         if settings.database_url(self._home) != self._url:
-            address = folder / self._home.database.name
-            make_private(address)
-            address.write_text(self._url + "\n", encoding="utf-8")
+            part = folder / "database.part"
+            make_private(part)
+            part.write_text(self._url + "\n", encoding="utf-8")
+            settle(part, folder / self._home.database.name)
         try:
             if self._store.is_empty(self._connection):
                 return 0
@@ -58,7 +58,6 @@ class InDatabase:
     @contextmanager
     def replaced(self, state: Path) -> Iterator[None]:
         """See `Target.replaced`."""
-        assert self._connection is not None
         is_decided = False
         try:
             with copying.opened(state) as source, self._connection.begin():

@@ -31,7 +31,7 @@ from madang.control.gateways import Gateways
 from madang.control.intake import Intake
 from madang.control.keys import Keys
 from madang.control.loop import Loop
-from madang.control.notary import Notary
+from madang.control.notary import Kept, Notary
 from madang.control.observe import Observer
 from madang.control.world import World
 from madang.engines.fake import Fake
@@ -121,7 +121,7 @@ async def running(home: Home, replicas: int) -> AsyncIterator[tuple[Desk, Loop]]
         {"n": node}, {"fake": fake}, FileBlobs(home.blobs), lambda *_: None, lambda uid, _: uid
     )
     loop = Loop(world, observer, Hands(world, observer, tools))
-    notary = Notary(world, Signer(b"k" * SEED_BYTES), HeadsFile(audit_heads(home)))
+    notary = Notary(world, Signer(b"k" * SEED_BYTES), HeadsFile(audit_heads(home)), Kept(home))
     random, version = SystemRandom(), model().status.versions[0]
     intake = Intake(world, observer.seen, lambda *_: version, random, notary.require)
     backups = Backups(world, home, partial(pieces, world.store, home))

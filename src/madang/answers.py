@@ -88,6 +88,8 @@ class AuditPage(TypedDict):
     """Some audit records, and what tells their state from every other."""
 
     store: str
+    where: str
+    """Empty: of the whole site; else of that place only."""
     items: list[AuditRecord]
 
 

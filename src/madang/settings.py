@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from madang.errors import Rejected, refuse_newer
 
@@ -69,8 +70,13 @@ class Home:
 
     @property
     def audit_public(self) -> Path:
-        """What checks those signatures: for auditors to keep."""
+        """What checks those signatures, for auditors to keep: a key a line, the newest last."""
         return self.path / "audit.pub"
+
+    @property
+    def audit_place(self) -> Path:
+        """Where signed heads lie, empty for the usual place; and of which state they are."""
+        return self.path / "audit.heads"
 
     @property
     def listen(self) -> Path:
@@ -162,14 +168,55 @@ def home(given: str | None = None, environ: Mapping[str, str] = os.environ) -> H
 
 
 def audit_heads(home: Home, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the second place: MADANG_AUDIT_HEADS, else a folder beside the home, not in it.
+    """Return the second place: MADANG_AUDIT_HEADS, else what the home keeps.
 
     >>> audit_heads(Home(Path("/srv/madang")), {})
     PosixPath('/srv/madang.audit/heads.jsonl')
     """
     chosen = environ.get("MADANG_AUDIT_HEADS")
-    beside = home.path.with_name(home.path.name + ".audit")
-    return Path(chosen).expanduser().absolute() if chosen else beside / "heads.jsonl"
+    return Path(chosen).expanduser().absolute() if chosen else kept_heads(home)
+
+
+def kept_heads(home: Home) -> Path:
+    """Return the second place that the home keeps; by default a folder beside it, not in it."""
+    kept = kept_place(home)[0]
+    return Path(kept) if kept else usual_heads(home)
+
+
+def usual_heads(home: Home) -> Path:
+    """Return the second place where none was chosen."""
+    return home.path.with_name(home.path.name + ".audit") / "heads.jsonl"
+
+
+def kept_place(home: Home) -> tuple[str, str]:
+    """Return where heads were chosen to lie, and of which state some were written there."""
+    try:
+        lines = home.audit_place.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return "", ""
+    place, store, *_ = (*lines, "", "")
+    return place, store
+
+
+class Signing(NamedTuple):
+    """One key that signs, or signed, heads."""
+
+    key: str
+    """The public one, in hex."""
+    seq: int
+    """The record from which on it signs; 1 for the first."""
+    at: float
+    """Unix seconds of that."""
+
+
+def audit_keys(home: Home) -> tuple[Signing, ...]:
+    """Return every public key that has signed heads of this home, oldest first."""
+    try:
+        text = home.audit_public.read_text("ascii", errors="replace")
+    except FileNotFoundError:
+        return ()
+    found = re.finditer(r"(?m)^([0-9a-f]{64})(?: (\d{1,16}) (\d{1,16}))?$", text)
+    return tuple(Signing(each[1], int(each[2] or 1), float(each[3] or 0)) for each in found)
 
 
 def login(environ: Mapping[str, str] = os.environ) -> Path:

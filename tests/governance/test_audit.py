@@ -48,7 +48,7 @@ def signed(records: list[AuditRecord], store: str, *at: int) -> list[Head]:
 
 
 def codes(records: list[AuditRecord], heads: list[Head], store: str) -> set[str]:
-    return {fault.code for fault in verify(records, heads, store, SIGNER.key).faults}
+    return {fault.code for fault in verify(records, heads, store, [SIGNER.key]).faults}
 
 
 async def test_every_write_of_a_person_is_recorded_with_what_was_there_before(home: Home) -> None:
@@ -98,10 +98,10 @@ async def test_a_change_that_can_not_be_recorded_is_not_made(
 
 async def test_what_was_not_touched_holds(home: Home) -> None:
     records, store = await written(home)
-    proof = verify(records, signed(records, store, 3, 10), store, SIGNER.key)
+    proof = verify(records, signed(records, store, 3, 10), store, [SIGNER.key])
     assert (proof.holds, proof.records, proof.vouched) == (True, 10, 10)
-    assert verify([], [], store, SIGNER.key).holds
-    fresh = verify(records, signed(records, store, 3), store, SIGNER.key)
+    assert verify([], [], store, [SIGNER.key]).holds
+    fresh = verify(records, signed(records, store, 3), store, [SIGNER.key])
     assert (fresh.holds, fresh.vouched) == (True, 3)
 
 
@@ -239,3 +239,55 @@ def test_heads_that_are_written_at_once_are_all_there(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda head: HeadsFile(place).append(head), heads))
     assert {head.seq for head in HeadsFile(place).all()} == set(range(1, 101))
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+from madang.governance.chain import verify
+from madang.governance.heads import HeadsFile, Signer
+
+def peak_kib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+from madang.resources.event import AuditRecord
+key, store, digest, records = Signer(b"a" * 32).key, "s", "", []
+for seq in range(1, 101):
+    said = {"at": 1.0, "actor": "a", "by": "", "code": "c", "kind": "k", "project": "", "name": "n"}
+    record = AuditRecord(seq=seq, **said, uid="u", before=None, after=None).sealed(digest)
+    records.append(record)
+    digest = record.digest
+heads = HeadsFile(Path(sys.argv[1]))
+line = [Signer(b"a" * 32).sign(store, r.seq, r.digest, 1.0).model_dump_json() for r in records]
+with heads.path.open("w") as file:
+    for each in line:
+        file.write((each + "\\n") * 1000)
+verify(records[:1], [], store, [key])
+before = peak_kib()
+proof = verify(records, heads.all(), store, [key])
+assert proof.holds and proof.vouched == 100, proof
+print(proof.heads, (peak_kib() - before) // 1024)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_hundred_thousand_heads_are_read_in_the_memory_of_one(tmp_path: Path) -> None:
+    """A list of them all would take more than 100 MiB."""
+    command = [sys.executable, "-c", MANY, str(tmp_path / "heads.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    heads, grown_mib = map(int, done.stdout.split())
+    assert heads == 100_000
+    assert grown_mib < 16
+
+
+def test_the_newest_head_is_found_at_the_end_of_a_file_of_any_size(tmp_path: Path) -> None:
+    heads = HeadsFile(tmp_path / "heads.jsonl")
+    with heads.path.open("wb") as file:
+        file.truncate(1 << 40)  # a hole: to read it all would take hours
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + SIGNER.sign("s", 7, "0" * 64, 1.0).model_dump_json().encode() + b"\n")
+    newest = heads.newest("s")
+    assert newest is not None
+    assert newest.seq == 7
+    with pytest.raises(Rejected, match=r"audit\.bad-heads"):
+        list(heads.all())

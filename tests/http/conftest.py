@@ -72,7 +72,7 @@ class Yard:
 
 @asynccontextmanager
 async def opened(
-    home: Home, node: PaperNode | None = None, store: Any = None
+    home: Home, node: PaperNode | None = None, store: Any = None, **edges: Any
 ) -> AsyncIterator[Yard]:
     """Run control on this home until the block ends."""
     node, verdict = node or PaperNode(), [True]
@@ -81,7 +81,7 @@ async def opened(
         detail = "" if verdict[0] else "expected text, got none"
         return [Check(name=f"{gate[0]}.answers", passed=verdict[0], seconds=0, detail=detail)]
 
-    async with control.opened(home, control.Edges(node, store=store, judge=judge)) as desk:
+    async with control.opened(home, control.Edges(node, store=store, judge=judge, **edges)) as desk:
         transport = httpx.ASGITransport(app=build(desk), raise_app_exceptions=False)
         key = home.admin_key.read_text().strip()
         headers = {"Authorization": f"Bearer {key}"}

@@ -17,7 +17,7 @@ SIGNER = Signer(b"k" * SEED_BYTES)
 
 
 def proof(records: list[AuditRecord], home: Home, store: str):
-    return verify(records, list(HeadsFile(audit_heads(home, {})).all()), store, SIGNER.key)
+    return verify(records, list(HeadsFile(audit_heads(home, {})).all()), store, [SIGNER.key])
 
 
 async def test_what_people_do_is_on_record_and_vouched_for(yard: Yard) -> None:

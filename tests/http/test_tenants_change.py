@@ -141,3 +141,17 @@ async def test_a_backup_stops_when_its_key_is_revoked(town: Town) -> None:
     await town.yard.client.delete("/api/v1/key/site-operator", params={"project": LAB})
     with pytest.raises(Unauthorized):
         await anext(pieces)
+
+
+async def test_who_waits_is_sent_away_when_the_key_is_revoked(town: Town) -> None:
+    member = next(c for c in town.callers if c.name == "member")
+    newest = str(town.yard.desk.world.revision)
+    waits = [
+        Ask("GET", "/api/v1/changes", params={"after": newest, "wait_s": "30", "kind": "site"}),
+        Ask("GET", "/api/v1/event", params={"after": "1000000", "wait_s": "30"}),
+    ]
+    waiting = [asyncio.create_task(town.send(member, ask)) for ask in waits]
+    await asyncio.sleep(0)
+    gone = await town.yard.client.delete("/api/v1/key/member", params={"project": LAB})
+    assert gone.is_success
+    assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [401, 401]

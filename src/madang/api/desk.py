@@ -125,7 +125,7 @@ def refuse_unknown(request: Request) -> None:
 Caller = Annotated[Principal, Depends(Needs())]
 Reader = Annotated[Principal, Depends(Needs(Right.READ))]
 Operator = Annotated[Principal, Depends(Needs(Right.OPERATE, site=True))]
-Auditor = Annotated[Principal, Depends(Needs(Right.AUDIT, site=True))]
+Auditor = Annotated[Principal, Depends(Needs(Right.AUDIT))]
 
 Project = Annotated[
     Place | None, Query(description=f"organization/project; by default the key's own ({PROJECT})")

@@ -188,9 +188,9 @@ async def audit(
     who: Auditor, desk: AtDesk, after: Revision = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return audit records after a sequence number, with what identifies this state."""
+    """Return audit records of the caller's place after a number, and which state they are of."""
     items = await desk.world.store.audit(who, after, limit)
-    return {"store": desk.world.store.id, "items": list(items)}
+    return {"store": desk.world.store.id, "where": who.where, "items": list(items)}
 
 
 @router.post("/model")

@@ -135,11 +135,11 @@ def _people(home: Home, world: World, observer: Observer, blobs: Any) -> tuple[N
     """Put together the door for people, and who vouches for what comes through it."""
     from madang.clocks import SystemRandom
     from madang.control.intake import Intake
-    from madang.control.notary import Notary
+    from madang.control.notary import Kept, Notary
     from madang.governance.heads import HeadsFile
     from madang.registry.importing import import_model
 
-    notary = Notary(world, signer_of(home), HeadsFile(audit_heads(home)))
+    notary = Notary(world, signer_of(home), HeadsFile(audit_heads(home)), Kept(home))
     intake = Intake(
         world,
         observer.seen,

@@ -67,7 +67,10 @@ def secret_of(home: Home) -> bytes:
 
 
 def signer_of(home: Home) -> Signer:
-    """Return what signs heads of the audit records, its key made at the first start."""
+    """Return what signs heads of the audit records, its key made at the first start.
+
+    One that was lost is made anew; `control.notary` says so, for the old one is still known.
+    """
     from madang.clocks import SystemRandom
     from madang.control.first import write_private
     from madang.governance.heads import SEED_BYTES, Signer
@@ -75,11 +78,9 @@ def signer_of(home: Home) -> Signer:
     if not home.audit_key.exists():
         write_private(home.audit_key, SystemRandom().token(SEED_BYTES) + "\n")
     try:
-        signer = Signer(bytes.fromhex(home.audit_key.read_text("ascii").strip()))
+        return Signer(bytes.fromhex(home.audit_key.read_text("ascii").strip()))
     except ValueError as error:
         raise Unavailable("audit.bad-key", str(home.audit_key), cause=str(error)) from error
-    write_private(home.audit_public, signer.key + "\n")
-    return signer
 
 
 def engine_token(secret: bytes, uid: str, epoch: int) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from madang import forms, settings
+from madang.cli.output import note
 from madang.errors import Rejected
 from madang.holders import holder_of
 from madang.settings import PORT_DEFAULT, Home
@@ -122,6 +123,18 @@ def tried_database(home: Home, *, runs: bool) -> Iterator[None]:
             _write_database(home, before)
         elif not is_good:
             home.database.unlink(missing_ok=True)
+
+
+def tell_of_heads(home: Home, *, runs: bool) -> None:
+    """Say that signed heads go to another place than before, if MADANG_AUDIT_HEADS says so.
+
+    Control puts it on record and keeps it. Raises `Rejected` where something else `runs` already.
+    """
+    place, before = settings.audit_heads(home), settings.kept_heads(home)
+    if place != before and runs:
+        raise Rejected("up.other-heads", str(home.path), place=str(place), running=str(before))
+    if place != before and home.audit_public.exists():
+        note("up.heads-moved", place=str(place), before=str(before))
 
 
 def _write_database(home: Home, url: str) -> None:

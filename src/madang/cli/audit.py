@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,20 +57,20 @@ def export(file: Path, /, *, options: Options = DEFAULTS) -> None:
         A new file; its first line says which state the records are of.
     """
     with options.client() as client:
-        store, records = _served(client)
+        about, records = _served(client)
         count = 0
         try:
             descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise Rejected("audit.no-file", str(file), cause=error.strerror or "") from error
         with os.fdopen(descriptor, "w") as out:
-            out.write(json.dumps({"store": store}) + "\n")
+            out.write(json.dumps(about) + "\n")
             for count, record in enumerate(records, 1):  # noqa: B007 - the last one counts
                 out.write(json.dumps(record, ensure_ascii=False) + "\n")
             out.flush()
             os.fsync(out.fileno())
     if options.json:
-        show_json({"file": str(file), "store": store, "records": count})
+        show_json({"file": str(file), **about, "records": count})
     else:
         tell("audit.exported", file=str(file), count=count)
 
@@ -80,7 +80,7 @@ def verify(
     *,
     records: Where = None,
     heads: Where = None,
-    public_key: Annotated[str, Parameter(show_default=False)] = "",
+    public_key: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     options: Options = DEFAULTS,
 ) -> int:
     """Prove that no audit record was changed, left out, put in, moved, cut off or put back.
@@ -92,43 +92,49 @@ def verify(
     heads
         The signed heads of the second place [default: where this home keeps them].
     public_key
-        The key that checks the heads, as the auditor was given it [default: audit.pub of the home].
+        The key that checks the heads, as the auditor was given it; where it was changed give each,
+        oldest first [default: audit.pub of the home].
     """
     from madang.governance.chain import verify as prove
     from madang.governance.heads import HeadsFile
     from madang.resources.event import AuditRecord
 
     home = options.place()
-    signed = list(HeadsFile(heads or settings.audit_heads(home)).all())
-    key = public_key or _public_key(home)
-    if records:
-        store, found = _exported(records)
-        proof = prove(map(AuditRecord.model_validate, found), signed, store, key)
-    else:
-        with options.client() as client:
-            store, found = _served(client)
-            proof = prove(map(AuditRecord.model_validate, found), signed, store, key)
+    signed = HeadsFile(heads or settings.audit_heads(home)).all()
+    keys = public_key or _public_keys(home)
+    with ExitStack() as open_:
+        about, found = (
+            _exported(records) if records else _served(open_.enter_context(options.client()))
+        )
+        if about["where"]:
+            raise Rejected("audit.not-whole", about["where"])
+        store = about["store"]
+        proof = prove(map(AuditRecord.model_validate, found), signed, store, keys)
     faults = [{"code": f.code, "values": f.values} for f in proof.faults]
     if options.json:
         counts = {"records": proof.records, "heads": proof.heads, "vouched": proof.vouched}
-        show_json({"holds": proof.holds, "store": store, **counts, "faults": faults})
+        signs = [{"from": seq, "key": key} for seq, key in proof.keys]
+        show_json({"holds": proof.holds, "store": store, **counts, "keys": signs, "faults": faults})
     else:
         for fault in proof.faults:
             said = words(fault.code, fault.values)
             say(f"✗ {said.text}\n  {said.hint}")
-        code = "audit.holds" if proof.holds else "audit.broken"
+        for seq, key in proof.keys[1:]:
+            tell("audit.signs-from", seq=seq, key=key)
+        code, key = "audit.holds" if proof.holds else "audit.broken", (keys[-1:] or ("-",))[0]
         tell(code, records=proof.records, heads=proof.heads, vouched=proof.vouched, key=key[:16])
     return 0 if proof.holds else NOT_PROVEN
 
 
-def _public_key(home: settings.Home) -> str:
-    with suppress(OSError, UnicodeDecodeError):
-        return home.audit_public.read_text("ascii").strip()
+def _public_keys(home: settings.Home) -> tuple[str, ...]:
+    with suppress(OSError):
+        if keys := tuple(signing.key for signing in settings.audit_keys(home)):
+            return keys
     raise Rejected("audit.no-public-key", str(home.audit_public))
 
 
-def _served(client: Client) -> tuple[str, Iterator[Any]]:
-    """Return the state's id, and every record, page by page."""
+def _served(client: Client) -> tuple[dict[str, str], Iterator[Any]]:
+    """Return of which state and place the records are, and every record, page by page."""
     first = client.audit(0)
 
     def every() -> Iterator[Any]:
@@ -138,17 +144,18 @@ def _served(client: Client) -> tuple[str, Iterator[Any]]:
             note("audit.progress", count=page[-1]["seq"])
             page = client.audit(page[-1]["seq"])["items"]
 
-    return first["store"], every()
+    return {"store": first["store"], "where": first["where"]}, every()
 
 
-def _exported(path: Path) -> tuple[str, Iterator[Any]]:
+def _exported(path: Path) -> tuple[dict[str, str], Iterator[Any]]:
     """Return the same from a file of `export`."""
     try:
         lines = _lines(path)
-        store = str(next(lines)["store"])
-    except (StopIteration, KeyError, TypeError) as error:
+        about = {name: str(value) for name, value in next(lines).items()}
+        about = {"store": about["store"], "where": about.get("where", "")}
+    except (StopIteration, KeyError, AttributeError) as error:
         raise Rejected("audit.not-exported", str(path)) from error
-    return store, lines
+    return about, lines
 
 
 def _lines(path: Path) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from madang import settings
 from madang.answers import Message, Resource
 from madang.cli import background, first, parts
-from madang.cli.address import Address, choose, last, loopback, tried_database, write
+from madang.cli.address import Address, choose, last, loopback, tell_of_heads, tried_database, write
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, note, phase, say, show_json, tell
 from madang.cli.progress import until_ready
@@ -69,6 +69,7 @@ def up(
         with _usable(home), background.alone(home, TURN_S):
             if not (runs := bool(background.holder(home))):
                 _make_ready(home)
+            tell_of_heads(home, runs=runs)
             with tried_database(home, runs=runs):
                 pid = _ensure_running(home, host, asked)
             client = Client(home=str(home.path), project=DEFAULT_PROJECT)

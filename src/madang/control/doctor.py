@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -19,6 +20,8 @@ from madang.resources.service import Service, ServicePhase
 from madang.settings import Home
 
 DAY_S = 86400.0
+KEY_NEWS_S = 7 * DAY_S
+"""So long doctor says that another key signs than before: auditors must be told."""
 FREE_BYTES_MIN = 1_000_000_000
 """Less than this on the home's disk is called short."""
 
@@ -45,7 +48,7 @@ def examine(
         *_disk(backups.home),
         *_modes(backups.home),
         *_backups(backups),
-        *_audit(notary),
+        *_audit(notary, world.clock.now()),
         *_services(world),
     ]
 
@@ -143,7 +146,13 @@ def _backups(backups: Backups) -> Iterator[Finding]:
         yield Finding(code="doctor.backup-fresh", ok=True, values=values)
 
 
-def _audit(notary: Notary) -> Iterator[Finding]:
+def _audit(notary: Notary, now: float) -> Iterator[Finding]:
+    yield from _heads(notary)
+    signing = notary.kept.keys()[1:]
+    if signing:
+        is_old = now - signing[-1].at > KEY_NEWS_S
+        of: dict[str, Value] = {"seq": signing[-1].seq, "key": signing[-1].key}
+        yield Finding(code="doctor.audit-rekeyed", ok=is_old, values=of)
     if notary.torn:
         yield Finding(code="doctor.audit-torn", ok=False, values={"seq": notary.torn})
     if notary.fault:
@@ -151,6 +160,18 @@ def _audit(notary: Notary) -> Iterator[Finding]:
         yield Finding(code="doctor.audit-unvouched", ok=False, values=values)
     elif not notary.torn:
         yield Finding(code="doctor.audit-vouched", ok=True)
+
+
+def _heads(notary: Notary) -> Iterator[Finding]:
+    """Look at the second place without touching it: is it there, writable, and far away."""
+    path = notary.heads.path
+    if notary.is_begun_anew or (notary.is_vouching and not path.exists()):
+        yield Finding(code="doctor.heads-missing", ok=False, subject=str(path))
+    where = next((each for each in (path, *path.parents) if each.exists()), path)
+    if not os.access(where, os.W_OK):
+        yield Finding(code="doctor.heads-unwritable", ok=False, subject=str(path))
+    if where.stat().st_dev == notary.kept.home.path.stat().st_dev:
+        yield Finding(code="doctor.heads-near", ok=True, subject=str(path))
 
 
 def _services(world: World) -> Iterator[Finding]:

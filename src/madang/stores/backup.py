@@ -22,7 +22,7 @@ from madang.resources.rights import Principal
 from madang.settings import Home
 from madang.stores import archive
 
-BESIDE = ("admin.key", "secret.key", "audit.key", "listen.json", "first-run.json",
+BESIDE = ("admin.key", "secret.key", "audit.key", "audit.pub", "listen.json", "first-run.json",
           "gateway/usage.jsonl")  # fmt: skip
 """What a home needs beside its state: keys, its address, and usage that control has yet to take."""
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from madang.api.desk import Desk
@@ -22,7 +23,7 @@ from madang.control.gateways import Gateways
 from madang.control.intake import Intake
 from madang.control.keys import Keys
 from madang.control.loop import Loop
-from madang.control.notary import Notary
+from madang.control.notary import Kept, Notary
 from madang.control.observe import Observer
 from madang.control.once import Once
 from madang.control.world import World
@@ -60,6 +61,10 @@ class Edges:
     clock: Clock | None = None
     judge: Judge = approve
     found: Sequence[Found] = (CPU,)
+    seed: bytes = b"k" * SEED_BYTES
+    """Of what signs the heads of the audit records."""
+    heads: Path | None = None
+    """The second place; None: where the home keeps it."""
 
 
 @asynccontextmanager
@@ -95,7 +100,9 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
     tools = Tools(launchers, {"fake": fake}, blobs, edges.judge, token)
-    notary = Notary(world, Signer(b"k" * SEED_BYTES), HeadsFile(audit_heads(home, {})))
+    notary = Notary(
+        world, Signer(edges.seed), HeadsFile(edges.heads or audit_heads(home, {})), Kept(home)
+    )
     intake = Intake(
         world, observer.seen, lambda source, told: import_model(source, blobs, told),
         SystemRandom(), notary.require,

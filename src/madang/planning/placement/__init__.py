@@ -1,0 +1,5 @@
+"""Where demands go in a fleet: arrays in, a choice out. Nothing here knows of services or jobs.
+
+Read `fleet` and `demand`, then `fragmentation` and `columns`, then `placer`; `baselines` are the
+rules that others use, to be measured against.
+"""

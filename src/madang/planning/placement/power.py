@@ -1,0 +1,51 @@
+"""How much power hosts draw: the model of PWR.
+
+Source: "A Power- and Fragmentation-aware Online Scheduler for GPU Datacenters" (CCGrid 2025, arXiv
+2412.17484) and its repository Fr4nz83/PWR-plugin-kubernetes at 3bfd53fe: a device draws its idle
+power until anything runs on it, and then its full power; processors are counted by whole packages.
+Idle and full watts are data, by kind; a kind that is not known draws nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from madang.planning.placement.fleet import Ints, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Watts:
+    """Of one device, or one package of processors."""
+
+    idle: float
+    full: float
+
+
+DEVICES = {
+    "T4": Watts(10, 70), "A10": Watts(30, 150), "G2": Watts(30, 150), "P100": Watts(25, 250),
+    "V100M16": Watts(30, 300), "V100M32": Watts(30, 300), "G3": Watts(50, 400),
+    "A100": Watts(50, 400),
+}  # fmt: skip
+"""By the model names of the openb trace; its G2 and G3 are taken for A10 and A100, as PWR does."""
+PACKAGE = Watts(120, 205)
+"""Of a 32-core package, of which the trace does not say the model."""
+PACKAGE_MILLI = 64_000
+"""Threads of one package, in thousandths."""
+
+
+def watts(
+    kinds: Sequence[Kind], kind: Ints, free: Ints, cpu_used_milli: Ints, cpu_milli: Ints
+) -> float:
+    """Return what a fleet draws: [hosts] kinds, [hosts, devices] free units, [hosts] processors."""
+    idle = np.array([DEVICES[k.name].idle if k.name in DEVICES else 0.0 for k in kinds])[kind]
+    full = np.array([DEVICES[k.name].full if k.name in DEVICES else 0.0 for k in kinds])[kind]
+    whole = np.array([k.whole for k in kinds])[kind]
+    count = (free >= 0).sum(axis=1)
+    used = ((free >= 0) & (free < whole[:, None])).sum(axis=1)
+    packages = -(-cpu_milli // PACKAGE_MILLI)
+    busy = np.minimum(-(-cpu_used_milli // PACKAGE_MILLI), packages)
+    devices = (count - used) * idle + used * full
+    return float((devices + busy * PACKAGE.full + (packages - busy) * PACKAGE.idle).sum())

@@ -28,7 +28,7 @@ COMMANDS = {
     "explain": "explain", "logs": "logs", "events": "logs", "delete": "delete", "chat": "chat",
     "model": "model", "key": "key", "login": "login", "logout": "login", "whoami": "login",
     "export": "export", "backup": "backup", "restore": "backup", "doctor": "doctor",
-    "support": "support", "audit": "audit",
+    "support": "support", "audit": "audit", "twin": "twin",
     "schema": "about", "version": "about", "completion": "about",
 }  # fmt: skip
 """Every command, and the file that holds it."""

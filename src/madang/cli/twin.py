@@ -1,0 +1,182 @@
+"""`madang twin`: what would happen, by the very code that decides."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from madang.answers import Json
+from madang.cli.output import note, say_over, show_json, table, word
+from madang.errors import Rejected
+
+SEEDS_MAX = 1000
+LOAD_MAX = 10.0
+MOVES_MAX = 100
+
+twin = App(name="twin", help=word("help.twin"), help_format="plaintext")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What comes, and where to."""
+
+    nodes: str
+    """CSV of nodes: sn, cpu_milli, memory_mib, gpu, model. May be gzipped."""
+    pods: str
+    """CSV of arrivals: name, cpu_milli, memory_mib, num_gpu, gpu_milli[, gpu_spec,
+    creation_time]."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be compared."""
+
+    policy: str = "madang,fgd,best-fit"
+    """Names, separated by commas; also dot-product, packing, clustering and random."""
+    seeds: str = "42..44"
+    """Seeds of the shuffles: 42..51, or 1,5,9."""
+    load: float = 1.3
+    """How much is asked for in the end, as a part of the fleet's devices."""
+    mix: Literal["known", "online"] = "known"
+    """known: policies are told the whole list; online: they learn from what has come."""
+    order: Literal["shuffled", "time"] = "shuffled"
+    """shuffled by each seed, or in order of time."""
+    moves: int = 0
+    """How many running ones our policy may move for every 100 arrivals."""
+
+
+ASKED = Asked()
+
+
+@twin.command
+def placement(
+    *,
+    trace: Trace,
+    asked: Asked = ASKED,
+    json: Annotated[bool, Parameter(negative=())] = False,
+    plot: str = "",
+) -> None:
+    """Replay a list of arrivals on a fleet, and say how much of it each policy fills.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object by policy, and nothing else.
+    plot
+        An SVG file to draw allocation by load into.
+    """
+    from madang.twin.placement import Question, Replay, report
+    from madang.twin.plot import draw
+    from madang.twin.trace import read_fleet, read_pods
+
+    _bound("load", asked.load, 0.0, LOAD_MAX)
+    _bound("moves", asked.moves, 0, MOVES_MAX)
+    names = tuple(name.strip() for name in asked.policy.split(",") if name.strip())
+    question = Question(
+        names, seeds_of(asked.seeds), asked.load, asked.mix, asked.order, asked.moves
+    )
+    with _opened(trace.nodes) as lines:
+        fleet = read_fleet(lines, trace.nodes)
+    with _opened(trace.pods) as lines:
+        arrivals = read_pods(lines, trace.pods, fleet.kinds)
+    outcomes = Replay(fleet, arrivals, question, time.process_time, _tell).run()
+    if plot:
+        _write(Path(plot), draw({name: runs[0].curve for name, runs in outcomes.items()}))
+    answer = report(outcomes)
+    if json:
+        show_json(answer)
+    else:
+        _show(answer)
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Read `42..51` or `1,5,9`.
+
+    >>> seeds_of("42..44"), seeds_of("7")
+    ((42, 43, 44), (7,))
+    """
+    out: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        ends = (first, last if dots else first)
+        if not all(end.isascii() and end.isdigit() and len(end) < 10 for end in ends):
+            raise Rejected("twin.bad-seeds", subject=text)
+        span = range(int(ends[0]), int(ends[1]) + 1)
+        if not span or len(out) + len(span) > SEEDS_MAX:
+            raise Rejected("twin.bad-seeds", subject=text)
+        out.extend(span)
+    return tuple(out)
+
+
+def _bound(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most or (name == "load" and not value):
+        raise Rejected("twin.out-of-bounds", subject=f"--{name}", least=least, most=most)
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[io.TextIOBase]:
+    """Open a CSV, gzipped or not."""
+    path = Path(file).expanduser()
+    try:
+        with path.open("rb") as raw:
+            is_packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            stream = gzip.GzipFile(fileobj=raw) if is_packed else raw
+            with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
+                yield lines
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise Rejected("twin.unreadable", subject=file, cause=str(error)) from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.expanduser().write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Rejected("twin.unwritable", subject=str(path), cause=str(error)) from None
+    note("twin.plotted", subject=str(path))
+
+
+def _tell(name: str, seed: int, done: int, total: int) -> None:
+    if done and not sys.stderr.isatty():
+        return
+    say_over(word("twin.progress", subject=name, seed=seed, done=done, total=total), is_last=False)
+
+
+def _show(answer: Mapping[str, Json]) -> None:
+    say_over("", is_last=True)
+    head = [
+        word("twin.head.policy"), word("twin.head.at-100"), word("twin.head.at-130"),
+        word("twin.head.fgd"), word("twin.head.moves"), word("twin.head.power"),
+        word("twin.head.speed"),
+    ]  # fmt: skip
+    rows = [
+        [
+            name,
+            _spread(found["allocated_at_100"]),
+            _spread(found["allocated_at_130"]),
+            _spread(found.get("to_fgd_at_100")),
+            _spread(found["moves"], 0),
+            _spread(found["power_kw"]["80"], 0),
+            f"{found['decisions_per_cpu_s']:,}",
+        ]
+        for name, found in answer.items()
+    ]
+    table(head, rows)
+
+
+def _spread(found: Json | None, digits: int = 2) -> str:
+    if not found:
+        return "–"
+    sd = f" ±{found['sd']:.{digits}f}" if found["sd"] else ""
+    return f"{found['mean']:.{digits}f}{sd}"

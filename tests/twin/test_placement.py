@@ -31,10 +31,11 @@ def fleet():
 def replay(fleet, name: str, **question):
     with opened(f"pod_list_{name}") as lines:
         pods = read_pods(lines, name, fleet.kinds)
-    asked = Question(**{"policies": ("fgd", "madang"), "seeds": (7,), **question})
+    asked = Question(**{"policies": ("fgd", "madang"), "seeds": (7,), "load": 1.01, **question})
     return report(Replay(fleet, pods, asked, time.process_time, lambda *_: None).run())
 
 
+@pytest.mark.timeout(300)
 def test_on_the_public_trace_fgd_is_where_it_was_published_and_ours_is_above(fleet):
     answer = replay(fleet, "default", policies=("madang", "fgd", "best-fit", "random"))
     at = {name: found["allocated_at_100"]["mean"] for name, found in answer.items()}
@@ -47,6 +48,7 @@ def test_on_the_public_trace_fgd_is_where_it_was_published_and_ours_is_above(fle
     )
 
 
+@pytest.mark.timeout(300)
 def test_five_moves_per_hundred_and_no_forecast_beat_fgd_that_knows_all(fleet):
     known = replay(fleet, "gpuspec25", policies=("fgd",))["fgd"]["allocated_at_100"]["mean"]
     ours = replay(fleet, "gpuspec25", policies=("madang",), mix="online", moves=5)["madang"]

@@ -27,14 +27,14 @@ from madang.testing.postgres import PASSWORD, PostgresServer
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-QUICKSTARTS = {"en": "docs/quickstart.md", "ko": "docs/ko/quickstart.md"}
-OPERATIONS = ("docs/operations.md",)
-PAGES_TYPED = (*QUICKSTARTS.values(), *OPERATIONS)
+QUICKSTARTS = ("docs/quickstart.md", "docs/ko/quickstart.md")
+OPERATIONS = ("docs/operations.md", "docs/ko/operations.md")
+PAGES_TYPED = (*QUICKSTARTS, *OPERATIONS)
 APART = frozenset({"postgresql", "upgrade"})
 """Marks of blocks that are typed somewhere else than the rest of their page."""
 PAGES = (
     "README.md", "README.ko.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md",
-    "docs/operations.md", "docs/api.md", "docs/hardware.md",
+    "docs/api.md", "docs/hardware.md",
 )  # fmt: skip
 pytestmark = [pytest.mark.story, pytest.mark.timeout(180)]
 
@@ -278,8 +278,20 @@ def test_no_command_of_an_operators_guide_goes_untyped(page: str) -> None:
 
 
 def test_both_languages_type_the_same() -> None:
-    english, korean = ([step.command for step in steps(page)] for page in QUICKSTARTS.values())
-    assert korean == english
+    for english, korean in (QUICKSTARTS, OPERATIONS):
+        for apart in ("", *APART):
+            both = ([step.command for step in steps(page, apart)] for page in (english, korean))
+            assert next(both) == next(both)
+
+
+def test_both_guides_of_an_operator_have_the_same_parts() -> None:
+    """Headings, rows of tables and codes: what is added to one page is missed in the other."""
+    both = [(ROOT / page).read_text(encoding="utf-8") for page in OPERATIONS]
+    for part in (r"^#+ ", r"^\|"):
+        english, korean = (len(re.findall(part, text, re.MULTILINE)) for text in both)
+        assert korean == english, part
+    codes = [set(re.findall(r"`([a-z]+\.[a-z-]+|MADANG_[A-Z_]+)", text)) for text in both]
+    assert codes[0] ^ codes[1] == set()
 
 
 def named(page: str) -> list[list[str]]:
@@ -329,7 +341,7 @@ def is_there(words: list[str]) -> bool:
     return bool(told) and all(re.search(rf"(?<![\w-]){o}(?![\w-])", told) for o in options)
 
 
-@pytest.mark.parametrize("page", [*PAGES, *QUICKSTARTS.values()])
+@pytest.mark.parametrize("page", [*PAGES, *PAGES_TYPED])
 def test_every_command_that_a_page_names_exists(page: str) -> None:
     assert [" ".join(words) for words in named(page) if not is_there(words)] == []
 

@@ -120,6 +120,7 @@ class Control:
             return await work(self)
 
         serving = self.life.begin(serve())
+        serving.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             return await asyncio.shield(serving)  # whoever asked may go away: control goes on
         except asyncio.CancelledError:

@@ -76,13 +76,13 @@ def files(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("mix", ["known", "online"])
 @pytest.mark.parametrize("order", ["shuffled", "time"])
-def test_every_policy_answers_in_json_and_twice_the_same(files, capsys, mix, order):
+def test_every_policy_answers_in_json_and_twice_the_same(files, capfd, mix, order):
     asked = [*files, "--policy", ",".join(NAMES), "--seeds", "3..4", "--mix", mix, "--order", order,
              "--moves", "5", "--json"]  # fmt: skip
     answers = []
     for _ in range(2):
         assert main(asked) == 0
-        answers.append(json.loads(capsys.readouterr().out))
+        answers.append(json.loads(capfd.readouterr().out))
     for found in answers:
         for policy in found.values():
             assert policy.pop("decisions_per_cpu_s") > 0

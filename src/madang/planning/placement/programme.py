@@ -42,6 +42,14 @@ class Solution:
     """Thousandths of devices in use at best."""
 
 
+class _Quiet(highspy.Highs):
+    """HiGHS without a word on stdout: its banner comes with the first thing that it is told."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802 – the name is the library's
+        """Take no callbacks; be told to be silent first."""
+        self.silent()
+
+
 class Programme:
     """One programme; `solve` it once."""
 
@@ -50,8 +58,7 @@ class Programme:
         self._kinds = [s for s in fleet.slices() if s.stop > s.start]
         self._kind_of = [int(fleet.kind[s.start]) for s in self._kinds]
         self._demands = [(d, n) for d, n in sorted(expected.items()) if n > 0]
-        self._highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
-        self._highs.silent()
+        self._highs: Any = _Quiet()  # type: ignore[no-untyped-call]
         self._highs.setOptionValue("simplex_iteration_limit", ITERATIONS_MAX)
         self._rows = 0
         self._slots: dict[tuple[int, int], int] = {}

@@ -24,6 +24,15 @@ class Resource(TypedDict):
     status: Json
 
 
+class Revoked(Resource):
+    """A key that was revoked, with keys that it made, as `project` and `name`."""
+
+    along: list[Json]
+    """Those that were revoked with it."""
+    alive: list[Json]
+    """Those that were not."""
+
+
 class Reason(TypedDict):
     """A stable code and the values of its sentence."""
 

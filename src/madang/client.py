@@ -37,6 +37,7 @@ from madang.answers import (
     Message,
     NewKey,
     Resource,
+    Revoked,
 )
 from madang.errors import MadangError, Rejected, Unauthorized, Unavailable
 from madang.messages import language
@@ -244,6 +245,12 @@ class Client:
         """Take it down; returns before it is gone, with what it was."""
         going: Resource = self._json("DELETE", *self._ref(kind, name))
         return going
+
+    def revoke_key(self, name: str, made: bool = False) -> Revoked:
+        """Make a key worthless; with `made` all that it has made, in one transaction."""
+        path, query = self._ref("key", name)
+        gone: Revoked = self._json("DELETE", path, {**query, "made": "true"} if made else query)
+        return gone
 
     def add_model(
         self, name: str, source: str, progress: Callable[[int, int], None] | None = None

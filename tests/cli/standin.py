@@ -193,7 +193,10 @@ class Api(Door):
         self.world.put(kind, name, gone["spec"], gone["status"], gone=True)
         for replica in self.world.all("replica").values() if kind == "service" else ():
             self.world.put("replica", replica["name"], replica["spec"], {}, gone=True)
-        self.say(gone)
+        along = self.query.get("made") == "true"
+        made = [{"project": "local/main", "name": "app-2"}] if name == "app" else []
+        lists = {"along": made if along else [], "alive": [] if along else made}
+        self.say({**gone, **(lists if kind == "key" else {})})
 
     def get_whoami(self) -> None:
         self.say({

@@ -262,8 +262,16 @@ def test_keys_are_created_listed_and_revoked(run, world) -> None:
     assert done.out.splitlines()[1] == "mdg_new"
     assert "viewer" in run("key", "ls").out
     assert json.loads(run("key", "create", "b", "--json").out)["key"] == "mdg_new"
-    assert run("key", "revoke", "app").out == "app is revoked.\n"
+    assert run("key", "revoke", "app").out == (
+        "app is revoked.\nKeys that app made are still alive (1); revoke each of them by:\n"
+        "  madang key revoke app-2 --project local/main\n"
+    )
     assert run("key", "revoke", "app").status == 4
+    run("key", "create", "app")
+    along = "app is revoked.\nlocal/main/app-2 is revoked.\n"
+    assert run("key", "revoke", "app", "--made").out == along
+    run("key", "create", "app")
+    assert json.loads(run("key", "revoke", "app", "--json").out)["alive"][0]["name"] == "app-2"
     assert run("key", "create", "c", "--expires", "soon").status == 2
     assert run("key", "create", "c", "--role", "king").status == 2
 

@@ -221,6 +221,10 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
                 body={"name": f"k{next(town.serial)}", "role": "viewer", **in_lab},
             )
         ],
+        ("DELETE", "/api/v1/key/{name:path}"): [
+            Ask("DELETE", "/api/v1/key/none", R.KEYS, LAB, params={**in_lab, "made": made},
+                ok=frozenset({404})) for made in ("false", "true")
+        ],
         ("GET", "/api/v1/process/{name}/logs"): [
             Ask("GET", "/api/v1/process/none/logs", R.OPERATE, site=True, ok=frozenset({404}))
         ],

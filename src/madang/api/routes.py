@@ -26,7 +26,7 @@ from madang.api.desk import (
 from madang.api.once import Asking, answered, once
 from madang.control.doctor import examine, examine_models, examine_store
 from madang.control.first import PROJECT
-from madang.control.intake import Applied
+from madang.control.intake import Applied, Revoked
 from madang.control.keys import Wanted
 from madang.control.once import Answer, Ask, written
 from madang.control.report import report
@@ -337,6 +337,28 @@ async def get_resource(
 ) -> dict[str, Any]:
     """Return one resource."""
     return desk.intake.find(who, kind, ref_of(who, kind, name, project)).shown()
+
+
+@router.delete("/key/{name:path}")
+async def revoke_key(
+    who: Caller, desk: AtDesk, name: str, ask: Asking, project: Project = None,
+    made: Annotated[bool, Query(description="with all that it made, in one transaction")] = False,
+) -> Response:  # fmt: skip
+    """Make a key worthless; say which keys that it made are revoked along, or still alive."""
+
+    async def act() -> Revoked:
+        return await desk.intake.revoke_key(who, ref_of(who, "key", name, project), made=made)
+
+    return await once(desk, who, ask, act, _revoked)
+
+
+def _revoked(done: Revoked) -> dict[str, Any]:
+    named = {"along": done.along, "alive": done.alive}
+    lists = {
+        what: [{"project": key.project, "name": key.name} for key in keys]
+        for what, keys in named.items()
+    }
+    return {**done.key.shown(), **lists}
 
 
 @router.delete("/{kind}/{name:path}")

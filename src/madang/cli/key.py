@@ -84,11 +84,28 @@ def ls(*, options: Options = DEFAULTS) -> None:
 
 
 @key.command
-def revoke(name: str, /, *, options: Options = DEFAULTS) -> None:
-    """Make a key worthless, at once."""
+def revoke(
+    name: str, /, *, made: Annotated[bool, Parameter(negative=())] = False,
+    options: Options = DEFAULTS,
+) -> None:  # fmt: skip
+    """Make a key worthless, at once, and say which keys that it made are still alive.
+
+    Parameters
+    ----------
+    name
+        As it is called in the project.
+    made
+        Revoke all keys that it has made too, and those that they have made.
+    """
     with options.client() as client, naming(client, "key", name):
-        gone = client.delete("key", name)
+        gone = client.revoke_key(name, made)
     if options.json:
         show_json(gone)
-    else:
-        tell("key.revoked", name=name)
+        return
+    tell("key.revoked", name=name)
+    for each in gone["along"]:
+        tell("key.revoked", name=f"{each['project']}/{each['name']}")
+    if gone["alive"]:
+        tell("key.made-alive", count=len(gone["alive"]), name=name)
+    for each in gone["alive"]:
+        say(f"  madang key revoke {each['name']} --project {each['project']}")

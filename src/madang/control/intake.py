@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 ATTEMPTS_MAX = 8
 """How often a person's write is tried against a world that keeps changing."""
+MAKERS_MAX = 32
+"""Keys alive in one line, each made by the one before."""
 IMPORTS_MAX = 2
 """Models read at the same time."""
 
@@ -55,6 +57,15 @@ class Applied:
 
     changes: tuple[Change, ...]
     follows: tuple[Action, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A key that is worthless now, with keys that it made: those revoked along, those alive."""
+
+    key: AnyResource
+    along: tuple[AnyResource, ...]
+    alive: tuple[AnyResource, ...]
 
 
 class Intake:
@@ -270,10 +281,30 @@ class Intake:
         self._need(Project, Ref(ref.project, ref.project.partition("/")[2]), subject, ())
         if self.world.get(who, Key, ref):
             raise Conflict("resource.exists", subject)
+        wanted = replace(wanted, makers=self._keys.makers(who))
+        if len(wanted.makers) > MAKERS_MAX:
+            raise Rejected("key.line-too-long", subject, limit=MAKERS_MAX)
         uid = f"key-{self.random.token(8)}"
         key = make_key(wanted, uid, secret_of(uid), self.world.clock.now())
         event = self._told(who, key, "key.created")
         return (await self._commit(who, [key], events=[event]))[0]
+
+    async def revoke_key(self, who: Principal, ref: Ref, *, made: bool) -> Revoked:
+        """Make a key worthless; with `made` all that it has made, and these in turn, too."""
+        allow_write(who, "key", ref.project, f"key/{ref.name}")
+        return await self._again(lambda: self._revoke(who, self.find(who, "key", ref), made=made))
+
+    async def _revoke(self, who: Principal, found: AnyResource, *, made: bool) -> Revoked:
+        keys = self.world.list(who, "key")
+        others = [key for _, key in sorted(keys.items()) if found.uid in key.spec.makers]
+        gone = [found, *(others if made else ())]
+        for key in gone:
+            allow_write(who, "key", key.project, f"key/{key.name}")
+            allow_change(who, key, None)
+        events = [self._told(who, key, "key.deleted") for key in gone]
+        told = Revoked(found, tuple(gone[1:]), () if made else tuple(others))
+        await self._commit(who, gone=gone, events=events, result=lambda _stored: told)
+        return told
 
     def check_add_model(self, who: Principal, ref: Ref) -> None:
         """Refuse whoever may not have the server read a file for that project."""

@@ -23,6 +23,7 @@ class Wanted:
     grant: Grant
     user: str = ""
     expires_s: float | None = None
+    makers: tuple[str, ...] = ()
 
 
 def new_secret(random: Random) -> str:
@@ -50,6 +51,7 @@ def make_key(wanted: Wanted, uid: str, secret: str, now: float) -> Key:
         scopes=tuple(sorted(wanted.grant.scopes)),
         user=wanted.user,
         expires_at=None if wanted.expires_s is None else now + wanted.expires_s,
+        makers=wanted.makers,
     )
     return Key(
         project=wanted.ref.project, name=wanted.ref.name, uid=uid, created_at=now, spec=spec,
@@ -87,6 +89,14 @@ class Keys:
         self._index()
         key = self._by_uid.get(who.uid)
         return key is not None and self.principal(key) == who
+
+    def makers(self, who: Principal) -> tuple[str, ...]:
+        """Return the line of living keys that a key stands in which this caller makes."""
+        self._index()
+        key = self._by_uid.get(who.uid)
+        if key is None:
+            return ()
+        return (*(uid for uid in key.spec.makers if uid in self._by_uid), key.uid)
 
     def _index(self) -> None:
         keys = self.world.list(CONTROL, "key")

@@ -76,6 +76,11 @@ class KeySpec(Frozen):
     user: str = ""
     """`organization/name` of its owner; empty: it belongs to its project."""
     expires_at: float | None = None
+    makers: tuple[str, ...] = ()
+    """The uids of the key that made it, last, and of those that made that one, oldest first.
+
+    Those that were alive then; none: control made it, or an older Madang.
+    """
 
     @property
     def grant(self) -> Grant:

@@ -135,21 +135,32 @@ def why(complaint: Mapping[str, Any]) -> dict[str, Value]:
 
 
 _LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_NO_THREAD = "can't start new thread"
+"""Python's own words where memory, or the number of processes, does not allow another one."""
 
 
-def is_our_lack(error: BaseException) -> bool:
-    """Tell whether we ran out of open files or memory: that says nothing about anybody else.
+def is_our_lack(error: BaseException | None) -> bool:
+    """Tell whether we ran out of open files, memory or threads: it says nothing about others.
 
     >>> is_our_lack(OSError(errno.EMFILE, "Too many open files")), is_our_lack(ConnectionError())
     (True, False)
     """
+    if isinstance(error, RuntimeError):
+        return str(error) == _NO_THREAD
     return isinstance(error, MemoryError) or getattr(error, "errno", None) in _LACKS
+
+
+def lacking(error: BaseException | None) -> Unavailable | None:
+    """Return what is said of such a lack; None for any other error."""
+    if not is_our_lack(error):
+        return None
+    return Unavailable("control.short", cause=str(error) or type(error).__name__)
 
 
 def refuse_lack(error: BaseException) -> None:
     """Raise `Unavailable` if that is what went wrong: no file of anybody's is to blame."""
-    if is_our_lack(error):
-        raise Unavailable("control.short", cause=str(error) or type(error).__name__) from error
+    if told := lacking(error):
+        raise told from error
 
 
 def refuse_newer(path: object, kept: object) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -31,19 +33,34 @@ def started(count: int, name: str) -> ThreadPoolExecutor:
     return pool
 
 
-def ready(blocking: int = BLOCKING) -> None:
+class Lacks:
+    """What this process lacked, open files or memory: named in the log, and to whoever is told."""
+
+    def __init__(self, told: Callable[[str], None] | None = None) -> None:
+        self._told = told
+        self._logged, self._logged_at = "", -LACK_TOLD_AGAIN_S
+
+    def note(self, error: BaseException) -> None:
+        """Note one; the log hears of the same with the next step at most every ten seconds."""
+        cause, now = str(error) or type(error).__name__, time.monotonic()
+        if self._told:
+            self._told(cause)
+        if cause != self._logged or now >= self._logged_at + LACK_TOLD_AGAIN_S:
+            self._logged, self._logged_at = cause, now
+            log.warning("control.short: %s; raise the limit (ulimit -n) or free some", cause)
+
+
+def ready(blocking: int = BLOCKING, lacks: Lacks | None = None) -> None:
     """Let the running loop's calls that block find their threads, and one line name a lack."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(started(blocking, "blocking"))
-    told_at = -LACK_TOLD_AGAIN_S
+    noted = lacks or Lacks()
 
     def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        nonlocal told_at
         error = context.get("exception")
         if error is None or not is_our_lack(error):
             loop.default_exception_handler(context)
-        elif loop.time() >= told_at + LACK_TOLD_AGAIN_S:
-            told_at = loop.time()
-            log.warning("control.short: %s", error or type(error).__name__)
+        else:
+            noted.note(error)
 
     loop.set_exception_handler(tell)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
@@ -44,6 +45,8 @@ SETTINGS: dict[str, Any] = {
 _TOO_LARGE = b'{"error":{"code":"http.head-too-large","message":"Send fewer headers."}}'
 _TOO_SLOW = b'{"error":{"code":"http.head-too-slow","message":"The head did not arrive in time."}}'
 _TOO_MANY = b'{"error":{"code":"http.too-many-connections","message":"Ask again in a moment."}}'
+
+_NO_MEMORY = b'{"error":{"code":"http.no-memory","message":"Ask again in a moment."}}'
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -94,6 +97,15 @@ class BoundedHeads(HttpToolsProtocol):
             self._end(431, _TOO_LARGE)
         elif self._late is None:
             self._late = self.loop.call_later(HEAD_S_MAX, self._end, 408, _TOO_SLOW)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; what only found no memory here is told so, and so are we."""
+        lack = getattr(sys.exc_info()[1], "__context__", None)
+        if not isinstance(lack, MemoryError):
+            super().send_400_response(msg)
+            return
+        self.loop.call_exception_handler({"message": msg, "exception": lack})
+        self._end(503, _NO_MEMORY)
 
     def on_message_begin(self) -> None:
         """Note that a head is coming, perhaps behind the request before it."""

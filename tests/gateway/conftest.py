@@ -27,6 +27,7 @@ from madang.gateway.engines import Engines
 from madang.gateway.process import _config, _Server
 from madang.gateway.visit import Means
 from madang.settings import Home
+from madang.threads import Lacks
 from madang.traffic.desk import Desk
 from madang.traffic.limits import Limits
 from madang.traffic.table import Endpoint, Key, RouteTable, Target, Usage
@@ -199,8 +200,9 @@ def chat(**fields: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def _gateway(limits: Limits) -> AsyncIterator[Door]:
     desk, clock, records = Desk(limits), SystemClock(), []
-    engines = Engines(limits.connect_s)
-    app = Gateway(Means(desk, engines, clock, records.append), "test")
+    lacks = Lacks(lambda cause: desk.lack(cause, clock.monotonic()))
+    engines = Engines(limits.connect_s, lacks)
+    app = Gateway(Means(desk, engines, clock, records.append, lacks), "test")
     sweep = asyncio.create_task(app.sweep())
     try:
         yield Door(desk, app, records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,8 @@ import pytest
 from aiohttp import web
 
 from madang.clocks import SystemClock
+from madang.gateway.visit import Visit
+from madang.traffic.desk import LACK_TOLD_S
 from madang.traffic.limits import Limits
 from madang.traffic.table import Target
 
@@ -111,7 +114,7 @@ async def test_a_replica_that_never_answers_takes_one_request_and_no_more(
 
 
 async def test_out_of_open_files_the_gateway_says_so_blames_nobody_and_goes_on(
-    serve: Callable, engines, monkeypatch: pytest.MonkeyPatch
+    serve: Callable, engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = await engines.start()
 
@@ -122,6 +125,31 @@ async def test_out_of_open_files_the_gateway_says_so_blames_nobody_and_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(aiohttp.connector.aiohappyeyeballs, "start_connection", none_left)
             short = await door.post()
+        told = json.loads(door.desk.health(SystemClock().monotonic()))
         after = await door.post()
     assert (short.status_code, short.json()["error"]["code"]) == (503, "overloaded")
+    assert "Too many open files" in told["lacked"]
+    assert "control.short: [Errno 24] Too many open files; raise the limit" in caplog.text
+    later = SystemClock().monotonic() + LACK_TOLD_S + 1
+    assert "lacked" not in json.loads(door.desk.health(later)), "it is over"
+    assert after.status_code == 200
+
+
+@pytest.mark.parametrize("where", ["_read", "_relay", "_stream"])
+async def test_out_of_memory_the_gateway_says_so_wherever_it_is_and_goes_on(
+    serve: Callable, engines, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    engine = await engines.start()
+
+    async def none_left(*_: object) -> None:
+        raise MemoryError
+
+    async with serve(engine.target) as door:
+        with monkeypatch.context() as patched:
+            patched.setattr(Visit, where, none_left)
+            short = await door.post(stream=True)
+        told = json.loads(door.desk.health(SystemClock().monotonic()))
+        after = await door.post()
+    assert (short.status_code, short.json()["error"]["code"]) == (503, "overloaded")
+    assert (told["lacked"], told["requests"]) == ("MemoryError", 0)
     assert after.status_code == 200

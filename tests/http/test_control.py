@@ -401,7 +401,13 @@ async def test_models_and_services_of_one_apply_come_together_or_not_at_all(yard
 
 
 @pytest.mark.parametrize(
-    "lack", [OSError(errno.EMFILE, "Too many open files"), MemoryError()], ids=["files", "memory"]
+    "lack",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=["files", "memory", "threads"],
 )
 async def test_our_own_lack_is_503_with_its_name_and_passes(
     yard: Yard, monkeypatch: pytest.MonkeyPatch, lack: Exception

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from http.client import HTTPConnection
+from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +25,7 @@ pytestmark = [pytest.mark.story, pytest.mark.timeout(180)]
 FILES, MEMORY = resource.RLIMIT_NOFILE, resource.RLIMIT_AS
 CHAT = {"model": "words", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 64}
 CALLS = 8
+BODIES, BODY_BYTES = 48, (4 << 20) - 64
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,55 @@ class Line:
         self._connection.close()
 
 
+class Heap:
+    """Bodies that lie in a server, but for their last byte, on connections made beforehand.
+
+    A limit of memory is not met at once: what has been freed is used again, and a heap that was
+    set aside is filled first. So many bodies fit in neither.
+    """
+
+    def __init__(self, yard: Yard, part: str, path: str) -> None:
+        where = urlsplit(yard.told[part])
+        assert where.hostname
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {yard.told['api_key']}\r\nContent-Length: {BODY_BYTES}\r\n\r\n"
+        )
+        self._said = head.encode() + b'"' + b"x" * (BODY_BYTES - 2)
+        address = where.hostname, where.port or 0
+        self._open = [socket.create_connection(address, 30) for _ in range(BODIES)]
+
+    def fill(self) -> set[str]:
+        """Send them all, then their last bytes; return what they were answered with."""
+        with ThreadPoolExecutor(BODIES) as pool:
+            list(pool.map(self._send, self._open))
+            return set(pool.map(self._end, self._open))
+
+    def _send(self, connection: socket.socket) -> None:
+        with suppress(OSError):  # turned away before all of it was sent
+            connection.sendall(self._said)
+
+    def _end(self, connection: socket.socket) -> str:
+        answer = HTTPResponse(connection)
+        try:
+            with suppress(OSError):
+                connection.sendall(b'"')
+            answer.begin()
+            body = json.loads(answer.read())
+            return f"{answer.status} {body['error']['code']}"
+        except (OSError, HTTPException):
+            return "closed"  # where not even the request could be taken in
+        finally:
+            answer.close()
+
+    def __enter__(self) -> Heap:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self._open:
+            connection.close()
+
+
 def everything(yard: Yard) -> dict[str, tuple[int, int]]:
     """Return process and restarts of all that runs."""
     status = yard.json("status")
@@ -114,7 +166,15 @@ def test_control_without_memory_fails_no_call_with_500_and_goes_on_once_it_has_s
     before = everything(served)
     pid = before["control"][0]
     with Caller(served) as caller:
-        with Line(served, "api") as line, short(pid, MEMORY):
+        heap = Heap(served, "api", "/api/v1/key")
+        with heap, Line(served, "api") as line, short(pid, MEMORY):
+            said = heap.fill()
+            assert said <= {"400 api.value", "503 control.short", "503 http.no-memory", "closed"}
+            log = (served.home / "logs" / "control.log").read_text()
+            named = "control.short: MemoryError; raise the limit" in log
+            assert named or "503 control.short" in said, "the limit was met, and named"
+            assert "Traceback" not in log, "one line for a lack, not a page"
+            assert unwell(served)["doctor.memory-out"]["subject"] == "control"
             for number in range(5):
                 status, code = imported(line, served, f"n{number}")
                 assert (status, code) in {(200, ""), (503, "control.short")}
@@ -138,7 +198,19 @@ def test_a_gateway_that_runs_short_blames_no_replica_and_serves_again_at_once(
     pid = before["gateway"][0]
     with ExitStack() as stack, ThreadPoolExecutor(CALLS) as pool:
         lines = [stack.enter_context(Line(served, "gateway")) for _ in range(CALLS)]
+        heap = stack.enter_context(Heap(served, "gateway", "/v1/chat/completions"))
         stack.enter_context(short(pid, what))
+        if what == MEMORY:
+            turned_away = heap.fill()
+            short_of = {"503 overloaded", "503 http.no-memory"}
+            assert turned_away <= {"400 invalid_request", "closed"} | short_of
+            assert turned_away & short_of, "the limit was met"
+            found = unwell(served)
+            assert found["doctor.memory-out"]["subject"] == "gateway"
+            assert found["doctor.part-short"]["values"]["cause"] == "MemoryError"
+            log = (served.home / "logs" / "gateway.log").read_text()
+            assert "control.short: MemoryError; raise the limit" in log
+            assert "Traceback" not in log
         said = set(pool.map(lambda line: line.ask("POST", "/v1/chat/completions", CHAT)[0], lines))
         assert said <= {200, 503}
         if what == FILES:
@@ -151,6 +223,12 @@ def test_a_gateway_that_runs_short_blames_no_replica_and_serves_again_at_once(
     assert everything(served) == before
 
 
+def is_met(yard: Yard) -> bool:
+    """Tell whether memory has run out in the supervisor, or in what it has just started."""
+    said = [yard.home / "logs" / "supervisor.log", *(yard.home / "logs").glob("replica-*.log")]
+    return any(re.search("memory has run out|MemoryError", path.read_text()) for path in said)
+
+
 @pytest.mark.parametrize("what", [FILES, MEMORY], ids=["files", "memory"])
 def test_a_supervisor_that_runs_short_starts_nothing_and_ends_nothing(
     served: Yard, what: int
@@ -159,8 +237,13 @@ def test_a_supervisor_that_runs_short_starts_nothing_and_ends_nothing(
     with Caller(served) as caller:
         with short(served.supervisor, what):
             served.apply(kind="service", name="words", model="words", scale=3)
-            if what == FILES:
-                served.until("doctor names it", lambda: "doctor.files-out" in unwell(served))
+            named = "doctor.files-out" if what == FILES else "doctor.memory-out"
+            served.until(
+                "doctor names it",
+                lambda: unwell(served).get(named, {}).get("subject") == "supervisor",
+            )
+            if what == MEMORY:
+                served.until("the limit is met", lambda: is_met(served))
             good = caller.good
             served.until("applications are served", lambda: caller.good > good + 3)
         served.until(

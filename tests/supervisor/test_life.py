@@ -6,14 +6,17 @@ import json
 import os
 import resource
 import signal
+import socket
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from madang.supervisor import processes
+from madang.supervisor.loop import Loop
 
 SLEEP = ("sleep", "1000")
 FAMILY = ("sh", "-c", "sleep 1000 & echo $!; setsid sleep 1000 & echo $!; wait")
@@ -336,3 +339,37 @@ def test_a_journal_of_a_newer_version_is_refused_and_stays(node):
 def test_what_it_keeps_bears_its_form(running):
     running.start("a", "sleep", "1000")
     assert json.loads((running.home / "supervisor" / "journal.json").read_text())["form"] == 1
+
+
+def test_without_memory_nothing_else_ends_and_an_end_is_seen_once_there_is_some(running, ended):
+    stays, ends = (running.start(uid, "sleep", "1000")["pid"] for uid in ("stays", "ends"))
+    pid = running.process.pid
+    clients = [running.client() for _ in range(20)]
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    resource.prlimit(pid, resource.RLIMIT_AS, (1 << 20, before[1]))
+    for client in clients:
+        with suppress(OSError):
+            client.send(b"x" * (256 << 10))
+    os.kill(ends, signal.SIGKILL)
+    ended(ends)
+    resource.prlimit(pid, resource.RLIMIT_AS, before)
+    running.until("ends", lambda found: found and found[0]["state"] == "exited")
+    assert [found["pid"] for found in running.find("stays")] == [stays]
+    assert running.process.poll() is None
+
+
+def test_what_finds_no_memory_is_tried_again_and_named_once(capsys):
+    loop, tries = Loop(), []
+
+    def starved():
+        tries.append(1)
+        if len(tries) < 3:
+            raise MemoryError
+
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.send(b"x")
+        loop.alarm("a", 0, starved)
+        loop.watch(reader.fileno(), lambda: (_ for _ in ()).throw(MemoryError))
+        loop.run_until(lambda: len(tries) == 3)
+    assert capsys.readouterr().err.count("memory has run out") == 1

@@ -18,7 +18,7 @@ from madang.api import upkeep
 from madang.api.body import Guard, advice, error_body
 from madang.api.desk import Desk, Needs
 from madang.api.routes import router
-from madang.errors import MadangError, NotFound, Rejected, Unavailable, is_our_lack, why
+from madang.errors import MadangError, NotFound, Rejected, Unavailable, lacking, why
 from madang.traffic.front import Front
 
 OPEN = frozenset({
@@ -47,6 +47,7 @@ def build(desk: Desk, front: Front | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(OSError, _short)
     app.add_exception_handler(MemoryError, _short)
+    app.add_exception_handler(RuntimeError, _short)
     app.include_router(upkeep.router)  # before the routes that take any kind
     app.include_router(router)
     app.get("/healthz", summary="Is the process there?")(healthz)
@@ -92,10 +93,9 @@ async def _known(request: Request, error: Exception) -> Response:
 
 async def _short(request: Request, error: Exception) -> Response:
     """Refuse for the time being what we have no open file or memory for; the rest is a mistake."""
-    if not is_our_lack(error):
+    if not (told := lacking(error)):
         raise error
-    cause = str(error) or type(error).__name__
-    return await _known(request, Unavailable("control.short", cause=cause))
+    return await _known(request, told)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -109,6 +109,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _plain(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if told := lacking(error.__cause__):  # FastAPI blames the body
+        return await _known(request, told)
     if error.status_code == 404:
         wrong: MadangError = NotFound("api.no-such-path", path=request.url.path)
     elif error.status_code == 405:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from madang.api.desk import identify
 from madang.api.strict import check_json, check_query
-from madang.errors import Forbidden, MadangError, Rejected
+from madang.errors import Forbidden, MadangError, Rejected, lacking
 from madang.messages import language, say
 from madang.settings import BODY_BYTES_MAX
 from madang.traffic.front import Front
@@ -77,11 +77,14 @@ class Guard:
             if started:
                 raise
             await _turn_away(None if is_read else receive, send, error, scope)
-        except Exception:
-            log.exception("%s %s", scope["method"], scope["path"])
+        except Exception as error:
+            told = lacking(error)
+            if told is None:
+                log.exception("%s %s", scope["method"], scope["path"])
             if started:
                 raise
-            await _turn_away(None, send, MadangError("api.internal"), scope)
+            unread = None if is_read else receive
+            await _turn_away(unread, send, told or MadangError("api.internal"), scope)
 
     def _admit(self, scope: Scope, *, has_body: bool) -> None:
         """Let a request in by its head; nobody's body is read before its key is known."""

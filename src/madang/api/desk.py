@@ -59,7 +59,7 @@ class Desk:
             raise Unauthorized("key.unknown")
 
 
-def desk_of(request: Request) -> Desk:
+async def desk_of(request: Request) -> Desk:
     """Return the desk of the application that serves this request."""
     return cast("Desk", request.app.state.desk)
 
@@ -71,7 +71,7 @@ _bearer = HTTPBearer(auto_error=False, description="An api key, as in HOME/admin
 
 async def caller(request: Request, _shown: Annotated[Any, Depends(_bearer)] = None) -> Principal:
     """Return who is calling; no source address is ever trusted."""
-    return identify(request.headers.getlist("authorization"), desk_of(request).keys)
+    return identify(request.headers.getlist("authorization"), (await desk_of(request)).keys)
 
 
 def identify(lines: list[str], keys: Keys) -> Principal:

@@ -24,6 +24,8 @@ FILES_MIN = 1024
 """With fewer open files than this a gateway turns applications away."""
 FILES_SPARE = 8
 """A process that may open fewer than this has none left for the next request."""
+MEMORY_SPARE_BYTES = 16 << 20
+"""With less than this between what it uses and what it may use, a process can do little."""
 LOOK_S = 2.0
 """How long another command may be working on the home before that is all there is to say."""
 
@@ -56,7 +58,7 @@ def _running(home: Home) -> Iterator[Check]:
         return
     yield found("doctor.supervisor-alive", ok=True, pid=pid)
     yield from _limits(pid)
-    yield from _open_files(pid)
+    yield from _bounds(pid)
     try:
         where = last(home)
     except MadangError:
@@ -73,7 +75,9 @@ def _running(home: Home) -> Iterator[Check]:
 
 def _part(home: Home, part: str, where: Address) -> Check:
     """Say whether a part answers at its port; if not, what it said last."""
-    status = parts.status_of(part, *where)
+    status, said = parts.health_of(part, *where)
+    if status == 200 and said.get("lacked"):
+        return found("doctor.part-short", part, ok=False, cause=str(said["lacked"]))
     if status == 200:
         return found("doctor.part-answers", part, ok=True, port=where.port)
     if error := parts.has_ended(home, part):
@@ -132,8 +136,8 @@ def _limits(pid: int) -> Iterator[Check]:
             yield found("doctor.files-few", ok=False, limit=int(hard), wanted=FILES_MIN)
 
 
-def _open_files(pid: int) -> Iterator[Check]:
-    """Which of our processes have as good as no file left that they may open."""
+def _bounds(pid: int) -> Iterator[Check]:
+    """Which of our processes have as good as no open file, or no memory, left that they may use."""
     names = {pid: "supervisor"}
     with suppress(OSError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
@@ -145,3 +149,7 @@ def _open_files(pid: int) -> Iterator[Check]:
             count = sum(1 for _ in Path(f"/proc/{each}/fd").iterdir())
             if count > limit - FILES_SPARE:
                 yield found("doctor.files-out", name, ok=False, count=count, limit=limit)
+            limit, _ = resource.prlimit(each, resource.RLIMIT_AS)
+            pages = int(Path(f"/proc/{each}/statm").read_text().split()[0])
+            if 0 <= limit < pages * resource.getpagesize() + MEMORY_SPARE_BYTES:
+                yield found("doctor.memory-out", name, ok=False, limit_mib=limit >> 20)

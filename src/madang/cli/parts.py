@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any
 
 from madang.ending import heard
 from madang.errors import MadangError
@@ -13,6 +16,7 @@ PROGRAMS = {"control": "madang.app", "gateway": "madang.gateway"}
 """What the supervisor starts by itself, by its module."""
 PARTS = tuple(PROGRAMS)
 ANSWER_S = 2.0
+HEALTH_BYTES_MAX = 64 << 10
 _HEALTH = {"control": "/readyz", "gateway": "/healthz"}
 
 
@@ -50,13 +54,17 @@ def has_ended(home: Home, part: str) -> MadangError | None:
     return said[-1] if said else None
 
 
-def status_of(part: str, host: str, port: int) -> int:
-    """Return the HTTP status of a part's health; 0 when what is there does not speak HTTP."""
+def health_of(part: str, host: str, port: int) -> tuple[int, dict[str, Any]]:
+    """Return status and body of a part's health; 0 when what is there does not speak HTTP."""
     connection = HTTPConnection(host, port, timeout=ANSWER_S)
+    said: Any = {}
     try:
         connection.request("GET", _HEALTH[part])
-        return connection.getresponse().status
+        answer = connection.getresponse()
+        with suppress(ValueError, RecursionError):  # of somebody else
+            said = json.loads(answer.read(HEALTH_BYTES_MAX))
+        return answer.status, said if isinstance(said, dict) else {}
     except (OSError, HTTPException):
-        return 0
+        return 0, {}
     finally:
         connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Literal
 
 from aiohttp import (
     ClientConnectorError,
@@ -17,6 +18,7 @@ from aiohttp import (
 )
 
 from madang.errors import is_our_lack
+from madang.threads import Lacks
 from madang.traffic.exchange import Fault
 
 KEEP_ALIVE_S = 2.0
@@ -32,7 +34,8 @@ DROPPED = (ClientError, OSError)
 class Engines:
     """Connections to every engine; open it inside the loop that uses it."""
 
-    def __init__(self, connect_s: float) -> None:
+    def __init__(self, connect_s: float, lacks: Lacks) -> None:
+        self._lacks = lacks
         self._session = ClientSession(
             connector=TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             timeout=ClientTimeout(total=None, sock_connect=connect_s),
@@ -54,13 +57,20 @@ class Engines:
         try:
             return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
         except ClientConnectorError as error:
-            return "short" if is_our_lack(error.os_error) else "refused"
+            return self._lacking(error.os_error) or "refused"
         except ConnectionTimeoutError:
             return "refused"
         except ClientResponseError:  # what came is no HTTP, or has no end
             return "garbled"
-        except DROPPED:
-            return "lost"
+        except (*DROPPED, MemoryError) as error:
+            return self._lacking(error) or "lost"
+
+    def _lacking(self, error: BaseException) -> Literal["short", ""]:
+        """Tell whether it was our own lack, and note that."""
+        if not is_our_lack(error):
+            return ""
+        self._lacks.note(error)
+        return "short"
 
     async def close(self) -> None:
         """Close every connection."""

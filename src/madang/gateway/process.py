@@ -31,7 +31,7 @@ from madang.gateway.visit import Means
 from madang.holders import holder_of, noted
 from madang.settings import BODY_BYTES_MAX, STALE_TABLE_S, Home
 from madang.supervisor.protocol import READY_FD
-from madang.threads import ready
+from madang.threads import Lacks, ready
 from madang.traffic.desk import Desk
 from madang.traffic.front import Front
 from madang.traffic.limits import Limits
@@ -120,15 +120,16 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 
 
 async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
-    ready(WRITERS)
     clock = SystemClock()
     limits = Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S)
     desk = Desk(limits, Front(settings.names()))
+    lacks = Lacks(lambda cause: desk.lack(cause, clock.monotonic()))
+    ready(WRITERS, lacks)
     spool = Spool(Journal(home.gateway / "usage.jsonl"), ControlLine(home.sockets), clock)
     table = TableFile(home.table)
     puller = Puller(uid, desk, table, ControlLine(home.sockets), clock)
-    engines = Engines(desk.limits.connect_s)
-    means = Means(desk, engines, clock, spool.record)
+    engines = Engines(desk.limits.connect_s, lacks)
+    means = Means(desk, engines, clock, spool.record, lacks)
     gateway = Gateway(means, SystemRandom().token(BOOT_BYTES))
     puller.load()
     messages.load()

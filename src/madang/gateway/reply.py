@@ -34,7 +34,8 @@ class Reply:
             (b"x-request-id", request_id.encode()),
             (b"x-madang-table", str(version).encode()),
         ]
-        self._started = False
+        self.started = False
+        """Whether the head of the answer has been written."""
 
     async def whole(
         self,
@@ -55,7 +56,7 @@ class Reply:
 
     async def piece(self, data: bytes) -> None:
         """Send some events; returns when the client can take more."""
-        if not self._started:
+        if not self.started:
             await self._start(200, EVENTS, [(b"cache-control", b"no-cache")])
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
@@ -66,7 +67,7 @@ class Reply:
     async def refuse(self, refusal: Refusal) -> int:
         """Say no in whatever way is still possible, and return the status that counts."""
         body = self._word(refusal)
-        if self._started:
+        if self.started:
             await self.piece(b"data: " + body + b"\n\n")
             await self.end()
         else:
@@ -94,7 +95,7 @@ class Reply:
         return json.encode({"error": fields})
 
     async def _start(self, status: int, content_type: bytes, headers: Headers) -> None:
-        self._started = True
+        self.started = True
         marked = [(b"content-type", content_type), *headers, *self._marks]
         await self._send({"type": "http.response.start", "status": status, "headers": marked})
 

@@ -12,10 +12,11 @@ from msgspec import structs
 
 from madang.gateway.engines import DROPPED, Engines
 from madang.gateway.reply import Message, Reply
+from madang.threads import Lacks
 from madang.traffic.desk import Desk
 from madang.traffic.doors import Head, too_large
 from madang.traffic.exchange import CLIENT_LEFT, ENGINE_DIED, KEY_REVOKED, STOPPING, Exchange
-from madang.traffic.refusal import Refusal, slow_body
+from madang.traffic.refusal import OVERLOADED, Refusal, slow_body
 from madang.traffic.table import Target, Usage
 from madang.wire import hang_up, swallow
 
@@ -37,6 +38,7 @@ class Means:
     engines: Engines
     clock: Clock
     record: Callable[[Usage], None]
+    lacks: Lacks
 
 
 class Visit:
@@ -70,6 +72,9 @@ class Visit:
                 await self._reply.whole(answer)
         except ClientLeft:
             return
+        except MemoryError as error:
+            self._unread = True
+            await self._short(error)
         finally:
             desk.leave(self._body_bytes)
 
@@ -115,6 +120,14 @@ class Visit:
         except TimeoutError:
             return slow_body(limits.body_s)
 
+    async def _short(self, error: MemoryError) -> int:
+        """Refuse, in whatever way is still possible, what we have no memory for."""
+        self._means.lacks.note(error)
+        if self._reply.started or not self._unread:
+            return await self._reply.refuse(OVERLOADED)
+        await self._turn_away(OVERLOADED)
+        return OVERLOADED.status
+
     async def _turn_away(self, refusal: Refusal) -> None:
         """Refuse, and read what the client may still be sending, so that it sees the answer."""
         if not (refusal.close or self._unread):
@@ -135,6 +148,8 @@ class Visit:
             if self._task:
                 self._task.uncancel()
             status = await self._break_off(exchange)
+        except MemoryError as error:
+            status = await self._short(error)
         finally:
             watcher.cancel()
             now, at = self._clock.monotonic(), self._clock.now()

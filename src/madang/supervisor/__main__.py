@@ -99,8 +99,8 @@ def _watch_signals(loop: Loop, children: Children) -> None:
 
     def heed() -> None:
         if {signal.SIGTERM, signal.SIGINT} & set(reader.recv(4096)) and not children.closing:
-            children.close()
-        children.reap()
+            loop.alarm(children, 0.0, children.close)
+        loop.alarm(heed, 0.0, children.reap)  # tried again where memory has run out
 
     loop.watch(reader.fileno(), heed)
 

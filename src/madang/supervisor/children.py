@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from madang.supervisor import logring, processes
 from madang.supervisor.journal import Journal
-from madang.supervisor.loop import Callback, Loop
+from madang.supervisor.loop import BREATH_S, Callback, Loop
 from madang.supervisor.processes import spawn
 from madang.supervisor.protocol import LaunchPlan, Process
 
@@ -158,7 +158,14 @@ class Children:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if child := self._alive.get(ended[0]):
                     child.exit_code = os.waitstatus_to_exitcode(ended[1])
-                    self._sweep(child)
+                    self._sweep_soon(child)
+
+    def _sweep_soon(self, child: Child) -> None:
+        """Sweep it now, or once there is memory for it: nobody tells us twice that it has ended."""
+        try:
+            self._sweep(child)
+        except MemoryError:
+            self._loop.alarm(child, BREATH_S, lambda: self._sweep(child))
 
     def record(self) -> None:
         """Write the journal; raises OSError."""
@@ -181,9 +188,9 @@ class Children:
         try:
             logring.prune()
             pid, output, ready = spawn(child.plan, enlist)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self._alive = {pid: c for pid, c in self._alive.items() if c is not child}
-            cause = error.strerror or str(error)
+            cause = getattr(error, "strerror", "") or str(error) or "out of memory"
             line = f"[cannot start {child.plan.argv[0][:PROGRAM_CHARS_MAX]}: {cause}]\n"
             child.ring.write(line.encode(errors="replace"))
             self._settle(child, 127)

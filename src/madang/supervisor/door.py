@@ -39,7 +39,7 @@ class Door:
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
-        except OSError:  # no descriptor is left: look again after a breath
+        except (OSError, MemoryError):  # no descriptor is left: look again after a breath
             self.loop.unwatch(self._listener.fileno())
             self.loop.alarm(self, _BREATH_S, self._open)
             return
@@ -68,6 +68,12 @@ class Connection:
             self._answer(order, self._door.orders.observation)
 
     def _turn(self) -> None:
+        try:
+            self._listen()
+        except MemoryError:  # an order may be half done: whoever gives it again is told how it is
+            self._close()
+
+    def _listen(self) -> None:
         try:
             self._flush()
             if self._outbox:

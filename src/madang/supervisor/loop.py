@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import selectors
+import sys
 import time
 from collections.abc import Callable
 
 Callback = Callable[[], object]
+
+BREATH_S = 0.2
+"""Where memory has run out, so long is waited before the same is tried again."""
+TOLD_AGAIN_S = 10.0
 
 
 class Loop:
@@ -15,6 +20,7 @@ class Loop:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._alarms: dict[object, tuple[float, Callback]] = {}
+        self._told_at = -TOLD_AGAIN_S
 
     def watch(self, fd: int, callback: Callback, writable: bool = False) -> None:
         """Call it whenever the descriptor can be read, or also when it can be written."""
@@ -35,14 +41,27 @@ class Loop:
         self._alarms.pop(owner, None)
 
     def run_until(self, done: Callable[[], bool]) -> None:
-        """Turn until `done`."""
+        """Turn until `done`. What finds no memory is tried again: all that runs hangs by us."""
         while not done():
             first = min((when for when, _ in self._alarms.values()), default=None)
             for key, _ in self._selector.select(first and max(0.0, first - time.monotonic())):
                 if self._selector.get_map().get(key.fd) is key:  # an earlier callback may close it
-                    key.data()
+                    self._tried(key.data)
             now = time.monotonic()
             for owner, alarm in list(self._alarms.items()):
                 if alarm[0] <= now and self._alarms.get(owner) is alarm:
                     del self._alarms[owner]
-                    alarm[1]()
+                    if not self._tried(alarm[1]):
+                        self._alarms.setdefault(owner, alarm)
+
+    def _tried(self, callback: Callback) -> bool:
+        """Call it; False, after a breath, where memory has run out: it may be called again."""
+        try:
+            callback()
+        except MemoryError:
+            time.sleep(BREATH_S)
+            if time.monotonic() >= self._told_at + TOLD_AGAIN_S:
+                self._told_at = time.monotonic()
+                sys.stderr.write("memory has run out: raise the limit (ulimit -v) or free some\n")
+            return False
+        return True

@@ -14,10 +14,13 @@ from madang.traffic.exchange import KEY_REVOKED, Admitted, Exchange, Fault
 from madang.traffic.front import Front, Server
 from madang.traffic.hold import Call, Hold
 from madang.traffic.limits import Limits
-from madang.traffic.refusal import Refusal, unavailable
+from madang.traffic.refusal import OVERLOADED, Refusal, unavailable
 from madang.traffic.requests import Kind, read
 from madang.traffic.route import Router
 from madang.traffic.table import Endpoint, Key, Pull, RouteTable, Target, Usage
+
+LACK_TOLD_S = 10.0
+"""So long after a lack of open files or memory the gateway's health tells of it."""
 
 
 class Desk:
@@ -31,6 +34,7 @@ class Desk:
         self._heard_at = -inf
         self._router = Router(limits)
         self._hold = Hold(limits)
+        self._lack, self._lacked_at = "", -inf
         self._open = 0
         self._body_bytes = 0
 
@@ -86,13 +90,13 @@ class Desk:
         if stranger := self._front.stranger(headers, server):
             return doors.misdirected(stranger)
         if self._open > self.limits.requests_max:
-            return unavailable("overloaded", "gateway.overloaded")
+            return OVERLOADED
         return doors.open_door(method, path, headers, self.limits.body_bytes_max)
 
     def carry(self, body_bytes: int) -> Refusal | None:
         """Take some more bytes of a body; `leave` puts them down again."""
         if self._body_bytes + body_bytes > self.limits.bodies_bytes_max:
-            return unavailable("overloaded", "gateway.overloaded")
+            return OVERLOADED
         self._body_bytes += body_bytes
         return None
 
@@ -116,6 +120,10 @@ class Desk:
             return self._directory.models(key)
         return self._directory.model(key, head.model)
 
+    def lack(self, cause: str, now: float) -> None:
+        """Note that the gateway lacked open files or memory: requests were refused for that."""
+        self._lack, self._lacked_at = cause, now
+
     def health(self, now: float) -> bytes | Refusal:
         """Answer a health check: fit to serve with any table, however old."""
         if not self._loaded:
@@ -123,7 +131,9 @@ class Desk:
         heard = None if self._heard_at == -inf else round(now - self._heard_at, 3)
         counts = {"requests": self._open, "waiting": sum(self._hold.waiting.values())}
         told = {"status": "ok", "table": self.version, "control_heard_s_ago": heard}
-        return json.encode(told | counts)
+        ago_s = now - self._lacked_at
+        lack = {"lacked": self._lack, "lacked_s_ago": round(ago_s, 3)}
+        return json.encode(told | counts | (lack if ago_s <= LACK_TOLD_S else {}))
 
     def admit(
         self, request_id: str, key: Key, kind: Kind, body: bytes, now: float

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from madang.traffic.doors import PATHS
 from madang.traffic.limits import Limits
-from madang.traffic.refusal import Refusal, from_engine, unavailable
+from madang.traffic.refusal import OVERLOADED, Refusal, from_engine, unavailable
 from madang.traffic.requests import Kind, Request
 from madang.traffic.route import Router
 from madang.traffic.stream import EventStream
@@ -165,7 +165,7 @@ class Exchange:
         """
         target = self._let_go(now)
         if fault == "short":
-            return unavailable("overloaded", "gateway.overloaded")
+            return OVERLOADED
         if fault == "refused":
             self._router.blame(target, now)
         elif fault in {"busy", "garbled"} or self._attempts == ATTEMPTS_MAX:

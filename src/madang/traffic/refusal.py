@@ -70,6 +70,10 @@ def unavailable(
     return Refusal(503, code, message, values, retry_after_s=retry_after_s)
 
 
+OVERLOADED = unavailable("overloaded", "gateway.overloaded")
+"""This gateway is at one of its bounds, or lacks open files or memory."""
+
+
 def slow_body(body_s: float) -> Refusal:
     """The body did not arrive in time."""
     return Refusal(408, "body_too_slow", "gateway.body-too-slow", {"seconds": body_s}, close=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def run(minutes: float = MINUTES) -> list[Row]:
     """Return the rows; slopes are of each process after its first minutes."""
     with tempfile.TemporaryDirectory() as folder:
         seen = soak(Path(folder), minutes)
+    for each in seen.wrong:
+        print(f"soak: {each}", file=sys.stderr)
     warm_s = min(WARM_S_MAX, minutes * 60 / 12)
     rows = [
         Row("soak: length", minutes, "min", lower_is_better=False),

@@ -138,6 +138,14 @@ def test_a_crash_loop_ends_in_failed_with_the_cause_and_is_tried_again_later() -
     assert phases(paper) == ["ready"]
 
 
+def test_a_replica_that_serves_for_minutes_between_its_ends_is_never_given_up() -> None:
+    paper = serving()
+    for _ in range(20):
+        paper.kill(paper.replicas("bot")[0].uid)
+        paper.settle(seconds=180)
+        assert phases(paper) == ["ready"]
+
+
 def test_a_lost_order_is_sent_again() -> None:
     paper = Paper(snapshot(node("n"), model(), service()))
     paper.deaf.update({"replica-" + "0" * 16})

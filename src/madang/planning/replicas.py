@@ -32,8 +32,9 @@ BACK_OFF_S_MAX = 60.0
 RESTARTS_MAX = 4
 """After so many ends in a row it has failed, and is tried again only every RETRY_S."""
 RETRY_S = 600.0
-CALM_S = 600.0
-"""Ready for this long, its earlier ends are forgotten."""
+CALM_S = 120.0
+"""Ready for this long, its earlier ends are forgotten: several times all back-offs before `failed`
+together, so that only a replica that hardly ever serves is given up for RETRY_S."""
 STOP_GRACE_S = 10.0
 DRAIN_S = 30.0
 """How long it may finish its requests once no gateway sends it new ones."""

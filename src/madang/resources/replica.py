@@ -67,7 +67,7 @@ class ReplicaStatus(Condition):
     """Unix seconds of the last order to start."""
     ready_at: float | None = None
     restarts: int = 0
-    """Ends in a row without ten minutes of being ready between them."""
+    """Ends in a row without two minutes of being ready between them."""
     last_lines: tuple[str, ...] = ()
     """The last it printed before it ended."""
 

@@ -25,13 +25,17 @@ class Yard:
 
     home: Path
     told: dict[str, Any] = field(default_factory=dict)
+    program: Path = MADANG
+    user: dict[str, Any] = field(default_factory=dict)
+    """As whom to type, in the words of `subprocess`; empty: as who runs the tests."""
+    env: dict[str, str] = field(default_factory=dict)
 
     def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Type a command, and return what came of it."""
-        env = {**os.environ, "MADANG_HOME": str(self.home), "MADANG_LANG": "en"}
+        env = {**os.environ, "MADANG_HOME": str(self.home), "MADANG_LANG": "en", **self.env}
         return subprocess.run(
-            [MADANG, *arguments], env=env, input=stdin, capture_output=True, text=True,
-            timeout=DEADLINE_S, check=False,
+            [self.program, *arguments], env=env, input=stdin, capture_output=True, text=True,
+            timeout=DEADLINE_S, check=False, **self.user,
         )  # fmt: skip
 
     def json(self, *arguments: str, stdin: str | None = None) -> Any:

@@ -39,7 +39,11 @@ class Placer:
         """Score everything anew: prices or the mix have changed."""
         self._columns = columns
         self._column = [self._look(host) for host in range(len(self._rank))]
-        self.scores[:] = np.array([column.scores for column in self._column]).T
+        alike: dict[int, tuple[Column, list[int]]] = {}
+        for host, column in enumerate(self._column):
+            alike.setdefault(id(column), (column, []))[1].append(host)
+        for column, hosts in alike.values():
+            self.scores[:, hosts] = column.scores[:, None]
 
     def choose(self, which: int, bonus: Sequence[float] = ()) -> Choice | None:
         """Choose for one of the demands; `bonus` is added by kind. None: it fits nowhere."""

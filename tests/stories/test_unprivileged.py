@@ -94,33 +94,44 @@ def packages(place: Path) -> None:
 
 
 @pytest.fixture
-def yard() -> Iterator[Yard]:
-    """A home of that user, and an environment that it can read and run, and nothing else."""
+def folder() -> Iterator[Path]:
+    """A folder that every user may walk to."""
     places = (Path(p) for p in (tempfile.gettempdir(), "/tmp", "/var/tmp"))
     folder = Path(tempfile.mkdtemp(prefix="madang-", dir=next(filter(is_open, places))))
     folder.chmod(0o755)
-    env = folder / "env"
+    yield folder
+    for each in folders(folder):
+        each.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def folders(top: Path) -> list[Path]:
+    below = (path for path in top.rglob("*") if path.is_dir() and not path.is_symlink())
+    return [top, *below]
+
+
+@pytest.fixture
+def yard(folder: Path) -> Iterator[Yard]:
+    """A home of that user, and an environment that it can read and run, and nothing else."""
+    env, own = folder / "env", folder / "own"
     argv = [interpreter(folder / "python"), "-m", "venv", "--without-pip", "--symlinks", str(env)]
     mask = os.umask(0o022)
-    subprocess.run(argv, cwd="/", check=True, timeout=DEADLINE_S)
-    packages(env / "lib" / MINOR / "site-packages")
+    try:
+        subprocess.run(argv, cwd="/", check=True, timeout=DEADLINE_S)
+        packages(env / "lib" / MINOR / "site-packages")
+    finally:
+        os.umask(mask)
     program = env / "bin" / "madang"
-    program.write_text(f"#!{env}/bin/python\nimport sys\nfrom madang.cli import main\n"
-                       "sys.exit(main())\n")  # fmt: skip
+    start = f"#!{env}/bin/python\nimport sys\nfrom madang.cli import main\nsys.exit(main())\n"
+    program.write_text(start)
     program.chmod(0o755)
-    os.umask(mask)
-    own = folder / "own"
     own.mkdir(mode=0o700)
-    os.chown(own, UID, UID if AS_USER else -1)
-    closed = [env, *(path for path in env.rglob("*") if path.is_dir() and not path.is_symlink())]
-    for each in closed:
+    os.chown(own, UID, -1)
+    for each in folders(env):
         each.chmod(0o555)
     yard = Yard(own / "home", program=program, user=AS_USER, env={"HOME": str(own)})
     yield yard
     yard.run("down")
-    for each in closed:
-        each.chmod(0o755)
-    shutil.rmtree(folder)
 
 
 def told(folder: Path) -> dict[str, tuple[int, int]]:

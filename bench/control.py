@@ -109,7 +109,7 @@ async def running(home: Home, replicas: int) -> AsyncIterator[tuple[Desk, Loop]]
     world = World(SqliteStore(home), facts, SystemClock())
     await world.open()
     cpu = Found("cpu0", "cpu", 10**13, shared=True, attributes={"cores": 64})
-    await prepare(world, Hardware("n", [cpu]), home.admin_key, SystemRandom())
+    await prepare(world, [Hardware("n", [cpu])], home.admin_key, SystemRandom())
     await world.commit(CONTROL, filling(replicas))
     node = PaperNode(
         Process(r.uid, 1, "running", pid=1, announced={"url": "http://127.0.0.1:9"})

@@ -149,9 +149,14 @@ class Home:
         return self.path / "supervisor" / "journal.json"
 
     @property
+    def fleet(self) -> Path:
+        """The simulated nodes of a home that was made with a fleet file; absent in any other."""
+        return self.path / "fleet.json"
+
+    @property
     def marked(self) -> tuple[Path, ...]:
         """Every file that bears its form, so that an older Madang knows that it can't read it."""
-        return self.listen, self.first_run, self.journal, self.table
+        return self.listen, self.first_run, self.journal, self.table, self.fleet
 
 
 def home(given: str | None = None, environ: Mapping[str, str] = os.environ) -> Home:

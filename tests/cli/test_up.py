@@ -115,7 +115,7 @@ def test_a_service_that_was_deleted_stays_deleted(run, home: Home) -> None:
 
 @pytest.mark.usefixtures("bare")
 def test_what_an_interrupted_first_run_left_is_finished(run, home: Home, monkeypatch) -> None:
-    def interrupted(_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -10,15 +10,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 import madang.supervisor
+from madang.engines import fake_fleet
+from madang.engines.fake import Fake
 from madang.errors import Rejected, Unavailable
 from madang.launchers.local import Local
-from madang.ports import Launcher
+from madang.launchers.simulated import FleetLine, Simulated
+from madang.ports import Assignment, Launcher
+from madang.resources.fleet import Fleet, plain
 from madang.supervisor.protocol import LaunchPlan, Observation, Process
 
 DEADLINE_S = 20.0
@@ -49,7 +54,7 @@ class LocalPlace:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._launchers: list[Local] = []
+        self._launchers: list[Local | Simulated] = []
         self.restore()
 
     def launcher(self, term: int = 1, answer_s: float = DEADLINE_S) -> Launcher:
@@ -84,7 +89,33 @@ class LocalPlace:
         self._process.wait(DEADLINE_S)
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {"local": LocalPlace}
+class SimulatedPlace(LocalPlace):
+    """A node that a fleet file has made up, behind the process that stands for all of them."""
+
+    def launcher(self, term: int = 1, answer_s: float = DEADLINE_S) -> Launcher:
+        line = FleetLine(self._home / "run" / "fleet.sock", term, answer_s)
+        self._launchers.append(Simulated("edge-1", line))
+        return self._launchers[-1]
+
+    def restore(self) -> None:
+        self._home.mkdir(exist_ok=True)
+        (self._home / "fleet.json").write_text(json.dumps(plain(FLEET)))
+        reader, writer = os.pipe()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", fake_fleet.__file__, str(self._home)],
+            env={**ENV, "MADANG_READY_FD": str(writer)}, pass_fds=(writer,),
+        )  # fmt: skip
+        os.close(writer)
+        with os.fdopen(reader) as ready:
+            assert "url" in json.loads(ready.readline())
+
+
+FLEET = Fleet.model_validate(
+    {"sites": [{"name": "yard", "pools": [{"name": "edge", "nodes": [
+        {"name": "edge", "count": 2, "cores": 8, "memory": "16GB"}
+    ]}]}]}
+)  # fmt: skip
+PLACES: dict[str, Callable[[Path], Place]] = {"local": LocalPlace, "simulated": SimulatedPlace}
 
 
 @pytest.fixture(params=PLACES)
@@ -99,8 +130,22 @@ def launcher(place: Place) -> Launcher:
     return place.launcher()
 
 
-def plan(uid: str = "a", script: str = "exec sleep 1000", epoch: int = 1, **more) -> LaunchPlan:
-    return LaunchPlan(uid, epoch, ("sh", "-c", script), ENV, **more)
+@pytest.fixture
+def plan(tmp_path: Path) -> Callable[..., LaunchPlan]:
+    """Return a maker of plans: each starts the fake engine with a script of its own."""
+
+    def make(uid: str = "a", epoch: int = 1, script: dict | None = None, **more) -> LaunchPlan:
+        path = tmp_path / f"{uid}-{epoch}.json"
+        path.write_text(json.dumps({"fake": 1, **(script or {})}))
+        wanted = Assignment(
+            uid=uid, epoch=epoch, model_name="m", model_path=path, context_tokens=8192, slots=4,
+            memory_bytes=10**9, cores=1, accelerators=more.pop("accelerators", ()), devices=(),
+            token=f"key-of-{uid}-{epoch}",
+        )  # fmt: skip
+        made = Fake().launch(wanted)
+        return replace(made, env={**ENV, **made.env}, **more)
+
+    return make
 
 
 async def until(
@@ -114,19 +159,18 @@ async def until(
         return found
 
 
-async def test_a_started_process_is_observed_with_all_that_was_given(launcher):
-    script = """echo '{"url": "http://127.0.0.1:9"}' >&$MADANG_READY_FD; sleep 1000"""
-    await launcher.start(plan(script=script, epoch=3, accelerators=("gpu0", "gpu1")))
+async def test_a_started_process_is_observed_with_all_that_was_given(launcher, plan):
+    await launcher.start(plan(epoch=3, accelerators=("gpu0", "gpu1")))
     found = (await until(launcher, lambda found: found["a"].announced))["a"]
     assert (found.epoch, found.state, found.restarts) == (3, "running", 0)
-    assert found.announced == {"url": "http://127.0.0.1:9"}
+    assert found.announced["url"].startswith("http://127.0.0.1:")
     assert found.accelerators == ("gpu0", "gpu1")
     assert found.pid > 0
     assert found.started_at > 0
     assert found.exit_code is None
 
 
-async def test_the_same_start_again_starts_nothing_new(launcher):
+async def test_the_same_start_again_starts_nothing_new(launcher, plan):
     await launcher.start(plan())
     first = await launcher.observe(0, 0)
     await launcher.start(plan())
@@ -134,7 +178,7 @@ async def test_the_same_start_again_starts_nothing_new(launcher):
     assert [(p.uid, p.pid) for p in again.processes] == [(p.uid, p.pid) for p in first.processes]
 
 
-async def test_a_higher_epoch_replaces_a_lower_one_is_refused(launcher):
+async def test_a_higher_epoch_replaces_a_lower_one_is_refused(launcher, plan):
     await launcher.start(plan(epoch=1))
     await launcher.start(plan(epoch=2))
     found = await until(launcher, lambda found: found["a"].state == "running")
@@ -144,8 +188,8 @@ async def test_a_higher_epoch_replaces_a_lower_one_is_refused(launcher):
     assert (refused.value.code, refused.value.subject) == ("supervisor.stale-epoch", "a")
 
 
-async def test_accelerators_stay_taken_until_the_old_process_is_gone(launcher):
-    stubborn = "trap '' TERM; echo ready; while :; do sleep 1000; done"
+async def test_accelerators_stay_taken_until_the_old_process_is_gone(launcher, plan):
+    stubborn = {"prints": ["ready"], "fail": {"ignores_stop_signal": True}}
     await launcher.start(plan(script=stubborn, accelerators=("gpu0",), grace_s=1000))
     while not await launcher.tail("a", 1):
         pass
@@ -159,7 +203,7 @@ async def test_accelerators_stay_taken_until_the_old_process_is_gone(launcher):
     await until(launcher, lambda found: not found)
 
 
-async def test_an_older_term_is_refused(place):
+async def test_an_older_term_is_refused(place, plan):
     await place.launcher(term=5).observe(0, 0)
     with pytest.raises(Rejected) as refused:
         await place.launcher(term=4).start(plan())
@@ -167,7 +211,7 @@ async def test_an_older_term_is_refused(place):
     assert (await place.launcher(term=5).observe(0, 0)).processes == ()
 
 
-async def test_a_stop_ends_it_and_forgets_it(launcher):
+async def test_a_stop_ends_it_and_forgets_it(launcher, plan):
     await launcher.start(plan())
     await launcher.stop("a", 1, 10)
     await until(launcher, lambda found: not found)
@@ -175,12 +219,12 @@ async def test_a_stop_ends_it_and_forgets_it(launcher):
     await launcher.stop("unknown", 1, 0)
 
 
-async def test_what_has_ended_stays_until_it_is_stopped(launcher):
-    await launcher.start(plan(script="echo oh; exit 7"))
+async def test_what_has_ended_stays_until_it_is_stopped(launcher, plan):
+    await launcher.start(plan(script={"fail": {"load": "oh", "exit_code": 7}}))
     found = (await until(launcher, lambda found: found["a"].state == "exited"))["a"]
     assert (found.exit_code, found.pid) == (7, 0)
     assert found.ended_at is not None
-    assert await launcher.tail("a", 5) == ("oh",)
+    assert await launcher.tail("a", 5) == ("cannot load the model: oh",)
     await launcher.stop("a", 1, 0)
     assert (await launcher.observe(0, 0)).processes == ()
 
@@ -193,14 +237,15 @@ async def test_a_plan_that_cannot_start_is_refused_with_its_cause(launcher):
     assert "No such file" in str(refused.value.values["cause"])
 
 
-async def test_the_tail_is_the_last_lines_and_empty_for_the_unknown(launcher):
-    await launcher.start(plan(script="seq 100; echo 한글"))
-    await until(launcher, lambda found: found["a"].state == "exited")
-    assert await launcher.tail("a", 2) == ("100", "한글")
+async def test_the_tail_is_the_last_lines_and_empty_for_the_unknown(launcher, plan):
+    prints = [*map(str, range(100)), "한글"]
+    await launcher.start(plan(script={"prints": prints}))
+    await until(launcher, lambda found: found["a"].announced)
+    assert await launcher.tail("a", 2) == ("99", "한글")
     assert await launcher.tail("unknown", 2) == ()
 
 
-async def test_observe_answers_as_soon_as_something_changes(launcher):
+async def test_observe_answers_as_soon_as_something_changes(launcher, plan):
     seen = await launcher.observe(0, 0)
     waiting = asyncio.create_task(launcher.observe(seen.seq, 60))
     await launcher.start(plan())
@@ -224,7 +269,7 @@ async def test_a_cancelled_observe_does_not_disturb_the_next(launcher):
     assert await launcher.observe(0, 0) == seen
 
 
-async def test_a_place_out_of_sight_is_unavailable_and_never_empty(place, launcher):
+async def test_a_place_out_of_sight_is_unavailable_and_never_empty(place, launcher, plan):
     await launcher.start(plan())
     place.lose()
     for attempt in (launcher.observe(0, 0), launcher.start(plan()), launcher.tail("a", 1)):
@@ -233,7 +278,7 @@ async def test_a_place_out_of_sight_is_unavailable_and_never_empty(place, launch
         assert unseen.value.code == "launcher.unreachable"
 
 
-async def test_a_place_that_came_back_is_used_again_and_known_as_another(place, launcher):
+async def test_a_place_that_came_back_is_used_again_and_known_as_another(place, launcher, plan):
     first: Observation = await launcher.observe(0, 0)
     await launcher.tail("a", 1)
     place.lose()
@@ -244,7 +289,7 @@ async def test_a_place_that_came_back_is_used_again_and_known_as_another(place, 
     assert [p.uid for p in second.processes] == ["a"]
 
 
-async def test_a_place_that_hangs_is_unavailable_and_usable_once_it_goes_on(place):
+async def test_a_place_that_hangs_is_unavailable_and_usable_once_it_goes_on(place, plan):
     launcher = place.launcher(answer_s=0.2)
     await launcher.tail("a", 1)
     place.freeze()
@@ -260,11 +305,12 @@ async def test_a_place_that_hangs_is_unavailable_and_usable_once_it_goes_on(plac
     await launcher.tail("a", 1)
 
 
-async def test_many_orders_at_once_get_their_own_answers(launcher):
+async def test_many_orders_at_once_get_their_own_answers(launcher, plan):
     async with asyncio.TaskGroup() as group:
         for number in range(20):
-            group.create_task(launcher.start(plan(f"job-{number}", f"echo {number}")))
-    found = await until(launcher, lambda f: all(p.state == "exited" for p in f.values()))
+            script = {"prints": [str(number)]}
+            group.create_task(launcher.start(plan(f"job-{number}", script=script)))
+    found = await until(launcher, lambda f: all(p.announced for p in f.values()))
     assert len(found) == 20
     tails = await asyncio.gather(*(launcher.tail(f"job-{n}", 1) for n in range(20)))
     assert tails == [(str(number),) for number in range(20)]

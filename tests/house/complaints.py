@@ -9,13 +9,14 @@ from pydantic_core import core_schema
 
 from madang.api.routes import Apply, NewKey, NewModel
 from madang.control.backups import Outcome
+from madang.resources.fleet import Fleet
 from madang.resources.kinds import KINDS, WRITABLE
 
 SENT = (
-    Apply, NewModel, NewKey, Outcome,
+    Apply, NewModel, NewKey, Outcome, Fleet,
     *(KINDS[kind].model_fields["spec"].annotation for kind in WRITABLE),
 )  # fmt: skip
-"""What people send: bodies, and the specs in documents."""
+"""What people send: bodies, fleet files, and the specs in documents."""
 
 OF_SCHEMAS = {
     "model": {"model_type", "model_attributes_type"},

@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 from madang import errors, messages
+from madang.cli import fleet
 from madang.control.first import PROJECT
 from madang.registry.inspect import inspect
 from madang.resources.manifest import read
 
 ROOT = Path(__file__).parents[2]
+FLEETS = ROOT / "examples" / "fleets"
 PAGE_LINES_MAX = {
     "README.md": 120, "README.ko.md": 120, "ARCHITECTURE.md": 150, "CONTRIBUTING.md": 80,
 }  # fmt: skip
@@ -34,7 +36,8 @@ def pages() -> list[str]:
 
 
 def examples(suffix: str) -> list[str]:
-    return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "examples").rglob(f"*{suffix}"))
+    found = (p for p in (ROOT / "examples").rglob(f"*{suffix}") if p.parent != FLEETS)
+    return sorted(str(p.relative_to(ROOT)) for p in found)
 
 
 @pytest.mark.parametrize("page", PAGE_LINES_MAX)
@@ -79,6 +82,14 @@ def test_an_example_can_be_applied_and_says_what_it_shows(example: str) -> None:
     assert documents
     for document in documents:
         assert read(document, PROJECT).kind == document["kind"]
+
+
+@pytest.mark.parametrize(("example", "nodes"), [("korea", 40), ("openb", 1213)])
+def test_an_example_of_a_fleet_can_be_simulated_and_says_what_it_shows(
+    example: str, nodes: int
+) -> None:
+    assert (FLEETS / f"{example}.yaml").read_text(encoding="utf-8").startswith("# ")
+    assert len(fleet.read(str(FLEETS / f"{example}.yaml"))["nodes"]) == nodes
 
 
 @pytest.mark.parametrize("example", examples(".json"))

@@ -10,7 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from madang.app.plans import GATEWAY
-from madang.app.plugs import chosen_store, engine_token, engines, node_name, secret_of, signer_of
+from madang.app.plugs import (
+    chosen_store,
+    engine_token,
+    engines,
+    hardware,
+    launchers,
+    secret_of,
+    signer_of,
+)
 from madang.app.sockets import announce, server, tcp, unix
 from madang.app.upkeep import newer_files
 from madang.settings import Home, audit_heads, backup_age_s, names
@@ -40,7 +48,7 @@ async def run_control(home: Home, host: str, port: int) -> None:
         raise error  # it would be written over
     ready()
     store = chosen_store(home)
-    plugged = engines()
+    plugged = engines(home)
     world = World(store, {name: e.facts for name, e in plugged.items()}, SystemClock())
     await world.open()
     try:
@@ -86,13 +94,11 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
 
 async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> tuple[Desk, Any]:
     """Put control together: what it stands on, sees, does and shows."""
-    from madang.accelerators.cpu import Cpu
-    from madang.accelerators.nvidia import Nvidia
     from madang.api.desk import Desk
     from madang.clocks import SystemRandom
     from madang.control.act import Hands, Tools
     from madang.control.backups import Backups
-    from madang.control.first import Hardware, prepare, tidy
+    from madang.control.first import prepare, tidy
     from madang.control.gateways import Gateways
     from madang.control.keys import Keys
     from madang.control.observe import Observer
@@ -111,14 +117,13 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     def ask(url: str, uid: str, epoch: int) -> Any:
         return who_answers(Subject(url, uid, token(uid, epoch), lambda _text: {}, ASK_S))
 
-    found = [*Cpu().find(), *Nvidia().find()]
-    await prepare(world, Hardware(node_name(), found), home.admin_key, SystemRandom())
-    launchers = {node_name(): _launcher(home, world)}
+    await prepare(world, hardware(home), home.admin_key, SystemRandom())
+    nodes = launchers(home, world.term, world.store.id)
     blobs = FileBlobs(home.blobs)
     tidy(world, blobs)
     gateways = Gateways(world, token)
-    observer = Observer(world, launchers, gateways, ask)
-    hands = Hands(world, observer, Tools(launchers, plugged, blobs, judge, token))
+    observer = Observer(world, nodes, gateways, ask)
+    hands = Hands(world, observer, Tools(nodes, plugged, blobs, judge, token))
     notary, intake = _people(home, world, observer, blobs)
 
     def where() -> dict[str, str]:
@@ -126,7 +131,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     backups = Backups(world, home, partial(pieces, world.store, home), backup_age_s())
     keys = Keys(world)
-    parts = (intake, observer, gateways, keys, launchers, blobs, where, backups, notary)
+    parts = (intake, observer, gateways, keys, nodes, blobs, where, backups, notary)
     desk = Desk(home, world, *parts, Once(world, secret))
     return desk, hands
 
@@ -174,9 +179,3 @@ async def _tell(home: Home, desk: Desk) -> None:
             except OSError as error:  # tried again: clients still have the old one
                 log.warning("%s can't be written: %s", home.listen, error)
         await desk.world.moved(tick, TELL_AGAIN_S)
-
-
-def _launcher(home: Home, world: World) -> Any:
-    from madang.launchers.local import Local
-
-    return Local(home.sockets / "supervisor.sock", world.term, store=world.store.id)

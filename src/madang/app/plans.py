@@ -7,13 +7,16 @@ import os
 import socket
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from madang import engines
 from madang.errors import Unavailable
 from madang.settings import Home
 from madang.supervisor.protocol import LaunchPlan
 
 GATEWAY = "gateway"
+FLEET = "fleet"
 CONTROL = "control"
 PASSED_ON = (
     "PATH",
@@ -34,11 +37,14 @@ SPARING = {"MALLOC_ARENA_MAX": "2"}
 
 
 def boot_plans(home: Home, host: str, port: int) -> list[dict[str, Any]]:
-    """Return what the supervisor starts by itself: control, and the gateway on the next port."""
+    """Return what the supervisor starts by itself: control, and the gateway on the next port.
+
+    And before them what stands for the nodes, where they are simulated.
+    """
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | SPARING
     python = (sys.executable, "-I", "-m")
     where = (str(home.path), "--host", host, "--port")
-    parts = {
+    parts = simulated_part(home) | {
         CONTROL: (*python, "madang.app", *where, str(port)),
         GATEWAY: (*python, "madang.gateway", *where, str(port + 1), "--uid", GATEWAY),
     }
@@ -46,6 +52,14 @@ def boot_plans(home: Home, host: str, port: int) -> list[dict[str, Any]]:
         asdict(LaunchPlan(uid=uid, epoch=1, argv=argv, env=env, restart="always", grace_s=15.0))
         for uid, argv in parts.items()
     ]
+
+
+def simulated_part(home: Home) -> dict[str, tuple[str, ...]]:
+    """Return how the process is started that stands for every simulated node, if there are any."""
+    if not home.fleet.exists():
+        return {}
+    program = Path(engines.__file__).with_name("fake_fleet.py")
+    return {FLEET: (sys.executable, "-I", "-S", str(program), str(home.path))}
 
 
 def free_port(host: str) -> int:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import json
 import logging
 import platform
 from typing import TYPE_CHECKING, Any
 
 from madang import settings
-from madang.errors import Unavailable
+from madang.errors import Corrupt, Unavailable
 from madang.settings import Home
 
 if TYPE_CHECKING:
+    from madang.control.first import Hardware
     from madang.governance.heads import Signer
 
 log = logging.getLogger("madang.control")
 
+OWN = ".own"
+"""Where control and gateway run, in a home whose nodes are all simulated."""
 SECRET_CHARS_MIN = 32
 """A shorter secret is none: the file was damaged."""
 
 
-def engines() -> dict[str, Any]:
-    """Return every engine by recipe."""
+def engines(home: Home) -> dict[str, Any]:
+    """Return every engine by recipe; on simulated nodes the fake one stands for all others."""
     from madang.engines.fake import Fake
     from madang.engines.llamacpp import LlamaCpp
 
+    if home.fleet.exists():
+        return {"fake": Fake(formats=frozenset({"fake", "gguf"}))}
     return {engine.facts.name: engine for engine in (LlamaCpp(), Fake())}
 
 
@@ -34,6 +40,47 @@ def node_name() -> str:
     """Return what this machine is called, as a name of ours."""
     kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in platform.node().lower())
     return kept.strip("-")[:40].strip("-") or "node"
+
+
+def hardware(home: Home) -> list[Hardware]:
+    """Return the nodes of a home with what they have: this machine, or those of its fleet file."""
+    from madang.accelerators.cpu import Cpu
+    from madang.accelerators.nvidia import Nvidia
+    from madang.control.first import Hardware
+    from madang.launchers.simulated import SimulatedProbe
+
+    return [
+        Hardware(
+            node["name"], SimulatedProbe(node).find(), site=node["site"], pool=node["pool"],
+            labels=node["labels"], cores=node["cores"], memory_bytes=node["memory_bytes"],
+        )
+        for node in simulated_nodes(home)
+    ] or [Hardware(node_name(), [*Cpu().find(), *Nvidia().find()])]  # fmt: skip
+
+
+def simulated_nodes(home: Home) -> list[dict[str, Any]]:
+    """Return the nodes of a home's fleet file; none where it has none."""
+    try:
+        body = json.loads(home.fleet.read_bytes())
+        return list(body["nodes"])
+    except FileNotFoundError:
+        return []
+    except (ValueError, LookupError, TypeError) as error:
+        raise Corrupt("fleet.damaged", str(home.fleet), cause=str(error)) from error
+
+
+def launchers(home: Home, term: int, store: str) -> dict[str, Any]:
+    """Return where processes run, by node; first of all where Madang's own do.
+
+    Beside simulated nodes that is no node, and has a name that none can have.
+    """
+    from madang.launchers.local import Local
+    from madang.launchers.simulated import FleetLine, Simulated
+
+    local = Local(home.sockets / "supervisor.sock", term, store=store)
+    names = [node["name"] for node in simulated_nodes(home)]
+    line = FleetLine(home.sockets / "fleet.sock", term, store=store)
+    return {OWN if names else node_name(): local, **{n: Simulated(n, line) for n in names}}
 
 
 def chosen_store(home: Home) -> Any:

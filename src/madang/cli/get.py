@@ -29,6 +29,10 @@ def _spec(key: str) -> Cell:
     return lambda r: r["spec"][key]
 
 
+def _labels(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+
+
 def _newest(r: Mapping[str, Any]) -> Mapping[str, Any]:
     versions = r["status"]["versions"]
     return versions[-1] if versions else {}
@@ -78,6 +82,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.pool", _spec("pool")),
         ("column.cores", lambda r: f"{r['status']['cores']:g}"),
         ("column.memory", lambda r: size(r["status"]["memory_bytes"])),
+        ("column.labels", lambda r: _labels(r["spec"].get("labels", {}))),
         _REASON,
     ),
     "accelerator": (

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from madang.cli.fleet import counted
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, phase, reason, say, show_json, size, table, tell
 
 NODE = (
     "column.node", "column.phase", "column.cores", "column.memory", "column.accelerators",
 )  # fmt: skip
+POOL = (
+    "column.pool", "column.nodes", "column.phase", "column.cores", "column.memory",
+    "column.accelerators",
+)  # fmt: skip
+NODES_MAX = 12
+"""More nodes are told together, by their pool and what they have."""
 SERVICE = (
     "column.service", "column.project", "column.phase", "column.ready", "column.model",
     "column.reason",
@@ -28,7 +35,12 @@ def status(*, options: Options = DEFAULTS) -> None:
         show_json(found)
         return
     tell("status.where", version=found["version"], api=found["api"], gateway=found["gateway"])
-    table(NODE, [_node(node) for node in found["nodes"]])
+    if any(node.get("simulated") for node in found["nodes"]):
+        tell("status.simulated")
+    if len(found["nodes"]) > NODES_MAX:
+        table(POOL, list(_pools(found["nodes"])))
+    else:
+        table(NODE, [_node(node) for node in found["nodes"]])
     say()
     if found["services"]:
         table(SERVICE, [_service(service) for service in found["services"]])
@@ -48,6 +60,19 @@ def status(*, options: Options = DEFAULTS) -> None:
 def _node(node: Mapping[str, Any]) -> tuple[object, ...]:
     memory = size(node["memory_bytes"])
     return node["name"], phase(node["phase"]), node["cores"], memory, node["accelerators"]
+
+
+def _pools(nodes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[object, ...]]:
+    """Give a row for the nodes of one pool that have the same kinds and the same phase."""
+    alike: dict[tuple[str, str, tuple[str, ...]], list[Mapping[str, Any]]] = {}
+    for node in nodes:
+        key = node["pool"], node["phase"], tuple(sorted(node["kinds"]))
+        alike.setdefault(key, []).append(node)
+    for (pool, state, kinds), own in sorted(alike.items()):
+        counts = {kind: sum(node["kinds"][kind] for node in own) for kind in kinds}
+        cores = f"{sum(node['cores'] for node in own):g}"
+        memory = size(sum(node["memory_bytes"] for node in own))
+        yield pool, len(own), phase(state), cores, memory, counted(counts)
 
 
 def _service(service: Mapping[str, Any]) -> tuple[object, ...]:

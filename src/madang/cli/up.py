@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from madang import settings
 from madang.answers import Message, Resource
-from madang.cli import background, first, parts
+from madang.cli import background, first, fleet, parts
 from madang.cli.address import Address, choose, last, loopback, tell_of_heads, tried_database, write
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, note, phase, say, show_json, tell
@@ -49,6 +49,7 @@ def up(
     host: str = "127.0.0.1",
     port: Annotated[int | None, Parameter(show_default=False)] = None,
     foreground: Annotated[bool, Parameter(negative=())] = False,
+    simulated: Annotated[str | None, Parameter(name="--fleet", show_default=False)] = None,
     options: Options = DEFAULTS,
 ) -> None:
     """Start Madang here, and ask the first model one question.
@@ -61,12 +62,16 @@ def up(
         Port of the API, the gateway takes the next one; 0 for any [default: 7070].
     foreground
         Stay attached; Ctrl-C stops everything.
+    simulated
+        A file of nodes that are simulated, instead of this machine; a new home is made with it.
     """
     home = options.place()
     asked = None if port is None else settings.port(port)
     host = loopback(host)
     with _stopped_after(home, foreground) as is_told:
         with _usable(home), background.alone(home, TURN_S):
+            if simulated is not None:
+                fleet.keep(home, simulated)
             if not (runs := bool(background.holder(home))):
                 _make_ready(home)
             tell_of_heads(home, runs=runs)
@@ -125,7 +130,7 @@ def _start(home: Home, where: Address) -> int:
     """Write down what is to be started and where, and start it; return the supervisor's pid."""
     from madang.app.plans import boot_plans
 
-    if not first.is_done(home):
+    if not (first.is_done(home) or fleet.kept(home)):
         first.fetch()
     note("up.starting-at", home=str(home.path))
     home.sockets.mkdir(mode=0o700, exist_ok=True)
@@ -181,6 +186,8 @@ def _stopped_after(home: Home, attached: bool) -> Iterator[Callable[[], bool]]:
 def _present(client: Client, home: Home, options: Options) -> None:
     """Ask the first service one question, and say where everything is."""
     where = {"api": client.api, "gateway": client.gateway, "home": str(home.path)}
+    if not options.json:
+        fleet.show(home)
     try:
         answer = _answer(client)
     except MadangError as error:
@@ -189,7 +196,9 @@ def _present(client: Client, home: Home, options: Options) -> None:
         raise parts.has_ended(home, "gateway") or error from error
     if options.json:
         told = {"first_token_s": answer and answer.first_token_s, "answer": answer and answer.text}
-        show_json({**where, "api_key": client.key, **told})
+        simulated = fleet.summary(home)
+        extra = {"simulated": simulated} if simulated else {}
+        show_json({**where, "api_key": client.key, **told, **extra})
         return
     if answer:
         tell("up.answer", service=first.SERVICE, question=QUESTION, answer=answer.text)

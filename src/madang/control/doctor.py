@@ -13,6 +13,8 @@ from madang.control.world import World
 from madang.errors import MadangError, Value
 from madang.planning.snapshot import Seen
 from madang.ports import Blobs
+from madang.resources.fleet import SIMULATED
+from madang.resources.place import Node
 from madang.resources.quantity import written_size
 from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.rights import CONTROL
@@ -22,6 +24,8 @@ from madang.settings import Home
 DAY_S = 86400.0
 KEY_NEWS_S = 7 * DAY_S
 """So long doctor says that another key signs than before: auditors must be told."""
+NODES_TOLD_MAX = 20
+"""Of more nodes only those are named that are out of sight."""
 FREE_BYTES_MIN = 1_000_000_000
 """Less than this on the home's disk is called short."""
 
@@ -87,10 +91,17 @@ def _versions(model: AnyResource, blobs: Blobs) -> Iterator[Finding]:
 
 
 def _nodes(world: World, seen: Seen) -> Iterator[Finding]:
-    for node in world.list(CONTROL, "node").values():
-        in_sight = node.name in seen.nodes
-        code = "doctor.node-seen" if in_sight else "doctor.node-lost"
-        yield Finding(code=code, ok=in_sight, subject=f"node/{node.name}")
+    nodes = [node for node in world.list(CONTROL, "node").values() if isinstance(node, Node)]
+    for node in nodes:
+        if node.name not in seen.nodes:
+            yield Finding(code="doctor.node-lost", ok=False, subject=f"node/{node.name}")
+        elif len(nodes) <= NODES_TOLD_MAX:
+            yield Finding(code="doctor.node-seen", ok=True, subject=f"node/{node.name}")
+    if len(nodes) > NODES_TOLD_MAX:
+        count = sum(node.name in seen.nodes for node in nodes)
+        yield Finding(code="doctor.nodes-seen", ok=True, values={"count": count})
+    if simulated := sum(SIMULATED in node.spec.labels for node in nodes):
+        yield Finding(code="doctor.simulated", ok=True, values={"count": simulated})
 
 
 def _gateway(gateways: Gateways) -> Iterator[Finding]:

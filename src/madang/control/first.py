@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from madang.control.keys import Keys, Wanted, digest, is_secret, make_key, new_secret
@@ -39,27 +39,41 @@ SITE_OPERATOR = Grant(role=Role.OPERATOR)
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What the probes found on this node."""
+    """What the probes found on one node."""
 
     node: str
     found: Sequence[Found]
+    site: str = SITE
+    pool: str = POOL
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cores: float = 0.0
+    """That replicas may use; 0: as its processor says, like the memory."""
+    memory_bytes: int = 0
 
-    @property
-    def cores(self) -> float:
-        """Cores that replicas may use."""
-        return max((float(f.attributes.get("cores", 0)) for f in self.found), default=1.0)
+    def status(self, now: float) -> NodeStatus:
+        """Return what is said of the node before it was seen."""
+        cores = max((float(f.attributes.get("cores", 0)) for f in self.found), default=1.0)
+        memory = max((f.memory_bytes for f in self.found if f.kind == "cpu"), default=0)
+        return NodeStatus(
+            phase=NodePhase.LOST, since=now, cores=self.cores or cores,
+            memory_bytes=self.memory_bytes or memory,
+        )  # fmt: skip
 
 
-async def prepare(world: World, hardware: Hardware, admin_key: Path, random: Random) -> None:
-    """Make what is missing, and bring the node's accelerators up to date. Safe to repeat."""
-    now = world.clock.now()
-    wanted = {(r.kind, r.ref): r for r in (*_places(now), *_node(hardware, now))}
+async def prepare(
+    world: World, hardware: Sequence[Hardware], admin_key: Path, random: Random
+) -> None:
+    """Make what is missing, and bring the nodes' accelerators up to date. Safe to repeat."""
+    now, nodes = world.clock.now(), {each.node for each in hardware}
+    places = (*_tenants(now), *_places(hardware, now))
+    parts = (part for each in hardware for part in _node(each, now))
+    wanted = {(r.kind, r.ref): r for r in (*places, *parts)}
     made = [r for key, r in wanted.items() if key[1] not in world.list(SETUP, key[0])]
     changed = list(_refreshed(world, wanted))
     gone = [
         accelerator
         for ref, accelerator in world.list(SETUP, "accelerator").items()
-        if accelerator.spec.node == hardware.node and ("accelerator", ref) not in wanted
+        if accelerator.spec.node in nodes and ("accelerator", ref) not in wanted
     ]
     admin = _admin(world, admin_key, random, now)
     if admin and admin.resource_version:
@@ -79,7 +93,7 @@ async def prepare(world: World, hardware: Hardware, admin_key: Path, random: Ran
         await world.commit(SETUP, [*made, *changed], gone, events)
 
 
-def _places(now: float) -> Iterable[AnyResource]:
+def _tenants(now: float) -> Iterable[AnyResource]:
     title = TitleSpec(title="")
     yield Organization(
         project=ORGANIZATION,
@@ -97,21 +111,26 @@ def _places(now: float) -> Iterable[AnyResource]:
         spec=title,
         status=Empty(),
     )
-    yield Site(name=SITE, uid="site-local", created_at=now, spec=SiteSpec(), status=Empty())
-    yield Pool(
-        name=POOL, uid="pool-default", created_at=now, spec=PoolSpec(site=SITE), status=Empty()
-    )
+
+
+def _places(hardware: Sequence[Hardware], now: float) -> Iterable[AnyResource]:
+    for each in hardware:
+        site, spec = each.site, PoolSpec(site=each.site)
+        yield Site(
+            name=site, uid=f"site-{site}", created_at=now, spec=SiteSpec(), status=Empty()
+        )  # fmt: skip
+        yield Pool(
+            name=each.pool, uid=f"pool-{each.pool}", created_at=now, spec=spec, status=Empty()
+        )
 
 
 def _node(hardware: Hardware, now: float) -> Iterable[AnyResource]:
-    memory = max((f.memory_bytes for f in hardware.found if f.kind == "cpu"), default=0)
-    status = NodeStatus(phase=NodePhase.LOST, cores=hardware.cores, memory_bytes=memory, since=now)
     yield Node(
         name=hardware.node,
         uid=f"node-{hardware.node}",
         created_at=now,
-        spec=NodeSpec(pool=POOL),
-        status=status,
+        spec=NodeSpec(pool=hardware.pool, labels=dict(hardware.labels)),
+        status=hardware.status(now),
     )
     for found in hardware.found:
         name = f"{hardware.node}-{found.name}"

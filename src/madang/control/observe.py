@@ -30,6 +30,8 @@ FIRST_LOOK_S = 10.0
 LAST_LINES = 20
 PULSE_S = 5.0
 """How often an engine that has said who it is is asked again."""
+ASKED_PER_S_MAX = 100.0
+"""So many engines are asked a second; where there are more of them, each is asked less often."""
 PROBES_MAX = 16
 """Probes under way at once."""
 
@@ -51,6 +53,8 @@ class Observer:
         self.gateways = gateways
         self.ask = ask
         self._views: dict[str, Observation] = {}
+        self._found: dict[str, dict[str, Process]] = {}
+        self._is_tidy = True
         self._processes: dict[str, Process] = {}
         self._places: dict[str, str] = {}
         self._lines: dict[str, tuple[str, ...]] = {}
@@ -66,6 +70,8 @@ class Observer:
 
     def seen(self) -> Seen:
         """Return what is seen now."""
+        if not self._is_tidy:
+            self._forget()
         return Seen(
             nodes=frozenset(self._views),
             processes=self._processes,
@@ -123,15 +129,16 @@ class Observer:
             self._looked[node].set()
 
     def _lose(self, node: str, error: MadangError) -> None:
-        if self._views.pop(node, None) is not None:
-            self._merge()
+        if node in self._views:
+            self._fold(node, None)
             log.warning("node %s can't be seen: %s", node, error)
             self.world.wake()
 
     def _look(self, node: str, view: Observation) -> None:
         """Keep what the kernel says of the processes now; nothing has happened to them."""
-        self._views[node] = view
-        self._merge()
+        if self._views.get(node) is view:
+            return
+        self._fold(node, view)
         for process in view.processes:
             self._pulses.look(process)
 
@@ -144,14 +151,30 @@ class Observer:
                 self._lines.pop(process.uid, None)
                 self._probe(process)
         self._look(node, view)
-        self._forget()
+        self._is_tidy = False
         self.world.wake()
 
-    def _merge(self) -> None:
-        """Put the views together, in new dictionaries: what was given out stays as it was."""
-        pairs = [(node, p) for node, view in self._views.items() for p in view.processes]
-        self._processes = {process.uid: process for _, process in pairs}
-        self._places = {process.uid: node for node, process in pairs}
+    def _fold(self, node: str, view: Observation | None) -> None:
+        """Put a node's view in the place of its last one; None: it is out of sight.
+
+        In new dictionaries, for what was given out stays as it was; and uid by uid, for there may
+        be a thousand nodes. Of a uid on two nodes, the one that came into sight last counts.
+        """
+        before = self._views.pop(node, None)
+        fresh = {p.uid: p for p in view.processes} if view else {}
+        gone = {p.uid for p in before.processes} - fresh.keys() if before else set()
+        if view:
+            self._views[node] = view
+        self._processes, self._places = dict(self._processes), dict(self._places)
+        for uid, process in fresh.items():
+            self._found.setdefault(uid, {})[node] = process
+        for uid in gone:
+            del self._found[uid][node]
+        for uid in (*fresh, *gone):
+            if self._found[uid]:
+                self._places[uid], self._processes[uid] = list(self._found[uid].items())[-1]
+            else:
+                del self._found[uid], self._places[uid], self._processes[uid]
 
     async def _last_lines(self, node: str, uid: str) -> tuple[str, ...]:
         try:
@@ -161,6 +184,7 @@ class Observer:
 
     def _forget(self) -> None:
         """Drop what was known of processes that are no longer there."""
+        self._is_tidy = True
         there = {uid: process.epoch for uid, process in self._processes.items()}
         for known in (self._probed, self._refused):
             for uid, epoch in [k for k in known if there.get(k[0], k[1]) > k[1]]:
@@ -202,7 +226,8 @@ class Observer:
                     self._probed[key] = answer
                     self.world.wake()
                 known = key in self._probed
-                await self.world.clock.sleep(PULSE_S if known else LOOK_AGAIN_S)
+                rest_s = max(PULSE_S, len(self._asking) / ASKED_PER_S_MAX)
+                await self.world.clock.sleep(rest_s if known else LOOK_AGAIN_S)
         finally:
             self._asking.discard(key)
 

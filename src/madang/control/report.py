@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from madang import __version__
 from madang.control.intake import Intake
 from madang.control.world import World
 from madang.planning.snapshot import Seen
+from madang.resources.fleet import SIMULATED
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal, Right
 
@@ -30,7 +32,7 @@ def report(who: Principal, world: World, intake: Intake, seen: Seen) -> dict[str
         "version": __version__,
         "term": world.term,
         "revision": world.revision,
-        "nodes": [_node(who, node, world) for node in intake.list(who, "node", None)],
+        "nodes": _nodes(who, world, intake),
         "services": [_service(service) for service in intake.list(who, "service", None)],
         "processes": own,
         "usage": _usage(who, world),
@@ -44,14 +46,24 @@ def _usage(who: Principal, world: World) -> dict[str, int]:
     return {name: sum(getattr(total, name) for total in own) for name in names}
 
 
-def _node(who: Principal, node: AnyResource, world: World) -> dict[str, Any]:
-    accelerators = [a for a in world.list(who, "accelerator").values() if a.spec.node == node.name]
+def _nodes(who: Principal, world: World, intake: Intake) -> list[dict[str, Any]]:
+    kinds: dict[str, Counter[str]] = {}
+    for accelerator in world.list(who, "accelerator").values():
+        kinds.setdefault(accelerator.spec.node, Counter())[accelerator.spec.accelerator] += 1
+    nodes = intake.list(who, "node", None)
+    return [_node(node, kinds.get(node.name, Counter())) for node in nodes]
+
+
+def _node(node: AnyResource, kinds: Counter[str]) -> dict[str, Any]:
     return {
         "name": node.name,
+        "pool": node.spec.pool,
+        "simulated": SIMULATED in node.spec.labels,
         "phase": node.status.phase,
         "cores": node.status.cores,
         "memory_bytes": node.status.memory_bytes,
-        "accelerators": len(accelerators),
+        "accelerators": kinds.total(),
+        "kinds": dict(kinds),
     }
 
 

@@ -17,12 +17,14 @@ RUNNER = Path(__file__).with_name("fake_server.py")
 class Fake:
     """Speaks like llama.cpp, on whatever accelerator planning gives it."""
 
-    def __init__(self, python: str = sys.executable) -> None:
+    def __init__(
+        self, python: str = sys.executable, formats: frozenset[str] = frozenset({"fake"})
+    ) -> None:
         self._python = python
         self.facts = EngineFacts(
             name="fake",
             version="1",
-            formats=frozenset({"fake"}),
+            formats=formats,
             accelerator_kinds=frozenset({"cpu", "nvidia", "rebellions", "furiosa"}),
             overhead_bytes=32 << 20,
             weights_factor=1.0,

@@ -4,7 +4,9 @@ Started as `python -I -S fake_server.py JSON`; standard library only, so that it
 The script is the "model file", a JSON object; every part may be left out:
 
     {"token_ms": 1, "first_token_ms": 0, "load_ms": 0, "words": "what it says, again and again",
-     "fail": {"load": "out of memory", "crash_after_requests": 3, "crash_after_tokens": 50,
+     "prints": ["a line of its log"],
+     "fail": {"load": "out of memory", "exit_code": 1, "ignores_stop_signal": true,
+              "crash_after_requests": 3, "crash_after_tokens": 50,
               "identity": "other-name", "ignores_max_tokens": true, "ignores_stop": true,
               "hang": true, "no_stream": true, "bad_usage": true, "bad_json": true,
               "keeps_working_after_cancel": true}}
@@ -16,6 +18,7 @@ import json
 import os
 import re
 import select
+import signal
 import socket
 import sys
 import threading
@@ -38,14 +41,15 @@ OUTPUT_TOKENS_MAX = 100_000
 OVERRUN = 4
 """A script that ignores `max_tokens` says this many times as much."""
 EMBEDDING_SIZE = 16
+CRASHED = 70
+"""Exit code of an engine whose script says that it crashes."""
 
 
 class Script:
     """How this engine behaves, and what it has done so far."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        with open(settings["script"], "rb") as file:  # noqa: PTH123 - pathlib is slow to load
-            script = json.load(file)
+    def __init__(self, settings: dict[str, Any], script: dict[str, Any]) -> None:
+        self.prints: list[str] = script.get("prints") or []
         self.fail: dict[str, Any] = script.get("fail") or {}
         self.name: str = self.fail.get("identity") or settings["name"]
         self.words = tokens_of(script.get("words", WORDS) + " ")
@@ -78,7 +82,11 @@ class Script:
         """End the process at once when the script says so."""
         limit = self.fail.get(name)
         if limit is not None and number > limit:
-            os._exit(70)
+            self.end(CRASHED)
+
+    def end(self, exit_code: int) -> None:
+        """End the process at once."""
+        os._exit(exit_code)
 
     def begin(self, prompt: list[str]) -> int:
         """Take in a prompt; return how much of it the last one has left in the cache."""
@@ -369,12 +377,25 @@ def embedding_of(text: str) -> list[float]:
     return [x / size for x in raw]
 
 
+def say(line: str) -> None:
+    """Write a line of the engine's log."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def main() -> None:
     """Load, announce the address, serve until a signal ends the process."""
-    script = Script(json.loads(sys.argv[1]))
+    settings = json.loads(sys.argv[1])
+    with open(settings["script"], "rb") as file:  # noqa: PTH123 - pathlib is slow to load
+        script = Script(settings, json.load(file))
+    if script.fail.get("ignores_stop_signal"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for line in script.prints:
+        say(line)
     time.sleep(script.load_s)
     if cause := script.fail.get("load"):
-        sys.exit(f"cannot load the model: {cause}")
+        say(f"cannot load the model: {cause}")
+        sys.exit(script.fail.get("exit_code", 1))
     Conversation.script = script
     Conversation.token = os.environ.pop("MADANG_ENGINE_TOKEN")
     server = Server(("127.0.0.1", 0), Conversation)

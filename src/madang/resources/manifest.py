@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -148,7 +148,7 @@ def _named(error: ValidationError, model: Any, subject: str) -> Rejected:
     first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _keys_beside(model, first["loc"][:-1])
+        known = keys_beside(model, first["loc"][:-1])
         return Rejected(
             "manifest.unknown-key", subject, key=key,
             nearest=nearest(str(first["loc"][-1]), known), known=", ".join(known),
@@ -160,10 +160,13 @@ def _named(error: ValidationError, model: Any, subject: str) -> Rejected:
     return Rejected("manifest.value", subject, key=key, **why(first))
 
 
-def _keys_beside(model: Any, path: tuple[int | str, ...]) -> list[str]:
+def keys_beside(model: Any, path: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that are known where this path leads, through lists and mappings too."""
+    found = model
     for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None or not hasattr(field.annotation, "model_fields"):
-            return []
-        model = field.annotation
-    return sorted(model.model_fields)
+        if hasattr(found, "model_fields"):
+            field = found.model_fields.get(str(part))
+            found = field.annotation if field else None
+        else:  # an element of a list or a mapping: a path leads to its value
+            found = next((a for a in get_args(found)[::-1] if a is not Ellipsis), None)
+    return sorted(getattr(found, "model_fields", ()))

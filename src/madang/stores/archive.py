@@ -42,7 +42,7 @@ PACKED_LEVEL = 1
 STATE = "state.db"
 NAMES = re.compile(
     r"state\.db|admin\.key|secret\.key|listen\.json|first-run\.json|gateway/usage\.jsonl"
-    r"|audit\.key|audit\.pub|blobs/sha256-[0-9a-f]{64}\.json"
+    r"|fleet\.json|audit\.key|audit\.pub|blobs/sha256-[0-9a-f]{64}\.json"
 )
 """All that a backup may hold; a home is made of nothing else that cannot be made anew."""
 

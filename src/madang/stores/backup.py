@@ -23,7 +23,7 @@ from madang.settings import Home
 from madang.stores import archive
 
 BESIDE = ("admin.key", "secret.key", "audit.key", "audit.pub", "listen.json", "first-run.json",
-          "gateway/usage.jsonl")  # fmt: skip
+          "fleet.json",          "gateway/usage.jsonl")  # fmt: skip
 """What a home needs beside its state: keys, its address, and usage that control has yet to take."""
 
 

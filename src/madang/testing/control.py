@@ -77,7 +77,7 @@ async def opened(home: Home, edges: Edges) -> AsyncIterator[Desk]:
     await world.open()
     tasks: list[asyncio.Task[None]] = []
     try:
-        await prepare(world, Hardware(NODE, edges.found), home.admin_key, SystemRandom())
+        await prepare(world, [Hardware(NODE, edges.found)], home.admin_key, SystemRandom())
         tidy(world, blobs)
         desk, hands = _wired(home, world, edges, fake, blobs)
         loop = Loop(world, desk.observer, hands)

@@ -86,7 +86,9 @@ class Control:
         history, world = self.history, self.world
         await world.open()
         for node, found in HARDWARE.items():
-            await prepare(world, Hardware(node, found), history.home / "admin.key", history.random)
+            await prepare(
+                world, [Hardware(node, found)], history.home / "admin.key", history.random
+            )
         launchers: dict[str, Any] = {
             name: Local(
                 history.home / name / "run" / "supervisor.sock", world.term, store=world.store.id

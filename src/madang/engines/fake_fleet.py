@@ -1,0 +1,448 @@
+"""The simulated nodes of a fleet, and the fake engine that answers for every replica on them.
+
+Started by the supervisor as `python -I -S fake_fleet.py HOME`, where HOME/fleet.json says which
+nodes there are and how their accelerators behave; standard library only. It takes the orders of
+the supervisor's protocol on HOME/run/fleet.sock, each with a `node`, and one more:
+
+    {"v": 1, "id": 1, "verb": "vanish", "node": "edge-1", "lasts_s": 5, "keeps": false}
+
+A simulated replica is no process: an entry here, with the pid of this process. Its engine is known
+by its key, behind one address for all. Only plans of the fake engine can be carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+if not __package__:
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(__file__))))  # noqa: PTH120
+
+from madang.engines.fake_server import Conversation, Script, Server
+from madang.supervisor.children import PROGRAM_CHARS_MAX, Refused
+from madang.supervisor.orders import Orders, read_order, seconds
+from madang.supervisor.protocol import LINE_BYTES_MAX, READY_FD, LaunchPlan, Process, encode
+
+FLEET = "fleet.json"
+SOCKET = "run/fleet.sock"
+TOKEN = "MADANG_ENGINE_TOKEN"  # noqa: S105 - the name of a variable
+LINES_MAX = 200
+"""What is kept of what one simulated process printed."""
+ENDED_MAX = 4096
+"""Stopped uids and keys of ended engines that are remembered."""
+UNREAD_BYTES_MAX = 4 * LINE_BYTES_MAX
+"""A client that leaves more answers than this unread is let go."""
+SIGTERM, SIGKILL = 15, 9
+
+
+class SimulatedScript(Script):
+    """How one simulated engine behaves; its end is no end of this process."""
+
+    def __init__(
+        self, settings: dict[str, Any], script: dict[str, Any], on_end: Callable[[int], object]
+    ) -> None:
+        super().__init__(settings, script)
+        self.is_over = False
+        self._on_end = on_end
+
+    def end(self, exit_code: int) -> None:
+        """End what is simulated; raises ConnectionResetError to whoever has asked it."""
+        self._on_end(exit_code)
+        raise ConnectionResetError
+
+
+@dataclass(slots=True, eq=False)
+class Life:
+    """One plan, and what stands for its process: it lives while `now.pid` is set."""
+
+    plan: LaunchPlan
+    now: Process
+    node: Node
+    script: SimulatedScript
+    old: Life | None = None
+    """The living one of a lower epoch that must be gone before this one starts."""
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_MAX))
+    alarm: asyncio.TimerHandle | None = None
+    stopping: bool = False
+
+
+class Lives:
+    """What runs on one node from its start to its end: what `Children` is to a supervisor."""
+
+    def __init__(self, node: Node) -> None:
+        self.seq = int(time.time() * 1000)
+        self.closing = False
+        self._node = node
+        self._known: dict[str, Life] = {}
+        self._stopped: dict[str, int] = {}
+
+    def every(self) -> Iterator[Life]:
+        """Give each; one that is being replaced stands before its successor."""
+        return (life for each in self._known.values() for life in (each.old, each) if life)
+
+    def reports(self) -> list[Process]:
+        """Return every process."""
+        return [life.now for life in self.every()]
+
+    def tail(self, uid: str, lines: int) -> list[str]:
+        """Return the last lines it printed."""
+        life = self._known.get(uid)
+        return list(life.lines)[-lines:] if life and lines else []
+
+    def start(self, plan: LaunchPlan) -> Process:
+        """Start it, unless it is there; end the one of a lower epoch first."""
+        life = self._known.get(plan.uid)
+        newest = max(life.plan.epoch if life else 0, self._stopped.get(plan.uid, -1) + 1)
+        if newest > plan.epoch:
+            raise Refused("supervisor.stale-epoch", plan.uid, newest=newest)
+        if life and life.plan.epoch == plan.epoch:
+            return life.now
+        old = (life if life.now.pid else life.old) if life else None
+        waiting = Process(plan.uid, plan.epoch, "waiting", accelerators=plan.accelerators)
+        fresh = Life(plan, waiting, self._node, self._script(plan), old)
+        self._known.pop(plan.uid, None)
+        self._known[plan.uid] = fresh
+        if old:
+            self._end(old, old.plan.grace_s)
+        else:
+            self._begin(fresh)
+        self._changed()
+        return fresh.now
+
+    def stop(self, uid: str, epoch: int, grace_s: float) -> Process | None:
+        """End it and forget it; what has replaced it is left alone."""
+        self._stopped[uid] = max(epoch, self._stopped.pop(uid, epoch))
+        for forgotten in list(self._stopped)[:-ENDED_MAX]:
+            del self._stopped[forgotten]
+        life = self._known.get(uid)
+        if life is None or life.plan.epoch > epoch:
+            return None
+        if not life.now.pid:
+            del self._known[uid]
+            self._changed()
+            if life.old is None:
+                return None
+            self._known[uid] = life = life.old
+        self._end(life, grace_s)
+        return life.now
+
+    def send(self, uid: str, epoch: int, number: int) -> Process:
+        """Send a signal: whichever it is, the process ends of it."""
+        life = self._known.get(uid)
+        if life is None or life.plan.epoch != epoch or not life.now.pid:
+            raise Refused("supervisor.unknown-process", uid)
+        self._settle(life, -number)
+        return life.now
+
+    def crash(self, life: Life, exit_code: int) -> None:
+        """End it by itself, if it still lives."""
+        if life.now.pid:
+            self._settle(life, exit_code)
+
+    def fall(self) -> None:
+        """End everything without a trace, as when a machine loses its power."""
+        for life in self.every():
+            self._silence(life)
+        self._known.clear()
+
+    def _script(self, plan: LaunchPlan) -> SimulatedScript:
+        """Read how its engine behaves; raises Refused for what can't be simulated."""
+        cause, program = "only the fake engine can be simulated", plan.argv[0][:PROGRAM_CHARS_MAX]
+        if not shutil.which(plan.argv[0]):
+            cause = "No such file or directory"
+        with suppress(ValueError, LookupError, TypeError, AttributeError, OSError):
+            settings = json.loads(plan.argv[-1])
+            with open(settings["script"], "rb") as file:  # noqa: PTH123
+                start = file.read(1)
+                script = json.loads(start + file.read()) if start == b"{" else {}
+            fleet = self._node.fleet
+            end = lambda code: fleet.post(lambda: self._crash_of(plan, code))  # noqa: E731
+            made = SimulatedScript(settings, script, end)
+            self._adapt(made, plan)
+            return made
+        raise Refused("supervisor.spawn-failed", plan.uid, program=program, cause=cause)
+
+    def _adapt(self, script: SimulatedScript, plan: LaunchPlan) -> None:
+        """Let it behave as the fleet file says of the accelerators it has got."""
+        kind = self._node.kind_of(plan.accelerators)
+        if kind is None:
+            return
+        script.load_s, script.token_s = kind["start_s"], kind["token_s"]
+        script.first_token_s = kind["first_token_s"]
+        drawn = zlib.crc32(f"{self._node.fleet.seed}/{plan.uid}/{plan.epoch}".encode()) / 2**32
+        if drawn < kind["fails"]:
+            script.fail = {**script.fail, "load": "this start fails, as the fleet file says"}
+
+    def _crash_of(self, plan: LaunchPlan, exit_code: int) -> None:
+        for life in list(self.every()):
+            if life.plan is plan:
+                self.crash(life, exit_code)
+
+    def _begin(self, life: Life) -> None:
+        life.now = replace(life.now, state="running", pid=os.getpid(), started_at=time.time())
+        life.lines.extend(life.script.prints)
+        loop = asyncio.get_running_loop()
+        life.alarm = loop.call_later(life.script.load_s, self._loaded, life)
+
+    def _loaded(self, life: Life) -> None:
+        if cause := life.script.fail.get("load"):
+            life.lines.append(f"cannot load the model: {cause}")
+            self._settle(life, int(life.script.fail.get("exit_code", 1)))
+            return
+        fleet = self._node.fleet
+        fleet.answering[life.plan.env.get(TOKEN, "")] = life
+        life.now = replace(life.now, announced={"url": fleet.url, "pid": os.getpid()})
+        self._changed()
+
+    def _end(self, life: Life, grace_s: float) -> None:
+        """Ask it to end, and make it end after its grace."""
+        life.stopping = True
+        if life.alarm:
+            life.alarm.cancel()
+        if life.script.fail.get("ignores_stop_signal") and grace_s > 0:
+            loop = asyncio.get_running_loop()
+            life.alarm = loop.call_later(grace_s, self._settle, life, -SIGKILL)
+        else:
+            self._settle(life, -SIGTERM if grace_s > 0 else -SIGKILL)
+
+    def _silence(self, life: Life) -> None:
+        """Nobody answers for it any more."""
+        if life.alarm:
+            life.alarm.cancel()
+        life.script.is_over = True
+        self._node.fleet.forget(life)
+
+    def _settle(self, life: Life, exit_code: int) -> None:
+        """Nothing of it lives: start its successor, forget it, or keep its end."""
+        self._silence(life)
+        life.now = replace(life.now, pid=0, exit_code=exit_code, ended_at=time.time())
+        newest = self._known[life.plan.uid]
+        if newest is not life:
+            newest.old = None
+            self._begin(newest)
+        elif life.stopping:
+            del self._known[life.plan.uid]
+        else:
+            life.now = replace(life.now, state="exited", announced=None)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.seq += 1
+        self._node.tell()
+
+
+class Node:
+    """One simulated node: its lives one after another, and whoever waits for a change of it."""
+
+    def __init__(self, fleet: Fleet, body: dict[str, Any]) -> None:
+        self.fleet = fleet
+        self.name: str = body["name"]
+        self.is_away = False
+        self.waiting: dict[Talk, Wait] = {}
+        self._kinds = {f"{self.name}-{d['name']}": d["kind"] for d in body["accelerators"]}
+        self.begin()
+
+    def begin(self) -> None:
+        """Start it: nothing runs, and no control is known."""
+        self.lives = Lives(self)
+        self.orders = Orders(self.lives)  # type: ignore[arg-type]
+
+    def kind_of(self, accelerators: tuple[str, ...]) -> dict[str, Any] | None:
+        """Return how the kind of these accelerators behaves; None where the file doesn't say."""
+        return self.fleet.kinds.get(next((self._kinds.get(a, "") for a in accelerators), ""))
+
+    def take(self, order: dict[str, Any]) -> dict[str, Any] | None:
+        """Carry an order out; None: wait for a change. Raises Refused."""
+        if order.get("verb") == "vanish":
+            self.vanish(seconds(order.get("lasts_s")), order.get("keeps") is True)
+            return {}
+        if self.is_away:
+            raise Refused("launcher.unreachable", self.name, cause="it has vanished")
+        done = self.orders.carry_out(order)
+        if order.get("verb") == "tail":  # what it printed is in no file
+            return {"lines": self.lives.tail(str(order["uid"]), order["lines"])}
+        return done
+
+    def tell(self) -> None:
+        """Answer everybody who waits for a change of it."""
+        for talk in list(self.waiting):
+            talk.answer_waiting(self)
+
+    def vanish(self, lasts_s: float, keeps: bool) -> None:
+        """Be out of sight for so long; what runs on it is kept only if just the way to it is."""
+        self.is_away = True
+        if not keeps:
+            self.lives.fall()
+            self.begin()
+        self.tell()
+        asyncio.get_running_loop().call_later(lasts_s, self._return)
+
+    def _return(self) -> None:
+        self.is_away = False
+
+
+@dataclass(slots=True)
+class Wait:
+    """An observe that waits for a change."""
+
+    order: dict[str, Any]
+    alarm: asyncio.TimerHandle
+
+
+class Talk:
+    """One connection: orders in, answers out, at most one observer a node waiting."""
+
+    def __init__(self, fleet: Fleet, writer: asyncio.StreamWriter) -> None:
+        self._fleet = fleet
+        self._writer = writer
+
+    async def listen(self, reader: asyncio.StreamReader) -> None:
+        """Take orders until the connection ends."""
+        try:
+            with suppress(OSError, EOFError, asyncio.LimitOverrunError):
+                while True:
+                    self._take(await reader.readuntil())
+        finally:
+            for node in self._fleet.nodes.values():
+                if wait := node.waiting.pop(self, None):
+                    wait.alarm.cancel()
+            self._writer.close()
+
+    def answer_waiting(self, node: Node) -> None:
+        """Answer the observe of that node that waits, if one does."""
+        if wait := node.waiting.pop(self, None):
+            wait.alarm.cancel()
+            self._answer(wait.order, lambda: node.take({**wait.order, "wait_s": 0}))
+
+    def _take(self, line: bytes) -> None:
+        order: dict[str, Any] = {}
+
+        def work() -> dict[str, Any] | None:
+            order.update(read_order(line))
+            node = self._fleet.nodes.get(str(order.get("node")))
+            if node is None:
+                raise Refused("launcher.unreachable", cause="no such node in the fleet file")
+            return node.take(order)
+
+        if not self._answer(order, work):
+            node = self._fleet.nodes[order["node"]]
+            self.answer_waiting(node)
+            loop = asyncio.get_running_loop()
+            alarm = loop.call_later(seconds(order["wait_s"]), self.answer_waiting, node)
+            node.waiting[self] = Wait(order, alarm)
+
+    def _answer(self, order: dict[str, Any], work: Callable[[], dict[str, Any] | None]) -> bool:
+        """Send what comes of an order; False when nothing did: it waits for a change."""
+        try:
+            done = work()
+        except Refused as no:
+            error = {"code": no.code, "subject": no.subject, "values": no.values}
+            self._send({"id": order.get("id"), "error": error})
+            return True
+        if done is not None:
+            self._send({"id": order.get("id"), "ok": done})
+        return done is not None
+
+    def _send(self, answer: dict[str, Any]) -> None:
+        if self._writer.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
+            self._writer.transport.abort()
+        elif not self._writer.is_closing():
+            self._writer.write(encode(answer))
+
+
+class SimulatedConversation(Conversation):
+    """One connection to an engine: which one, its key says."""
+
+    fleet: Fleet
+
+    def _may_ask(self) -> bool:
+        """Find the engine with that key; raises ConnectionResetError where its node is gone."""
+        token = str(self.headers.get("Authorization")).removeprefix("Bearer ")
+        life = self.fleet.answering.get(token)
+        if life is None:
+            if token in self.fleet.ended:
+                raise ConnectionResetError
+            return False
+        self.life = life
+        self.script = life.script
+        self._check()
+        return True
+
+    def _check(self) -> None:
+        if self.life.script.is_over or self.life.node.is_away:
+            raise ConnectionResetError
+
+    def _pause(self, duration_s: float) -> None:
+        super()._pause(duration_s)
+        self._check()
+
+
+class Fleet:
+    """Every simulated node, and every engine on them by its key."""
+
+    def __init__(self, body: dict[str, Any], url: str) -> None:
+        self.url = url
+        self.seed: int = body["seed"]
+        self.kinds: dict[str, dict[str, Any]] = body["kinds"]
+        self.answering: dict[str, Life] = {}
+        self.ended: dict[str, None] = {}
+        self.nodes = {each["name"]: Node(self, each) for each in body["nodes"]}
+        self._loop = asyncio.get_running_loop()
+        for each in body["nodes"]:
+            for away in each["vanishes"]:
+                node, how = self.nodes[each["name"]], (away["lasts_s"], away["keeps"])
+                self._loop.call_later(away["after_s"], node.vanish, *how)
+
+    def post(self, work: Callable[[], object]) -> None:
+        """Have it done by the thread that holds all of this."""
+        self._loop.call_soon_threadsafe(work)
+
+    def forget(self, life: Life) -> None:
+        """Let nobody answer for it any more."""
+        token = life.plan.env.get(TOKEN, "")
+        if self.answering.get(token) is life:
+            del self.answering[token]
+            self.ended[token] = None
+            for old in list(self.ended)[:-ENDED_MAX]:
+                del self.ended[old]
+
+    async def serve(self) -> None:
+        """Take orders until the process is told to end."""
+
+        async def welcome(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await Talk(self, writer).listen(reader)
+
+        with suppress(FileNotFoundError):
+            os.unlink(SOCKET)  # noqa: PTH108 - an earlier one's: the supervisor starts one of us
+        server = await asyncio.start_unix_server(welcome, SOCKET, limit=LINE_BYTES_MAX)
+        os.chmod(SOCKET, 0o600)  # noqa: PTH101
+        with suppress(OSError), os.fdopen(int(os.environ[READY_FD]), "w") as file:
+            file.write(json.dumps({"url": self.url, "pid": os.getpid()}) + "\n")
+        await server.serve_forever()
+
+
+async def run(home: str) -> None:
+    """Simulate what HOME/fleet.json says, until cancelled."""
+    os.chdir(home)  # so that the path of the socket is short
+    os.makedirs("run", mode=0o700, exist_ok=True)  # noqa: PTH103
+    with open(FLEET, "rb") as file:  # noqa: ASYNC230, PTH123 - once, at the start
+        body = json.load(file)
+    server = Server(("127.0.0.1", 0), SimulatedConversation)
+    fleet = SimulatedConversation.fleet = Fleet(body, f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    await fleet.serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(run(sys.argv[1]))

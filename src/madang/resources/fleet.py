@@ -1,0 +1,212 @@
+"""A fleet file: the sites, pools and nodes that are simulated, and how their accelerators behave.
+
+    accelerators:
+      nvidia/h100: {memory: 80GB, start: 20s, first_token: 40ms, token: 8ms, fails: 0.01}
+    sites:
+      - name: seoul
+        pools:
+          - name: training
+            nodes:
+              - {name: h100, count: 40, rack: r1, cores: 128, memory: 2TB,
+                 accelerators: {nvidia/h100: 8}}
+
+A group of `count` nodes is named `h100-01` to `h100-40`; without a count it is one node of that
+name. The kind `cpu` offers the node's own memory, to several replicas at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from madang.errors import Unfit
+from madang.resources.quantity import Duration, Size
+from madang.resources.resource import Frozen, Name
+
+NODES_MAX = 10_000
+GROUP_NAME_BYTES_MAX = 40
+"""A number and the name of a device still fit behind it."""
+CPU = "cpu"
+SIMULATED = "simulated"
+"""The label that every node of a fleet file bears."""
+
+
+def _check_kind(kind: str) -> str:
+    maker, slash, model = kind.partition("/")
+    if kind != CPU and not (maker and slash and model):
+        raise Unfit("value.fleet-kind")
+    return kind
+
+
+Kind = Annotated[
+    str, Field(max_length=64, pattern=r"^[a-z0-9/._-]*$"), AfterValidator(_check_kind)
+]  # fmt: skip
+Label = Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9._-]*$")]
+Count = Annotated[int, Field(ge=1, le=64, strict=True)]
+
+
+class KindSpec(Frozen):
+    """What an accelerator of one kind has, and how a replica on it behaves."""
+
+    memory: Size | None = None
+    """Decimal, as on the card's box; for `cpu` the node says it."""
+    start: Duration = 1.0
+    """From the order to start to the first answer, in place of what the model's script says."""
+    first_token: Duration = 0.0
+    token: Duration = 0.001
+    fails: float = Field(default=0.0, ge=0, le=1)
+    """Share of starts that end in an error; which ones follows from the seed."""
+
+
+class Absence(Frozen):
+    """A node that vanishes once, and returns."""
+
+    after: Duration
+    """Counted from the start of the fleet."""
+    lasts: Duration
+    keeps: bool = False
+    """True: only the way to it is lost. False: it starts again, and nothing runs on it."""
+
+
+class NodeGroup(Frozen):
+    """Some nodes of one shape."""
+
+    name: Name
+    count: int | None = Field(default=None, ge=1, le=NODES_MAX, strict=True)
+    zone: Label = ""
+    rack: Label = ""
+    cores: float = Field(gt=0, le=4096)
+    memory: Size
+    accelerators: dict[Kind, Count] = {}
+    vanishes: tuple[Absence, ...] = ()
+
+    def names(self) -> Iterator[str]:
+        """Give the name of each node."""
+        if self.count is None:
+            yield self.name
+            return
+        width = len(str(self.count))
+        for number in range(1, self.count + 1):
+            yield f"{self.name}-{number:0{width}}"
+
+
+class FleetPool(Frozen):
+    """Nodes that are planned together."""
+
+    name: Name
+    nodes: tuple[NodeGroup, ...]
+
+
+class FleetSite(Frozen):
+    """A place with its own law and network."""
+
+    name: Name
+    pools: tuple[FleetPool, ...]
+
+
+class Fleet(Frozen):
+    """All that is simulated."""
+
+    seed: int = Field(default=0, ge=0, le=2**53, strict=True)
+    accelerators: dict[Kind, KindSpec] = {}
+    sites: tuple[FleetSite, ...]
+
+
+Where = tuple[str | int, ...]
+"""The keys and numbers that lead to a place of the file."""
+
+
+def groups(fleet: Fleet) -> Iterator[tuple[Where, str, str, NodeGroup]]:
+    """Give every group of nodes: where it stands in the file, its site, its pool, itself."""
+    for s, site in enumerate(fleet.sites):
+        for p, pool in enumerate(site.pools):
+            for n, group in enumerate(pool.nodes):
+                yield ("sites", s, "pools", p, "nodes", n), site.name, pool.name, group
+
+
+def faults(fleet: Fleet) -> Iterator[tuple[Where, Unfit]]:
+    """Give what its parts can't tell by themselves: names used twice, kinds that nobody knows."""
+    for kind, spec in fleet.accelerators.items():
+        if spec.memory is None and kind != CPU:
+            yield ("accelerators", kind), Unfit("value.fleet-memory", kind=kind)
+    yield from _twice(fleet)
+    for where, _, _, group in groups(fleet):
+        for kind in group.accelerators:
+            if kind not in fleet.accelerators and kind != CPU:
+                yield (*where, "accelerators", kind), Unfit("value.fleet-unknown", kind=kind)
+        if len(group.name.encode()) > GROUP_NAME_BYTES_MAX:
+            yield (*where, "name"), Unfit("value.name-long", limit=GROUP_NAME_BYTES_MAX)
+    count = sum(group.count or 1 for *_, group in groups(fleet))
+    if not 1 <= count <= NODES_MAX:
+        yield ("sites",), Unfit("value.fleet-size", count=count, limit=NODES_MAX)
+
+
+def _twice(fleet: Fleet) -> Iterator[tuple[Where, Unfit]]:
+    """Give names of sites, pools and nodes that stand for two things of their kind."""
+    known: set[tuple[str, str]] = set()
+    named: list[tuple[Where, str, str]] = []
+    for s, site in enumerate(fleet.sites):
+        named.append((("sites", s, "name"), "site", site.name))
+        for p, pool in enumerate(site.pools):
+            named.append((("sites", s, "pools", p, "name"), "pool", pool.name))
+    for where, _, _, group in groups(fleet):
+        named += [((*where, "name"), "node", name) for name in group.names()]
+    for where, kind, name in named:
+        if (kind, name) in known:
+            yield where, Unfit("value.fleet-twice", name=name)
+        known.add((kind, name))
+
+
+def plain(fleet: Fleet) -> dict[str, Any]:
+    """Return what the simulation works by: JSON, every node by itself, times in seconds.
+
+    The same file gives the same, and a file that says the same in other words too.
+    """
+    kinds = {
+        kind: {"start_s": spec.start, "first_token_s": spec.first_token,
+               "token_s": spec.token, "fails": spec.fails}
+        for kind, spec in sorted(fleet.accelerators.items())
+    }  # fmt: skip
+    nodes = [
+        _plain_node(name, site, pool, group, fleet.accelerators)
+        for _, site, pool, group in groups(fleet)
+        for name in group.names()
+    ]
+    return {"seed": fleet.seed, "kinds": kinds, "nodes": nodes}
+
+
+def _plain_node(
+    name: str, site: str, pool: str, group: NodeGroup, kinds: Mapping[str, KindSpec]
+) -> dict[str, Any]:
+    labels = {"zone": group.zone, "rack": group.rack, SIMULATED: "yes"}
+    devices: list[dict[str, Any]] = []
+    for kind, count in sorted(group.accelerators.items()):
+        known = kinds.get(kind)
+        memory = group.memory if known is None or known.memory is None else known.memory
+        devices += [{"kind": kind, "memory_bytes": memory}] * count
+    return {
+        "name": name, "site": site, "pool": pool,
+        "labels": {label: value for label, value in labels.items() if value},
+        "cores": group.cores, "memory_bytes": group.memory, "accelerators": _named(devices),
+        "vanishes": [
+            {"after_s": each.after, "lasts_s": each.lasts, "keeps": each.keeps}
+            for each in group.vanishes
+        ],
+    }  # fmt: skip
+
+
+_DEVICES = {CPU: "cpu", "nvidia": "gpu", "amd": "gpu"}
+"""How devices of a maker are called on their node; any other's are `npu`."""
+
+
+def _named(devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Name the devices of one node: cpu0, gpu0, gpu1, npu0."""
+    counts: dict[str, int] = {}
+    named = []
+    for device in devices:
+        start = _DEVICES.get(device["kind"].partition("/")[0], "npu")
+        counts[start] = counts.get(start, -1) + 1
+        named.append({"name": f"{start}{counts[start]}", **device})
+    return named

@@ -95,9 +95,17 @@ def test_whatever_fails_is_refused_or_done_and_nothing_is_left(node: Any) -> Non
             node.ask("stop", uid=uid, epoch=1, grace_s=1)
             node.until(uid, lambda found: not found)
         await_descriptors(node.process.pid, before)
-        assert living(node.home) == [node.process.pid], where
+        await_alone(node, where)
         assert node.down() == 0, where
     raise AssertionError("it never comes to its end")
+
+
+def await_alone(node: Any, where: str) -> None:
+    """Wait until what was refused is gone too: it was killed, and dies when it is its turn."""
+    deadline = time.monotonic() + DEADLINE_S
+    while (left := living(node.home)) != [node.process.pid]:
+        assert time.monotonic() < deadline, (where, left)
+        time.sleep(0.02)
 
 
 def descriptors_of(pid: int) -> int:

@@ -30,6 +30,7 @@ from madang import settings
 from madang.api import internal
 from madang.api.app import build
 from madang.api.desk import Desk
+from madang.control.notary import last_words
 from madang.errors import MadangError
 from madang.planning.plan import plan
 from madang.ports import Found
@@ -165,6 +166,7 @@ class Life:
         with suppress(MadangError):  # one that fails on purpose
             await desk.notary.vouch()
         await desk.notary.vouch()
+        await last_words(desk.notary)
         events = await desk.world.store.events(CONTROL, limit=10**6)
         found = wrongs(desk, self.node, events)
         key = self.home.admin_key.read_text().strip()

@@ -157,6 +157,8 @@ class Reader:
     folder: Path
     names: tuple[tuple[str, str], ...] = ()
     """What is called otherwise here than on the page."""
+    seen: str = ""
+    """What the last command has left on the screen."""
 
     def follow(self, step: Step) -> int:
         """Do one step and compare; return its exit code."""
@@ -164,6 +166,7 @@ class Reader:
         while True:
             status, screen = self.shell.type(self._typed(step))
             if step.fits(self._as_written(screen)):
+                self.seen = screen
                 return status
             if not step.command.startswith(LOOKS) or time.monotonic() > deadline:
                 raise AssertionError(
@@ -226,7 +229,7 @@ def follow(reader: Reader, todo: list[Step]) -> None:
     for step, after in zip(todo, [*todo[1:], Step("")], strict=True):
         status = reader.follow(step)
         may_fail = after.command == "echo $?" or "timeout " in step.command
-        assert status == 0 or may_fail, f"$ {step.command}: exit code {status}"
+        assert status == 0 or may_fail, f"$ {step.command}: exit code {status}\n{reader.seen}"
 
 
 @pytest.mark.parametrize("page", PAGES_TYPED)
@@ -263,7 +266,7 @@ def test_an_upgrade_is_what_the_guide_says(page: str, tmp_path: Path) -> None:
         subprocess.run(["git", "-C", clone, "checkout", "-q", "-B", "main"], check=True)
     (tmp_path / "here/.venv").symlink_to(ROOT / ".venv")
     with reading(language_of(page), tmp_path, tmp_path / "here") as reader:
-        assert reader.shell.type("madang up")[0] == 0
+        assert reader.shell.type("madang up --port 0")[0] == 0
         follow(reader, steps(page, "upgrade"))
         assert (reader.home / "run/supervisor.sock").exists(), "it ends with everything up"
 

@@ -13,13 +13,13 @@ by its key, behind one address for all. Only plans of the fake engine can be car
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
 import sys
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -180,7 +180,8 @@ class Lives:
             return
         script.load_s, script.token_s = kind["start_s"], kind["token_s"]
         script.first_token_s = kind["first_token_s"]
-        drawn = zlib.crc32(f"{self._node.fleet.seed}/{plan.uid}/{plan.epoch}".encode()) / 2**32
+        which = f"{self._node.fleet.seed}/{plan.uid}/{plan.epoch}"
+        drawn = int.from_bytes(hashlib.sha256(which.encode()).digest()[:4]) / 2**32
         if drawn < kind["fails"]:
             script.fail = {**script.fail, "load": "this start fails, as the fleet file says"}
 
@@ -250,6 +251,7 @@ class Node:
         self.name: str = body["name"]
         self.is_away = False
         self.waiting: dict[Talk, Wait] = {}
+        self._return: asyncio.TimerHandle | None = None
         self._kinds = {f"{self.name}-{d['name']}": d["kind"] for d in body["accelerators"]}
         self.begin()
 
@@ -286,9 +288,11 @@ class Node:
             self.lives.fall()
             self.begin()
         self.tell()
-        asyncio.get_running_loop().call_later(lasts_s, self._return)
+        if self._return:  # the newest absence says when it ends
+            self._return.cancel()
+        self._return = asyncio.get_running_loop().call_later(lasts_s, self._come_back)
 
-    def _return(self) -> None:
+    def _come_back(self) -> None:
         self.is_away = False
 
 

@@ -2,8 +2,8 @@
 
 The world is filled through the store; its processes exist on paper only. The loop, the store,
 the planning and the API are the product's own. CPU seconds are this process's. Measured with all
-replicas on one node, and spread over the 1,213 nodes of examples/fleets/openb.yaml, to each of which
-a processor is added: its GPUs alone could not hold 10,000 replicas.
+replicas on one node, and spread over the 1,213 nodes of examples/fleets/openb.yaml, to each of
+which a processor is added: its GPUs alone could not hold 10,000 replicas.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 QUICKSTARTS = ("docs/quickstart.md", "docs/ko/quickstart.md")
 OPERATIONS = ("docs/operations.md", "docs/ko/operations.md")
-PAGES_TYPED = (*QUICKSTARTS, *OPERATIONS)
+GUIDES = ("docs/guides/scarce-accelerators.md",)
+PAGES_TYPED = (*QUICKSTARTS, *OPERATIONS, *GUIDES)
 APART = frozenset({"postgresql", "upgrade"})
 """Marks of blocks that are typed somewhere else than the rest of their page."""
 PAGES = (

@@ -68,6 +68,7 @@ class Once:
         async with self._turn(name):
             kept = await self._kept(who, name, ask)
             if kept is not None:
+                await self.world.be_sure()  # what it tells of is then known to all, as at first
                 return Answer(kept, again=True)
             now = self.world.clock.now()
             asked = Pending(lambda result: Reply(name, ask.digest, now, written(show(result))))

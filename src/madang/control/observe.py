@@ -53,6 +53,8 @@ class Observer:
         self.gateways = gateways
         self.ask = ask
         self._views: dict[str, Observation] = {}
+        self._in_sight: frozenset[str] = frozenset()
+        """The same object while the same nodes are: by that planning knows its fleet again."""
         self._found: dict[str, dict[str, Process]] = {}
         self._is_tidy = True
         self._processes: dict[str, Process] = {}
@@ -73,7 +75,7 @@ class Observer:
         if not self._is_tidy:
             self._forget()
         return Seen(
-            nodes=frozenset(self._views),
+            nodes=self._in_sight,
             processes=self._processes,
             places=self._places,
             lines=dict(self._lines),
@@ -165,6 +167,8 @@ class Observer:
         gone = {p.uid for p in before.processes} - fresh.keys() if before else set()
         if view:
             self._views[node] = view
+        if (before is None) is not (view is None):
+            self._in_sight = frozenset(self._views)
         self._processes, self._places = dict(self._processes), dict(self._places)
         for uid, process in fresh.items():
             self._found.setdefault(uid, {})[node] = process

@@ -76,10 +76,12 @@ class Pulses:
             del self._hearts[key]
 
     def now(self) -> dict[Key, Pulse]:
-        """Return the pulse of every engine that is known."""
+        """Return the pulse of every engine that gives cause to look: few, of however many."""
         silent, now_s = self._gateways.silent(), self._clock.monotonic()
         return {
-            key: _pulse(heart, silent.get(key[0]), now_s) for key, heart in self._hearts.items()
+            key: _pulse(heart, silent.get(key[0]), now_s)
+            for key, heart in self._hearts.items()
+            if heart.misses or heart.strange or key[0] in silent
         }
 
 

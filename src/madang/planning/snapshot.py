@@ -87,7 +87,8 @@ class Seen:
     probed: Mapping[tuple[str, int], Probed] = field(default_factory=dict)
     """By (uid, epoch)."""
     pulses: Mapping[tuple[str, int], Pulse] = field(default_factory=dict)
-    """By (uid, epoch), of those that have said who they are."""
+    """By (uid, epoch), of those that have said who they are and now give cause to look: they left
+    a question open, answered as somebody else, or keep a request waiting."""
     refused: Mapping[tuple[str, int], Reason] = field(default_factory=dict)
     """Starts that the node refused, by (uid, epoch)."""
     fenced: frozenset[tuple[str, int]] = frozenset()

@@ -152,8 +152,8 @@ async def running(
     )  # fmt: skip
     watching = [asyncio.create_task(observer.watch(name)) for name in nodes]
     await observer.first_look()
-    while (await loop.turn()).actions:
-        pass
+    while (await loop.turn()).actions or len(observer.seen().probed) < replicas:
+        await world.moved(world.tick, 0.1)  # at rest: every engine has said who it is
     try:
         yield desk, loop
     finally:

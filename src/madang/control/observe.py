@@ -138,9 +138,11 @@ class Observer:
 
     def _look(self, node: str, view: Observation) -> None:
         """Keep what the kernel says of the processes now; nothing has happened to them."""
-        if self._views.get(node) is view:
+        last = self._views.get(node)
+        if last is view:
             return
-        self._fold(node, view)
+        if last != view:
+            self._fold(node, view)
         for process in view.processes:
             self._pulses.look(process)
 

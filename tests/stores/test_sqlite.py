@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import resource
 import sqlite3
@@ -358,3 +359,16 @@ async def test_a_backup_replaces_nothing_and_leaves_no_part_behind(
         await store.backup(CONTROL, taken / "below" / "copy.db")
     assert failed.value.code == "store.backup-failed"
     assert not list(tmp_path.glob("*.part"))
+
+
+async def test_a_start_waits_for_who_only_reads_and_not_for_another_control(home: Home) -> None:
+    first = SqliteStore(home)
+    await first.open()
+    await first.close()
+    with home.control_lock.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        asyncio.get_running_loop().call_later(0.2, fcntl.flock, reader, fcntl.LOCK_UN)
+        second = SqliteStore(home)
+        await second.open()
+    assert (await refused_opening(SqliteStore(home))).code == "store.held"
+    await second.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from madang.errors import Rejected, Unavailable
@@ -47,6 +48,10 @@ def refuse_network(path: Path, kind: str) -> None:
         raise Rejected("store.network-file-system", str(path), filesystem=kind)
 
 
+READERS_S = 10.0
+"""So long a start waits for those who only read the state."""
+
+
 class Hold:
     """The right to be the one control of a home, for as long as the process lives."""
 
@@ -55,7 +60,10 @@ class Hold:
         self._descriptor: int | None = None
 
     def take(self) -> None:
-        """Take it at once; raises `Unavailable` naming the process that has it. Again: a no-op."""
+        """Take it, if need be after who only reads; again is a no-op.
+
+        Raises `Unavailable` naming the process that has it.
+        """
         if self._descriptor is not None:
             return
         try:
@@ -64,7 +72,7 @@ class Hold:
         except OSError as error:
             raise Unavailable("store.write-failed", cause=str(error)) from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError as error:
             holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
             os.close(descriptor)
@@ -78,6 +86,22 @@ class Hold:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _lock(descriptor: int) -> None:
+    """Lock it whole: `doctor` may be reading, which ends soon; another control does not."""
+    until_s = time.monotonic() + READERS_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def read_only(state: Path) -> str:

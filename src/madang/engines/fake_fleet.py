@@ -31,7 +31,7 @@ if not __package__:
 
 from madang.engines.fake_server import Conversation, Script, Server
 from madang.supervisor.children import PROGRAM_CHARS_MAX, Refused
-from madang.supervisor.orders import Orders, read_order, seconds
+from madang.supervisor.orders import Orders, answered, read_order, seconds
 from madang.supervisor.protocol import LINE_BYTES_MAX, READY_FD, LaunchPlan, Process, encode
 
 FLEET = "fleet.json"
@@ -348,15 +348,10 @@ class Talk:
 
     def _answer(self, order: dict[str, Any], work: Callable[[], dict[str, Any] | None]) -> bool:
         """Send what comes of an order; False when nothing did: it waits for a change."""
-        try:
-            done = work()
-        except Refused as no:
-            error = {"code": no.code, "subject": no.subject, "values": no.values}
-            self._send({"id": order.get("id"), "error": error})
-            return True
-        if done is not None:
-            self._send({"id": order.get("id"), "ok": done})
-        return done is not None
+        answer = answered(order, work)
+        if answer is not None:
+            self._send(answer)
+        return answer is not None
 
     def _send(self, answer: dict[str, Any]) -> None:
         if self._writer.transport.get_write_buffer_size() > UNREAD_BYTES_MAX:

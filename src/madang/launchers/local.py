@@ -5,26 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from madang.errors import Rejected, Unavailable
+from madang.launchers.dial import ANSWER_SECONDS_MAX, dial, observation_from
 from madang.supervisor.protocol import (
-    LINE_BYTES_MAX,
     LaunchPlan,
     Moment,
     Observation,
     Verb,
     encode,
     order,
-    process_from,
 )
-
-ANSWER_SECONDS_MAX = 10.0
-"""An order without an answer for this long has failed; for observe this is added to its wait."""
 
 
 class Local:
@@ -44,8 +39,7 @@ class Local:
         """Return every process there, at once if something changed after `after`."""
         body = await self._ask(self._sight, "observe", after=after, wait_s=wait_s)
         try:
-            processes = tuple(process_from(process) for process in body["processes"])
-            return Observation(body["seq"], body["boot"], processes)
+            return observation_from(body)
         except (KeyError, TypeError, AttributeError) as error:
             raise Unavailable("launcher.unreachable", cause=f"observation: {error}") from None
 
@@ -111,7 +105,7 @@ class _Line:
         """Send and receive; whatever goes wrong, also a cancel, ends the connection."""
         answered = False
         try:
-            reader, writer = self._streams = self._streams or await self._connect()
+            reader, writer = self._streams = self._streams or await dial(self._path)
             writer.write(encode(message))
             await writer.drain()
             answer = json.loads(await reader.readuntil())
@@ -122,12 +116,3 @@ class _Line:
         finally:
             if not answered:
                 await self.close()
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect by way of a descriptor, because socket paths end at 107 bytes."""
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            short = f"/proc/self/fd/{folder}/{self._path.name}"
-            return await asyncio.open_unix_connection(short, limit=LINE_BYTES_MAX)
-        finally:
-            os.close(folder)

@@ -9,27 +9,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from madang.errors import Rejected, Unavailable
+from madang.launchers.dial import ANSWER_SECONDS_MAX, dial, observation_from
 from madang.ports import Found
 from madang.supervisor.protocol import (
-    LINE_BYTES_MAX,
     LaunchPlan,
     Moment,
     Observation,
     Verb,
     encode,
     order,
-    process_from,
 )
 
-ANSWER_SECONDS_MAX = 10.0
-"""An order without an answer for this long has failed; for observe this is added to its wait."""
 UNREACHABLE = "launcher.unreachable"
 """What the process says of a node that has vanished."""
 
@@ -116,13 +112,7 @@ class FleetLine:
             self._waiting.pop(message["id"], None)
 
     async def _connect(self) -> asyncio.StreamWriter:
-        """Connect by way of a descriptor, because socket paths end at 107 bytes."""
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            short = f"/proc/self/fd/{folder}/{self._path.name}"
-            reader, writer = await asyncio.open_unix_connection(short, limit=LINE_BYTES_MAX)
-        finally:
-            os.close(folder)
+        reader, writer = await dial(self._path)
         self._writer = writer
         self._reading = asyncio.create_task(self._read(reader, writer))
         return writer
@@ -171,8 +161,7 @@ class Simulated:
         if self._last and self._last[0] == body:
             return self._last[1]
         try:
-            processes = tuple(process_from(process) for process in body["processes"])
-            seen = Observation(body["seq"], body["boot"], processes)
+            seen = observation_from(body)
         except (KeyError, TypeError, AttributeError) as error:
             raise Unavailable(UNREACHABLE, cause=f"observation: {error}") from None
         self._last = body, seen

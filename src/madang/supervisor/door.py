@@ -7,9 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from madang.supervisor.children import Refused
 from madang.supervisor.loop import Loop
-from madang.supervisor.orders import Orders, read_order, seconds
+from madang.supervisor.orders import Orders, answered, read_order, seconds
 from madang.supervisor.protocol import LINE_BYTES_MAX, encode
 
 CONNECTIONS_MAX = 64
@@ -103,15 +102,10 @@ class Connection:
 
     def _answer(self, order: dict[str, Any], work: Callable[[], dict[str, Any] | None]) -> bool:
         """Send what comes of an order; False when nothing did: it waits for a change."""
-        try:
-            done = work()
-        except Refused as no:
-            error = {"code": no.code, "subject": no.subject, "values": no.values}
-            self._send({"id": order.get("id"), "error": error})
-            return True
-        if done is not None:
-            self._send({"id": order.get("id"), "ok": done})
-        return done is not None
+        answer = answered(order, work)
+        if answer is not None:
+            self._send(answer)
+        return answer is not None
 
     def _send(self, answer: dict[str, Any]) -> None:
         if self in self._door.connections:

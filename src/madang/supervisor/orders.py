@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -85,6 +86,18 @@ def read_order(line: bytes) -> dict[str, Any]:
         if isinstance(order, dict):
             return order | {"id": order["id"] if isinstance(order.get("id"), int) else None}
     raise Refused("supervisor.bad-order", problem="no JSON object")
+
+
+def answered(
+    order: dict[str, Any], work: Callable[[], dict[str, Any] | None]
+) -> dict[str, Any] | None:
+    """Return what an order is answered with; None: it waits for a change."""
+    try:
+        done = work()
+    except Refused as no:
+        error = {"code": no.code, "subject": no.subject, "values": no.values}
+        return {"id": order.get("id"), "error": error}
+    return None if done is None else {"id": order.get("id"), "ok": done}
 
 
 def read_plan(body: dict[str, Any]) -> LaunchPlan:

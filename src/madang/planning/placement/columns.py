@@ -101,7 +101,6 @@ class Columns:
         self._cpu = np.array([d.cpu_milli for d in demands], np.int64)
         memory = np.array([d.memory_mib for d in demands], np.int64)
         self._memories, self._memory_rank = np.unique(memory, return_inverse=True)
-        self._demands = demands
         self._shapes: list[list[tuple[int, int]]] = []
         self._shape_of: list[Ints] = []
         for k in range(len(kinds)):

@@ -62,10 +62,6 @@ class Mover:
         self._here[choice.host].pop(key, None)
         self._dirty.add(choice.host)
 
-    def touch(self, host: int) -> None:
-        """Note that something else about a host has changed."""
-        self._dirty.add(host)
-
     def restart(self) -> None:
         """Look at everything anew: worth has changed."""
         self._dirty = set(range(len(self._here)))

@@ -65,6 +65,7 @@ class Mover:
     def restart(self) -> None:
         """Look at everything anew: worth has changed."""
         self._dirty = set(range(len(self._here)))
+        self._hopeless.clear()
 
     def improve(self, moves_max: int, room: Room) -> Iterator[Move]:
         """Make the best moves, one after the other, while they gain enough; each is carried out."""

@@ -315,3 +315,33 @@ def test_where_no_move_helps_none_is_made():
     mover.add(1, 0, choice)
     assert mover.make_room(1, lambda which, kind: True) is None
     assert list(mover.improve(5, lambda which, kind: True)) == []
+
+
+def test_kinds_of_one_node_share_its_processors_and_memory():
+    node = {"cpu_milli": 8000, "memory_mib": 4096, "node": "n"}
+    hosts = [Host("n a", kind=0, free=(1000,), **node), Host("n b", kind=1, free=(80,), **node)]
+    fleet = Fleet.of(KINDS[:2], [*hosts, Host("m", 8000, 4096, 1, (80,))])
+    on_a, on_b = Demand(5000, 3000, 1, (1000, 0)), Demand(5000, 1000, 1, (0, 80))
+    placer = a_placer(fleet, [on_a, on_b], Mix.of([on_a, on_b]), FGD)
+    first = placer.choose(0)
+    placer.take(0, first)
+    assert placer.scores[1, fleet.names.index("n b")] == NOWHERE
+    assert fleet.names[placer.choose(1).host] == "m"
+    placer.give(0, first)
+    assert (placer.board.cpu_milli == 8000).all()
+    assert (placer.board.memory_mib == 4096).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_matrix_that_goes_on_from_another_state_is_the_one_made_of_that_state(seed):
+    fleet, demands, arrivals = a_world(seed)
+    mix = Mix.of(demands[i] for i in arrivals)
+    placer, other = (a_placer(fleet, demands, mix, MADANG) for _ in range(2))
+    for which in arrivals[:20]:
+        choice = placer.choose(which)
+        if choice:
+            placer.take(which, choice)
+    other.sync(placer.board.fleet())
+    assert (other.scores == placer.scores).all()
+    other.sync(fleet)
+    assert (other.scores == a_placer(fleet, demands, mix, MADANG).scores).all()

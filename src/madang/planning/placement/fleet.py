@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -29,7 +29,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One node, and its devices of one kind."""
+    """One node, and its devices of one kind; a node with several kinds is several hosts."""
 
     name: str
     cpu_milli: int
@@ -38,6 +38,8 @@ class Host:
     """Index among the kinds of the fleet."""
     free: tuple[int, ...] = ()
     """What each device has free, in units of the kind."""
+    node: str = ""
+    """Hosts of one node share its processors and memory; empty: a node of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Fleet:
     """[hosts] free."""
     free: Ints
     """[hosts, devices] free units; `NO_DEVICE` where there is none."""
+    siblings: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """All hosts of a node, by each of them; a host that is alone isn't in it."""
 
     @classmethod
     def of(cls, kinds: Sequence[Kind], hosts: Iterable[Host]) -> Fleet:
@@ -75,6 +79,7 @@ class Fleet:
             np.array([host.cpu_milli for host in laid], np.int64),
             np.array([host.memory_mib for host in laid], np.int64),
             free,
+            _siblings(laid),
         )  # fmt: skip
 
     def board(self) -> Board:
@@ -90,6 +95,15 @@ class Fleet:
         """Return where the hosts of each kind lie."""
         ends = np.searchsorted(self.kind, np.arange(len(self.kinds) + 1))
         return [slice(int(a), int(b)) for a, b in pairwise(ends)]
+
+
+def _siblings(hosts: Sequence[Host]) -> dict[int, tuple[int, ...]]:
+    of_node: dict[str, list[int]] = {}
+    for i, host in enumerate(hosts):
+        if host.node:
+            of_node.setdefault(host.node, []).append(i)
+    several = [tuple(group) for group in of_node.values() if len(group) > 1]
+    return {i: group for group in several for i in group}
 
 
 class Board:
@@ -119,8 +133,9 @@ class Board:
         self._change(host, demand, devices, 1)
 
     def _change(self, host: int, demand: Demand, devices: Sequence[int], sign: int) -> None:
-        self.cpu_milli[host] += sign * demand.cpu_milli
-        self.memory_mib[host] += sign * demand.memory_mib
+        for each in self.start.siblings.get(host, (host,)):
+            self.cpu_milli[each] += sign * demand.cpu_milli
+            self.memory_mib[each] += sign * demand.memory_mib
         part = demand.parts[self.start.kind[host]] if devices else 0
         for device in devices:
             self.free[host, device] += sign * part

@@ -69,6 +69,17 @@ class Placer:
         self.board.give(choice.host, self.demands[which], choice.devices)
         self._refresh(choice.host)
 
+    def sync(self, fleet: Fleet) -> None:
+        """Go on from another state of the same hosts: only those that differ are scored anew."""
+        board = self.board
+        differs = (board.free != fleet.free).any(axis=1)
+        differs |= board.cpu_milli != fleet.cpu_milli
+        differs |= board.memory_mib != fleet.memory_mib
+        board.cpu_milli[:], board.memory_mib[:] = fleet.cpu_milli, fleet.memory_mib
+        board.free[:] = fleet.free
+        for host in np.flatnonzero(differs):
+            self._refresh(int(host))
+
     def column(self, host: int) -> Column:
         """Return what a host is worth as it is."""
         return self._column[host]
@@ -84,8 +95,9 @@ class Placer:
         return self._columns.column(kind, cpu, memory, free)
 
     def _refresh(self, host: int) -> None:
-        self._column[host] = column = self._look(host)
-        self.scores[:, host] = column.scores
+        for each in self.board.start.siblings.get(host, (host,)):
+            self._column[each] = column = self._look(each)
+            self.scores[:, each] = column.scores
 
     def _look(self, host: int) -> Column:
         board = self.board

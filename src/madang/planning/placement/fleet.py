@@ -86,6 +86,10 @@ class Fleet:
         """Return a copy to work on."""
         return Board(self)
 
+    def of_node(self, host: int) -> tuple[int, ...]:
+        """Return all hosts of a host's node, itself among them."""
+        return self.siblings.get(host, (host,))
+
     @property
     def whole(self) -> Ints:
         """[kinds] units of one device."""
@@ -133,7 +137,7 @@ class Board:
         self._change(host, demand, devices, 1)
 
     def _change(self, host: int, demand: Demand, devices: Sequence[int], sign: int) -> None:
-        for each in self.start.siblings.get(host, (host,)):
+        for each in self.start.of_node(host):
             self.cpu_milli[each] += sign * demand.cpu_milli
             self.memory_mib[each] += sign * demand.memory_mib
         part = demand.parts[self.start.kind[host]] if devices else 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from madang.planning.placement.columns import NOWHERE, Column, Columns
 from madang.planning.placement.demand import Demand
-from madang.planning.placement.fleet import Fleet
+from madang.planning.placement.fleet import Board, Fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Placer:
     def restart(self, columns: Columns) -> None:
         """Score everything anew: prices or the mix have changed."""
         self._columns = columns
-        self._column = [self._look(host) for host in range(len(self._rank))]
+        self._column = [self.look(host, self.board) for host in range(len(self._rank))]
         alike: dict[int, tuple[Column, list[int]]] = {}
         for host, column in enumerate(self._column):
             alike.setdefault(id(column), (column, []))[1].append(host)
@@ -94,16 +94,16 @@ class Placer:
         memory = int(board.memory_mib[host]) + demand.memory_mib
         return self._columns.column(kind, cpu, memory, free)
 
-    def _refresh(self, host: int) -> None:
-        for each in self.board.start.siblings.get(host, (host,)):
-            self._column[each] = column = self._look(each)
-            self.scores[:, each] = column.scores
-
-    def _look(self, host: int) -> Column:
-        board = self.board
+    def look(self, host: int, board: Board) -> Column:
+        """Return what a host is worth as it is on a board."""
         return self._columns.column(
             int(self._kind[host]),
             int(board.cpu_milli[host]),
             int(board.memory_mib[host]),
             board.free[host],
         )
+
+    def _refresh(self, host: int) -> None:
+        for each in self.board.start.of_node(host):
+            self._column[each] = column = self.look(each, self.board)
+            self.scores[:, each] = column.scores

@@ -176,6 +176,10 @@ class Client:
         said: Json = self._json("GET", "status")
         return said
 
+    def snapshot(self) -> bytes:
+        """Return what planning sees now, with its plan, as a file that `madang twin` reads."""
+        return self._read("GET", f"{self.api}/api/v1/snapshot", None, STREAM_TIMEOUT_S)
+
     def doctor(self) -> Sequence[Check]:
         """Return what was looked at, and whether it is well."""
         items: Sequence[Check] = self._json("GET", "doctor")["items"]

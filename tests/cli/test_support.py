@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from madang.cli import support
-from madang.cli.redact import log_lines, picked
+from madang.governance.redact import log_lines, picked
 from madang.settings import Home
 
 SECRET = "mdg_CANARY" + "0f" * 32

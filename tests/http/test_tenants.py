@@ -183,14 +183,19 @@ def names(town: Town) -> dict[str, tuple[str, str]]:
     return found
 
 
+GLANCES: dict[str, tuple[Any, ...]] = {
+    "whoami": (), "status": (R.READ,), "audit": (R.AUDIT,), "doctor": (R.OPERATE, None, True),
+    "snapshot": (R.AUDIT, None, True),
+}  # fmt: skip
+"""Right, place, and whether it must hold on the whole site."""
+
+
 def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     """Return the requests that try one route and verb, with their rules."""
     path = route.path
     in_lab = {"project": LAB}
     plain: dict[tuple[str, str], list[Ask]] = {
-        ("GET", "/api/v1/whoami"): [Ask("GET", path)],
-        ("GET", "/api/v1/status"): [Ask("GET", path, R.READ)],
-        ("GET", "/api/v1/doctor"): [Ask("GET", path, R.OPERATE, site=True)],
+        **{("GET", f"/api/v1/{name}"): [Ask("GET", path, *rule)] for name, rule in GLANCES.items()},
         ("GET", "/api/v1/changes"): [
             Ask("GET", path, R.READ, params={"after": "0"}),
             Ask("GET", path, R.READ, LAB, params={"after": "0", **in_lab}),
@@ -199,7 +204,6 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
             Ask("GET", path, R.READ),
             Ask("GET", path, R.READ, LAB, params=in_lab),
         ],
-        ("GET", "/api/v1/audit"): [Ask("GET", path, R.AUDIT)],
         ("GET", "/api/v1/declared"): [
             Ask("GET", path, R.READ),
             Ask("GET", path, R.READ, LAB, params=in_lab),

@@ -14,6 +14,7 @@ from madang.errors import Rejected
 from madang.resources.rights import OWNER
 from madang.settings import BACKUP_AGE_S, Home, backup_age_s
 from madang.stores import archive, restore
+from madang.twin.record import read, replay
 
 from .conftest import Yard, opened
 
@@ -40,6 +41,17 @@ async def saved(yard: Yard, path: Path) -> archive.Listing:
 
 async def found(yard: Yard, code: str) -> list[dict[str, Any]]:
     return [f for f in (await yard.get("doctor"))["items"] if f["code"].startswith(code)]
+
+
+async def test_a_snapshot_comes_with_its_plan_and_replays(yard: Yard) -> None:
+    await yard.add_model()
+    await yard.apply({"kind": "service", "name": "bot", "model": "tiny"})
+    await yard.until("service", "bot", "ready")
+    answer = await yard.client.get("/api/v1/snapshot")
+    record = read(answer.content, "answer")
+    assert [each.name for each in record.snapshot.services.values()] == ["bot"]
+    assert record.snapshot.seen.nodes
+    assert replay(record) is None
 
 
 async def test_a_backup_is_taken_while_everything_is_written(yard: Yard, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from madang.errors import Corrupt
+from madang.errors import Corrupt, Unavailable
 from madang.ports import Write
 from madang.resources.event import Event
 from madang.resources.rights import CONTROL
@@ -46,6 +46,17 @@ async def left(tmp_path: Path) -> Home:
     await store.close()
     assert (copy.path / "state.db-wal").stat().st_size
     return copy
+
+
+async def test_what_is_stored_is_read_as_it_lies_there(left: Home) -> None:
+    before = kept(left)
+    term, found = peek.stored(left, "", CONTROL)
+    assert (term, [each.name for each in found]) == (1, ["acme"])
+    assert kept(left) == before
+    changed(left, OLDER)
+    with pytest.raises(Unavailable) as refused:
+        peek.stored(left, "", CONTROL)
+    assert refused.value.code == "store.older-version"
 
 
 def changed(home: Home, *statements: str) -> None:

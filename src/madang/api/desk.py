@@ -126,6 +126,7 @@ Caller = Annotated[Principal, Depends(Needs())]
 Reader = Annotated[Principal, Depends(Needs(Right.READ))]
 Operator = Annotated[Principal, Depends(Needs(Right.OPERATE, site=True))]
 Auditor = Annotated[Principal, Depends(Needs(Right.AUDIT))]
+SiteAuditor = Annotated[Principal, Depends(Needs(Right.AUDIT, site=True))]
 
 Project = Annotated[
     Place | None, Query(description=f"organization/project; by default the key's own ({PROJECT})")

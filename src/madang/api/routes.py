@@ -21,6 +21,7 @@ from madang.api.desk import (
     Operator,
     Project,
     Reader,
+    SiteAuditor,
     ref_of,
 )
 from madang.api.once import Asking, answered, once
@@ -36,6 +37,7 @@ from madang.resources.event import Event
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource, Frozen, Name, Place, Ref
 from madang.resources.rights import CONTROL, Grant, Principal, Right, Role
+from madang.twin.record import Record
 
 router = APIRouter(prefix="/api/v1")
 
@@ -103,6 +105,14 @@ async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
     models = list(desk.world.list(CONTROL, "model").values())
     findings += await asyncio.to_thread(examine_models, models, desk.blobs)
     return {"items": [finding.model_dump(mode="json") for finding in findings]}
+
+
+@router.get("/snapshot", response_class=Response)
+async def snapshot(_who: SiteAuditor, desk: AtDesk) -> Response:
+    """Return what planning sees now and its plan, as `madang twin` reads it."""
+    now = desk.world.snapshot(CONTROL, desk.observer.seen())
+    text = await asyncio.to_thread(lambda: Record.of(now).text())
+    return Response(text, media_type="application/json")
 
 
 @router.post("/apply")

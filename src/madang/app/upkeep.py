@@ -20,6 +20,7 @@ from madang.settings import Home
 
 if TYPE_CHECKING:
     from madang.control.backups import Backups
+    from madang.planning.snapshot import Snapshot
     from madang.ports import Health
 
 
@@ -154,6 +155,23 @@ def examine_state(home: Home) -> tuple[Health, str]:
     from madang.stores import peek
 
     return peek.examine(home, settings.database_url(home))
+
+
+def stored(home: Home) -> Snapshot:
+    """Return what a state that no control has open says of the world; nothing is seen of it."""
+    from madang.app.plugs import engines
+    from madang.clocks import SystemClock
+    from madang.planning.snapshot import Snapshot
+    from madang.resources.resource import AnyResource, Ref
+    from madang.resources.rights import OWNER
+    from madang.stores import peek
+
+    term, resources = peek.stored(home, settings.database_url(home), OWNER)
+    kept: dict[str, dict[Ref, AnyResource]] = {}
+    for each in resources:
+        kept.setdefault(each.kind, {})[each.ref] = each
+    facts = {name: engine.facts for name, engine in engines(home).items()}
+    return Snapshot(now=SystemClock().now(), term=term, kept=kept, engines=facts)
 
 
 def schema_versions() -> tuple[str, ...]:

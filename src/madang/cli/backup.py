@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,11 +16,10 @@ from madang.cli import background
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import moment, next_step, note, show_json, size, tell
 from madang.client import Client
-from madang.errors import Conflict, Corrupt, MadangError, Rejected, Unauthorized, Unavailable
+from madang.errors import Conflict, Corrupt, MadangError, Rejected, Unavailable
 from madang.settings import Home
 
 TURN_S = 30.0
-NOT_UP = frozenset({"control.not-started", "control.unreachable"})
 
 backup = App(name="backup", help_format="plaintext")
 
@@ -54,7 +52,7 @@ def _kept(path: Path, options: Options) -> Json:
 
     note("backup.taking")
     began = time.monotonic()
-    client = _client(options)
+    client = options.client_if_up()
     if client is None:
         back_up(_lived_in(options.place()), path)
     else:
@@ -65,19 +63,6 @@ def _kept(path: Path, options: Options) -> Json:
     _note(options, client, {"what": "backed-up", "sha256": said["sha256"],
                             "bytes": said["file_bytes"], "seconds": said["seconds"]})  # fmt: skip
     return said
-
-
-def _client(options: Options) -> Client | None:
-    """Return a client where control answers; None where it does not, and the home is at hand."""
-    try:
-        client = options.client()
-        client.whoami()
-    except (Unavailable, Unauthorized) as error:
-        is_here = bool(options.home) or not os.environ.get("MADANG_URL")
-        if is_here and error.code in {*NOT_UP, "client.no-key"}:
-            return None
-        raise
-    return client
 
 
 def _lived_in(home: Home) -> Home:
@@ -137,11 +122,11 @@ def _drilled(path: Path, options: Options) -> Json:
         seconds = round(time.monotonic() - began, 3)
         with suppress(MadangError):  # the drill's own word counts
             outcome = {"what": "drill-failed", "cause": error.code, "seconds": seconds}
-            _note(options, _client(options), outcome)
+            _note(options, options.client_if_up(), outcome)
         raise
     found["seconds"] = round(time.monotonic() - began, 3)
     outcome = {"what": "drilled", "sha256": found["sha256"], "seconds": found["seconds"]}
-    _note(options, _client(options), outcome)
+    _note(options, options.client_if_up(), outcome)
     return found
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from madang.answers import Check
 from madang.app import look as outside
+from madang.app import parts
 from madang.app.look import found, told, unusable
-from madang.cli import background, parts
+from madang.cli import background
 from madang.cli.address import Address, last
 from madang.errors import MadangError, Unavailable
 from madang.settings import Home
@@ -95,7 +96,7 @@ def _at_rest(home: Home) -> Iterator[Check]:
     """
     yield found("doctor.supervisor-down", ok=False)
     yield from (told(e) for part in parts.PARTS if (e := parts.has_ended(home, part)))
-    with _kept_out(home) as pid:
+    with kept_out(home) as pid:
         if pid:
             yield found("store.held", str(home.path), ok=False, pid=pid)
         else:
@@ -104,13 +105,13 @@ def _at_rest(home: Home) -> Iterator[Check]:
 
 def _state(home: Home) -> Iterator[Check]:
     """Look at the state while its control is down; one that begins now waits its turn."""
-    with _kept_out(home) as pid:
+    with kept_out(home) as pid:
         if not pid:
             yield from outside.state(home)
 
 
 @contextmanager
-def _kept_out(home: Home) -> Iterator[str]:
+def kept_out(home: Home) -> Iterator[str]:
     """Keep every control from the state; gives the process that has it, nothing where none has."""
     try:
         lock = home.control_lock.open("rb")

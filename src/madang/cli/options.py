@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from madang.client import Client
+from madang.errors import Unauthorized, Unavailable
 from madang.settings import Home, home, login
 
 
@@ -39,5 +40,21 @@ class Options:
         """Return a client for it."""
         return Client(project=self.project, home=self.home)
 
+    def client_if_up(self) -> Client | None:
+        """Return a client where control answers; None where it does not, and the home is at hand.
 
+        Raises `Unavailable` or `Unauthorized` where it is another's, or answers with a refusal.
+        """
+        try:
+            client = self.client()
+            client.whoami()
+        except (Unavailable, Unauthorized) as error:
+            if not self.is_far() and error.code in NOT_UP:
+                return None
+            raise
+        return client
+
+
+NOT_UP = frozenset({"control.not-started", "control.unreachable", "client.no-key"})
+"""What a home is known by whose control does not run."""
 DEFAULTS = Options()

@@ -17,11 +17,12 @@ from typing import Any
 
 from madang import __version__
 from madang.cli.doctor import findings
+from madang.cli.files import fresh
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import note, show_json, size, tell
-from madang.cli.redact import log_lines, picked, without
 from madang.client import Client
 from madang.errors import MadangError, Rejected, Unavailable
+from madang.governance.redact import log_lines, picked, without
 from madang.settings import Home
 
 EVENTS_MAX = 1000
@@ -69,21 +70,12 @@ def support(file: str, /, *, options: Options = DEFAULTS) -> None:
 
 
 def _write(path: Path, members: Mapping[str, str]) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with (
-            os.fdopen(descriptor, "wb") as file,
-            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bundle,
-        ):
+        with fresh(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bundle:
             for name, text in members.items():
                 bundle.writestr(name, text)
-        part.rename(path)
     except OSError as error:
         raise Unavailable("support.failed", str(path), cause=error.strerror or "") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _json(value: object) -> str:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
@@ -18,11 +14,12 @@ from madang.answers import Json
 from madang.cli.output import note, say_over, show_json, table, word
 from madang.errors import Rejected
 
-SEEDS_MAX = 1000
 LOAD_MAX = 10.0
 MOVES_MAX = 100
 
 twin = App(name="twin", help=word("help.twin"), help_format="plaintext")
+twin.command("madang.cli.record:record", name="record", help=word("help.twin-record"))
+twin.command("madang.cli.record:replay", name="replay", help=word("help.twin-replay"))
 
 
 @Parameter(name="*")
@@ -76,9 +73,10 @@ def placement(
     plot
         An SVG file to draw allocation by load into.
     """
+    from madang.twin.arrivals import seeds_of
     from madang.twin.placement import Question, Replay, report
-    from madang.twin.plot import draw
-    from madang.twin.trace import read_fleet, read_pods
+    from madang.twin.plot import draw, save
+    from madang.twin.trace import opened, read_fleet, read_pods
 
     _bound("load", asked.load, 0.0, LOAD_MAX)
     _bound("moves", asked.moves, 0, MOVES_MAX)
@@ -86,13 +84,14 @@ def placement(
     question = Question(
         names, seeds_of(asked.seeds), asked.load, asked.mix, asked.order, asked.moves
     )
-    with _opened(trace.nodes) as lines:
+    with opened(trace.nodes) as lines:
         fleet = read_fleet(lines, trace.nodes)
-    with _opened(trace.pods) as lines:
+    with opened(trace.pods) as lines:
         arrivals = read_pods(lines, trace.pods, fleet.kinds)
     outcomes = Replay(fleet, arrivals, question, time.process_time, _tell).run()
     if plot:
-        _write(Path(plot), draw({name: runs[0].curve for name, runs in outcomes.items()}))
+        save(plot, draw({name: runs[0].curve for name, runs in outcomes.items()}))
+        note("twin.plotted", subject=plot)
     answer = report(outcomes)
     if json:
         show_json(answer)
@@ -100,51 +99,9 @@ def placement(
         _show(answer)
 
 
-def seeds_of(text: str) -> tuple[int, ...]:
-    """Read `42..51` or `1,5,9`.
-
-    >>> seeds_of("42..44"), seeds_of("7")
-    ((42, 43, 44), (7,))
-    """
-    out: list[int] = []
-    for part in text.split(","):
-        first, dots, last = part.strip().partition("..")
-        ends = (first, last if dots else first)
-        if not all(end.isascii() and end.isdigit() and len(end) < 10 for end in ends):
-            raise Rejected("twin.bad-seeds", subject=text)
-        span = range(int(ends[0]), int(ends[1]) + 1)
-        if not span or len(out) + len(span) > SEEDS_MAX:
-            raise Rejected("twin.bad-seeds", subject=text)
-        out.extend(span)
-    return tuple(out)
-
-
 def _bound(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most or (name == "load" and not value):
         raise Rejected("twin.out-of-bounds", subject=f"--{name}", least=least, most=most)
-
-
-@contextmanager
-def _opened(file: str) -> Iterator[io.TextIOBase]:
-    """Open a CSV, gzipped or not."""
-    path = Path(file).expanduser()
-    try:
-        with path.open("rb") as raw:
-            is_packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            stream = gzip.GzipFile(fileobj=raw) if is_packed else raw
-            with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
-                yield lines
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise Rejected("twin.unreadable", subject=file, cause=str(error)) from None
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.expanduser().write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Rejected("twin.unwritable", subject=str(path), cause=str(error)) from None
-    note("twin.plotted", subject=str(path))
 
 
 def _tell(name: str, seed: int, done: int, total: int) -> None:

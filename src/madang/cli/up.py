@@ -17,7 +17,8 @@ from cyclopts import Parameter
 
 from madang import settings
 from madang.answers import Message, Resource
-from madang.cli import background, first, fleet, parts
+from madang.app import parts
+from madang.cli import background, first, fleet
 from madang.cli.address import Address, choose, last, loopback, tell_of_heads, tried_database, write
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, note, phase, say, show_json, tell

@@ -1,1 +1,1 @@
-"""What an auditor needs: records that can't be changed unseen, and the proof of it."""
+"""What an auditor needs: records, the proof that they are whole, and what may leave a home."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,11 @@ from madang.stores.migrations import VERSIONS
 from madang.stores.place import Hold, read_only
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from madang.ports import Health
+    from madang.resources.resource import AnyResource
+    from madang.resources.rights import Principal
     from madang.stores.sql import Database
 
 
@@ -44,6 +49,27 @@ def examine(home: Home, url: str = "", *, whole: bool = True) -> tuple[Health, s
     Returns how it is and the version of its tables, empty where it has none. Raises what opening
     it would raise, and `Corrupt` where something in it is not what was written.
     """
+    with _looking(home, url) as (database, connection, found):
+        return database.health(connection, whole=whole and bool(found)), found
+
+
+def stored(home: Home, url: str, who: Principal) -> tuple[int, list[AnyResource]]:
+    """Return the newest term of a state and the caller's resources, as they lie there.
+
+    Nobody else may have the file open. Raises as `examine`, and `Unavailable` where an older Madang
+    has written it: only control may change its tables.
+    """
+    from madang.stores import queries  # noqa: PLC0415
+
+    with _looking(home, url) as (_, connection, found):
+        if found != VERSIONS[-1]:
+            raise Unavailable("store.older-version", found=found or "-", known=VERSIONS[-1])
+        return queries.read_meta(connection, "term"), queries.living(connection, who)
+
+
+@contextmanager
+def _looking(home: Home, url: str) -> Iterator[tuple[Database, Connection, str]]:
+    """Open a state for reading; gives the version of its tables too, empty where it has none."""
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - heavy, and `version` needs nothing
 
     from madang.stores import sql, sqlite  # noqa: PLC0415
@@ -55,7 +81,6 @@ def examine(home: Home, url: str = "", *, whole: bool = True) -> tuple[Health, s
         database = Postgres(url, home)
     try:
         with database.looking() as connection:
-            found = sql.version(connection) or ""
-            return database.health(connection, whole=whole and bool(found)), found
+            yield database, connection, sql.version(connection) or ""
     except DBAPIError as error:
         raise database.named(error, "store.read-failed") from error

@@ -11,7 +11,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from madang.errors import Rejected
 from madang.twin.trace import Pod
+
+SEEDS_MAX = 1000
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Read `42..51` or `1,5,9`.
+
+    >>> seeds_of("42..44"), seeds_of("7")
+    ((42, 43, 44), (7,))
+    """
+    out: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        ends = (first, last if dots else first)
+        if not all(end.isascii() and end.isdigit() and len(end) < 10 for end in ends):
+            raise Rejected("twin.bad-seeds", subject=text)
+        span = range(int(ends[0]), int(ends[1]) + 1)
+        if not span or len(out) + len(span) > SEEDS_MAX:
+            raise Rejected("twin.bad-seeds", subject=text)
+        out.extend(span)
+    return tuple(out)
 
 
 def shuffled(pods: Sequence[Pod], capacity_milli: int, load: float, seed: int) -> list[Pod]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from html import escape
+from pathlib import Path
+
+from madang.errors import Rejected
 
 WIDTH, HEIGHT, EDGE = 720, 440, 56
 INKS = ("#0b5fff", "#d1495b", "#2e8540", "#edae49", "#6f4e7c", "#00798c", "#7a7a7a")
@@ -53,3 +56,11 @@ def _rule(at: At, left: int, right: int, value: int) -> str:
 def _mark(at: At, load: int, floor: int) -> str:
     x, y = at(load, floor).split(",")
     return f'<text x="{x}" y="{float(y) + 18:.1f}" text-anchor="middle">{load} %</text>'
+
+
+def save(file: str, text: str) -> None:
+    """Write a drawing into a file, over what was there."""
+    try:
+        Path(file).expanduser().write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Rejected("twin.unwritable", subject=file, cause=str(error)) from None

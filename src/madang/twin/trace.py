@@ -8,8 +8,12 @@ gpu_milli`, and where the list has them `gpu_spec` (allowed models, joined by `|
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from madang.errors import Rejected
 from madang.planning.placement.demand import Demand
@@ -35,6 +39,21 @@ class Pod:
     def milli(self) -> int:
         """Thousandths of devices that it asks for."""
         return self.demand.devices * max(self.demand.parts, default=0)
+
+
+@contextmanager
+def opened(file: str) -> Iterator[io.TextIOBase]:
+    """Open a CSV, gzipped or not."""
+    path = Path(file).expanduser()
+    try:
+        with path.open("rb") as raw:
+            is_packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            stream = gzip.GzipFile(fileobj=raw) if is_packed else raw
+            with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
+                yield lines
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise Rejected("twin.unreadable", subject=file, cause=str(error)) from None
 
 
 def read_fleet(lines: Iterable[str], file: str) -> Fleet:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from madang.planning.snapshot import EngineFacts
 from madang.resources.event import AuditRecord, Event
+from madang.resources.place import Guarantee
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
 from madang.supervisor.protocol import LaunchPlan, Moment, Observation
@@ -189,6 +190,10 @@ class Found:
     memory_bytes: int
     shared: bool
     """True: several replicas may share it by memory; False: it is given whole."""
+    guarantee: Guarantee = Guarantee.SHARED
+    """What those that share it are given."""
+    group: str = ""
+    """The same for accelerators of a node that may not be split; empty: on its own."""
     device: str = ""
     """How a process is told to use it (an index or UUID for the visibility variable)."""
     attributes: dict[str, str | int | float] = field(default_factory=dict)

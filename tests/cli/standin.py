@@ -17,8 +17,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 KEY = "mdg_standin"
 PHASES = ("waiting", "starting", "verifying", "ready")
 NOWHERE = {"code": "placement.nowhere", "values": {
-    "count": 1, "memory": "1TB", "kind": "cpu", "lost": 0, "wrong_kind": 0, "too_small": 1,
-    "busy": 0, "too_few": 0,
+    "count": 1, "memory": "1TB", "kind": "cpu", "nodes": 1, "grade": "O",
+    "fell_too_small": 1,
 }}  # fmt: skip
 FAILED = {"code": "gate.failed", "values": {"build": "b", "check": "smoke.x", "detail": "mute"}}
 Body = dict[str, Any]

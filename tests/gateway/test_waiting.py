@@ -50,13 +50,12 @@ async def routed(resources):
 
 ENGLISH = (
     "The model 'bot' can't answer now: no replica is ready."
-    " It needs 1 × 80GB on cpu/nvidia. Accelerators here: 1 too small,"
-    " 0 busy, 0 of another kind, 0 too few on their node, 0 on a lost node."
+    " It needs 1 × 80GB on cpu/nvidia; no node of 1 can give that now."
 )
 KOREAN = (
     "'bot' 모델은 지금 답할 수 없습니다. 준비된 복제본이 없습니다."
-    " cpu/nvidia 가속기에 80GB × 1개가 필요합니다. 여기의 가속기: 너무 작음 1,"
-    " 사용 중 0, 다른 종류 0, 노드에 수가 모자람 0, 연락 끊긴 노드 0개입니다."
+    " cpu/nvidia 가속기에 80GB × 1개가 필요한데,"
+    " 노드 1개 중 지금 줄 수 있는 노드가 없습니다."
 )
 
 

@@ -239,7 +239,7 @@ def test_other_projects_are_never_named_in_a_fix() -> None:
     waiting = next(
         s for s in paper.snapshot.services.values() if s.status.phase is ServicePhase.PENDING
     )
-    assert "fix-add" in explain(waiting, paper.snapshot).model_dump_json()
+    assert "placement.fix-like" in explain(waiting, paper.snapshot).model_dump_json()
 
 
 def test_a_clock_that_is_set_back_does_not_turn_seconds_into_hours() -> None:

@@ -131,7 +131,7 @@ def test_a_database_that_a_newer_madang_has_written_is_left_alone(
     error = refused(lambda: put_back(home, file, url))
     assert (type(error), error.code) == (Rejected, "restore.database-unfit")
     with postgres.connect(database) as admin:
-        admin.execute("UPDATE alembic_version SET version_num = '0004'")
+        admin.execute("UPDATE alembic_version SET version_num = '0005'")
     assert said(home) == "old"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from madang.answers import Explanation
 from madang.cli.kinds import naming, thing
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import moment, phase, reason, say, show_json, word
+from madang.errors import Value
 
 
 def explain(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> None:
@@ -43,6 +44,7 @@ def _show(found: Explanation, indent: str) -> None:
 def _lines(found: Explanation) -> Iterator[str]:
     if found["reason"]:
         yield reason(found["reason"], found["subject"])
+        yield from _filters(found["reason"]["values"])
     elif not found["because"]:
         yield word("explain.fine")
     if found["next_try"]:
@@ -52,3 +54,18 @@ def _lines(found: Explanation) -> Iterator[str]:
     if found["last_lines"]:
         yield word("explain.last-lines")
         yield from (f"  | {line}" for line in found["last_lines"])
+
+
+FILTERS = (
+    "filter.lost", "filter.grade", "filter.wrong-kind", "filter.too-small", "filter.too-few",
+    "filter.cores", "filter.host-memory", "filter.busy",
+)  # fmt: skip
+"""In the order in which planning asks."""
+
+
+def _filters(values: Mapping[str, Value]) -> Iterator[str]:
+    """Say how many nodes fell to which rule of placement."""
+    for code in FILTERS:
+        nodes = values.get("fell_" + code.partition(".")[2].replace("-", "_"))
+        if nodes:
+            yield "  " + word(code, nodes=nodes, grade=values.get("grade", ""))

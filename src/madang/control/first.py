@@ -143,6 +143,8 @@ def _node(hardware: Hardware, now: float) -> Iterable[AnyResource]:
                 accelerator=found.kind,
                 memory_bytes=found.memory_bytes,
                 shared=found.shared,
+                guarantee=found.guarantee,
+                group=found.group,
                 device=found.device,
                 attributes=dict(found.attributes),
             ),

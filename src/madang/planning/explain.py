@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from madang.planning.fleet import fleet_of
-from madang.planning.place import Refused, place, smallest_fix
-from madang.planning.replicas import loans
+from madang.planning.ask import Refused
+from madang.planning.fix import smallest_fix
+from madang.planning.ground import Memo
+from madang.planning.place import place
 from madang.planning.snapshot import Snapshot
-from madang.planning.template import demand_of
+from madang.planning.template import ask_of
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Frozen, Reason, Ref
 from madang.resources.revision import Revision
@@ -30,50 +31,51 @@ class Explanation(Frozen):
 
 def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
     """Explain one resource from this snapshot."""
+    memo = Memo()
     if isinstance(resource, Service):
-        return _service(resource, snapshot)
+        return _service(resource, snapshot, memo)
     if isinstance(resource, Replica):
-        return _replica(resource, snapshot)
+        return _replica(resource, snapshot, memo)
     if isinstance(resource, Revision):
         own = [r for r in snapshot.replicas.values() if _belongs(r, resource)]
-        return _of(resource, tuple(_replica(r, snapshot) for r in sorted(own, key=_by_name)))
+        return _of(resource, tuple(_replica(r, snapshot, memo) for r in sorted(own, key=_by_name)))
     return _of(resource)
 
 
-def _service(service: Service, snapshot: Snapshot) -> Explanation:
+def _service(service: Service, snapshot: Snapshot, memo: Memo) -> Explanation:
     replicas = [
         r
         for r in snapshot.replicas.values()
         if r.project == service.project and r.spec.service == service.name
     ]
     unready = [r for r in replicas if r.status.phase is not ReplicaPhase.READY]
-    because = tuple(_replica(r, snapshot) for r in sorted(unready, key=_by_name)[:10])
+    because = tuple(_replica(r, snapshot, memo) for r in sorted(unready, key=_by_name)[:10])
     fixes = (b.smallest_fix for b in because)
     own = _of(service, because)
     return own.model_copy(update={"smallest_fix": next((f for f in fixes if f), own.smallest_fix)})
 
 
-def _replica(replica: Replica, snapshot: Snapshot) -> Explanation:
+def _replica(replica: Replica, snapshot: Snapshot, memo: Memo) -> Explanation:
     own = _of(replica)
     if replica.status.phase is ReplicaPhase.WAITING:
-        return own.model_copy(update=_waiting(replica, snapshot))
+        return own.model_copy(update=_waiting(replica, snapshot, memo))
     if own.reason and own.reason.code == "gate.failed":
         fix = Reason(code="gate.fix-change", values={"build": own.reason.values["build"]})
         return own.model_copy(update={"smallest_fix": fix})
     return own
 
 
-def _waiting(replica: Replica, snapshot: Snapshot) -> dict[str, Reason | None]:
+def _waiting(replica: Replica, snapshot: Snapshot, memo: Memo) -> dict[str, Reason | None]:
     """Place it once more, now, and say what is in the way."""
     revision = snapshot.revisions.get(Ref(replica.project, replica.spec.revision))
-    demand = demand_of(revision, snapshot) if revision else None
-    if demand is None:
+    ask = ask_of(revision, snapshot) if revision else None
+    if ask is None:
         return {}
-    fleet = fleet_of(snapshot)
-    found = place(demand, fleet)
+    ground = memo.ground(snapshot)
+    found = place(ask, ground)
     if not isinstance(found, Refused):
         return {}
-    fix = smallest_fix(found, fleet, loans(replica, snapshot, fleet))
+    fix = smallest_fix(found, ground, snapshot, replica)
     return {"reason": found.reason, "smallest_fix": fix}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from madang.planning.action import Action, Orphan, Plan, Stop, Verb, assume
-from madang.planning.fleet import Fleet, Memo
+from madang.planning.ground import Ground, Memo
 from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
@@ -42,17 +42,17 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
 
 def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Iterator[Action]:
     """Return at most one change per resource, each from the first rule that has one."""
-    fleet = memo.fleet(snapshot)
+    ground = memo.ground(snapshot)
     touched: set[str] = set()
     for house in houses:
         for action in plan_service(house, snapshot):
             if _claim(action, touched):
                 yield action
         for replica in house.replicas:
-            chosen = step(replica, snapshot, fleet)
+            chosen = step(replica, snapshot, ground)
             if chosen and _claim(chosen, touched):
                 yield chosen
-                fleet = _taken(fleet, replica, chosen)
+                _carry_out(ground, replica, chosen)
     yield from _orphans(snapshot)
 
 
@@ -75,14 +75,12 @@ def _words(houses: Sequence[Household], snapshot: Snapshot) -> Iterator[Action]:
         yield from plan_statuses(house, snapshot)
 
 
-def _taken(fleet: Fleet, replica: Replica, chosen: Action) -> Fleet:
-    """Return the fleet as the rest of this round sees it."""
+def _carry_out(ground: Ground, replica: Replica, chosen: Action) -> None:
+    """Let the rest of this round see what the replica has let go of and taken."""
     for changed in chosen.writes:
-        if isinstance(changed, Replica) and changed.uid == replica.uid:
-            held = changed.status
-            if held.accelerators != replica.status.accelerators:
-                return fleet.without(replica).after(held.accelerators, held.memory_bytes)
-    return fleet
+        is_own = isinstance(changed, Replica) and changed.uid == replica.uid
+        if is_own and changed.status.accelerators != replica.status.accelerators:
+            ground.carry_out(replica, changed.status)
 
 
 def _claim(action: Action, touched: set[str]) -> bool:

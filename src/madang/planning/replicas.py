@@ -5,15 +5,17 @@ One function per phase, each a table of early answers; `step` chooses by the pha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from madang.planning.action import Action, Effect, RunGate, Start, Stop, Verb
-from madang.planning.fleet import Fleet
+from madang.planning.ask import Refused
+from madang.planning.fix import smallest_fix
+from madang.planning.ground import Ground
 from madang.planning.health import exit_reason, hung_reason
-from madang.planning.place import Loan, Placement, Refused, place, smallest_fix
+from madang.planning.place import Placement, place
 from madang.planning.snapshot import Snapshot
-from madang.planning.template import build_for, demand_of
+from madang.planning.template import ask_of, build_for
 from madang.resources.replica import NEXT, Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Build, BuildStatus, Revision, Verdict
@@ -39,6 +41,9 @@ STOP_GRACE_S = 10.0
 DRAIN_S = 30.0
 """How long it may finish its requests once no gateway sends it new ones."""
 
+FREED: dict[str, Any] = {
+    "accelerators": (), "memory_bytes": 0, "whole": False, "cores": 0.0, "host_memory_bytes": 0,
+}  # fmt: skip
 VANISHED = "replica.vanished"
 P = ReplicaPhase
 
@@ -53,9 +58,9 @@ def change(replica: Replica, phase: ReplicaPhase, **status: Any) -> Replica:
     return changed
 
 
-def step(replica: Replica, snapshot: Snapshot, fleet: Fleet) -> Action | None:
+def step(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | None:
     """Return what to do next for this replica; None: nothing now."""
-    return _STEPS[replica.status.phase](replica, snapshot, fleet)
+    return _STEPS[replica.status.phase](replica, snapshot, ground)
 
 
 def wake_s(replica: Replica, snapshot: Snapshot) -> float | None:
@@ -83,25 +88,23 @@ def _retry_s(replica: Replica, snapshot: Snapshot) -> float | None:
     return min(status.next_try - snapshot.now, watched_s)
 
 
-def _place(replica: Replica, snapshot: Snapshot, fleet: Fleet) -> Action | None:
+def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | None:
     """WAITING, and BACKING_OFF or FAILED when it is time: look for accelerators."""
     revision = snapshot.revisions.get(Ref(replica.project, replica.spec.revision))
-    demand = demand_of(revision, snapshot) if revision else None
-    if demand is None:
+    ask = ask_of(revision, snapshot) if revision else None
+    if revision is None or ask is None:
         return None
-    known = fleet.refusals.get(revision.uid) if revision else None
-    found = None if known else place(demand, fleet)
-    if isinstance(found, Refused) and revision:
-        fix = smallest_fix(found, fleet, loans(replica, snapshot, fleet))
-        known = fleet.refusals[revision.uid] = (found.reason, fix)
+    known = ground.refusals.get(revision.uid)
+    found = None if known else place(ask, ground)
+    if isinstance(found, Refused):
+        fix = smallest_fix(found, ground, snapshot, replica)
+        known = ground.refusals[revision.uid] = (found.reason, fix)
     if not isinstance(found, Placement):
         return _hold(replica, snapshot, *known) if known else None
     started = change(
         replica,
         P.STARTING,
-        node=found.node,
-        accelerators=found.accelerators,
-        memory_bytes=demand.memory_bytes,
+        **found.held(ask),
         epoch=replica.status.epoch + 1,
         started_at=snapshot.now,
         since=snapshot.now,
@@ -123,17 +126,6 @@ def _where(found: Placement) -> Reason:
     return Reason(code="placement.chosen", values=values)
 
 
-def loans(replica: Replica, snapshot: Snapshot, fleet: Fleet) -> Iterator[Loan]:
-    """Return the other services of its own project that could give up a replica."""
-    for other in sorted(snapshot.replicas.values(), key=lambda r: r.ref):
-        service = snapshot.services.get(Ref(other.project, other.spec.service))
-        own = other.spec.service == replica.spec.service
-        if service is None or own or other.project != replica.project or not service.spec.scale:
-            continue
-        if other.status.accelerators:
-            yield Loan(service.name, service.spec.scale - 1, fleet.without(other))
-
-
 def _hold(
     replica: Replica, snapshot: Snapshot, reason: Reason, fix: Reason | None = None
 ) -> Action | None:
@@ -146,7 +138,7 @@ def _hold(
     return Action(Verb.HOLD_REPLICA, replica, reason, (held,))
 
 
-def _starting(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | None:
+def _starting(replica: Replica, snapshot: Snapshot, _ground: Ground) -> Action | None:
     status = replica.status
     refused = snapshot.seen.refused.get((replica.uid, status.epoch))
     if refused:
@@ -244,7 +236,7 @@ def _gate_runs_elsewhere(replica: Replica, build: Build, snapshot: Snapshot) -> 
     )
 
 
-def _verifying(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | None:
+def _verifying(replica: Replica, snapshot: Snapshot, _ground: Ground) -> Action | None:
     ended = _lost_process(replica, snapshot)
     if ended:
         return ended
@@ -262,7 +254,7 @@ def _verifying(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | 
     return None
 
 
-def _ready(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | None:
+def _ready(replica: Replica, snapshot: Snapshot, _ground: Ground) -> Action | None:
     ended = _lost_process(replica, snapshot)
     if ended or replica.status.node not in snapshot.seen.nodes:
         return ended
@@ -287,18 +279,18 @@ def _end(replica: Replica, snapshot: Snapshot) -> Reason | None:
     return exit_reason(process) if process.state == "exited" else None
 
 
-def _backing_off(replica: Replica, snapshot: Snapshot, fleet: Fleet) -> Action | None:
+def _backing_off(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | None:
     """Let go of the accelerators once the processes are gone; start again when it is time."""
     status = replica.status
     if status.accelerators:
         if not _is_gone(replica, snapshot):
             return _repeat_stop(replica, snapshot)
-        free: Replica = replica.with_status(accelerators=(), memory_bytes=0, pid=0, url="")
+        free: Replica = replica.with_status(**FREED, pid=0, url="")
         gone = Reason(code="replica.process-gone")
         return Action(Verb.RELEASE_REPLICA, replica, gone, (free,))
     retry_s = _retry_s(replica, snapshot)
     due = retry_s is not None and retry_s <= 0
-    return _place(replica, snapshot, fleet) if due or _reprieved(replica, snapshot) else None
+    return _place(replica, snapshot, ground) if due or _reprieved(replica, snapshot) else None
 
 
 def _reprieved(replica: Replica, snapshot: Snapshot) -> bool:
@@ -310,7 +302,7 @@ def _reprieved(replica: Replica, snapshot: Snapshot) -> bool:
     return build is None or build.status.verdict is not Verdict.FAILED
 
 
-def _draining(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | None:
+def _draining(replica: Replica, snapshot: Snapshot, _ground: Ground) -> Action | None:
     """Stop it when no gateway can send it anything more and its requests are done."""
     routed = snapshot.seen.routed
     if _end(replica, snapshot) is None:
@@ -322,7 +314,7 @@ def _draining(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | N
     return stop(replica, snapshot, Reason(code="replica.drained"))
 
 
-def _stopping(replica: Replica, snapshot: Snapshot, _fleet: Fleet) -> Action | None:
+def _stopping(replica: Replica, snapshot: Snapshot, _ground: Ground) -> Action | None:
     if not _is_gone(replica, snapshot):
         return _repeat_stop(replica, snapshot)
     return Action(
@@ -457,7 +449,7 @@ def _process(replica: Replica, snapshot: Snapshot) -> Process | None:
     return process
 
 
-_STEPS: dict[ReplicaPhase, Callable[[Replica, Snapshot, Fleet], Action | None]] = {
+_STEPS: dict[ReplicaPhase, Callable[[Replica, Snapshot, Ground], Action | None]] = {
     P.WAITING: _place,
     P.STARTING: _starting,
     P.VERIFYING: _verifying,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from madang.planning.action import Action, Verb
+from madang.planning.leaving import LEAVING, leaving_first, serial
 from madang.planning.replicas import leave
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import Unmet, pin, same_template
@@ -18,7 +19,6 @@ from madang.resources.service import Service
 from madang.resources.tenancy import Empty
 
 P = ReplicaPhase
-LEAVING = frozenset({P.DRAINING, P.STOPPING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +150,8 @@ def _replace_old(
 
 
 def _trim(replicas: Sequence[Replica], surplus: int, snapshot: Snapshot) -> Iterator[Action]:
-    """Let `surplus` of them go: first those that don't serve, then the youngest."""
-    if surplus <= 0:
-        return
-    numbered = enumerate(replicas)
-    leaving = sorted(numbered, key=lambda pair: (pair[1].status.phase is P.READY, -pair[0]))
-    for _, replica in leaving[:surplus]:
+    """Let `surplus` of them go."""
+    for replica in leaving_first(replicas)[: max(0, surplus)]:
         action = leave(replica, snapshot, Reason(code="service.rescaled"))
         if action:
             yield action
@@ -202,10 +198,6 @@ def households(snapshot: Snapshot) -> Iterator[Household]:
         yield Household(
             service=snapshot.services[ref],
             revisions=tuple(sorted(revisions.get(ref, ()), key=lambda r: r.spec.number)),
-            replicas=tuple(sorted(replicas.get(ref, ()), key=_serial)),
+            replicas=tuple(sorted(replicas.get(ref, ()), key=serial)),
             endpoint=snapshot.endpoints.get(ref),
         )
-
-
-def _serial(replica: Replica) -> int:
-    return int(replica.name.rpartition("-")[2])

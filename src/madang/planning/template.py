@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from madang.planning.place import Demand
+from madang.planning.ask import Ask
 from madang.planning.snapshot import EngineFacts, Snapshot
 from madang.resources.model import ModelVersion, split_model
 from madang.resources.quantity import written_size
@@ -65,6 +65,8 @@ def pin(service: Service, snapshot: Snapshot) -> RevisionSpec | Unmet:
         context_tokens=shape.context_tokens,
         slots=shape.slots,
         gate=tuple(dict.fromkeys(("smoke", *service.spec.gate))),
+        prefer=service.spec.prefer,
+        grade=service.spec.grade,
     )
 
 
@@ -123,7 +125,7 @@ def choose_engine(
     return min(fitting, key=lambda e: e.name, default=None)
 
 
-def demand_of(revision: Revision, snapshot: Snapshot) -> Demand | None:
+def ask_of(revision: Revision, snapshot: Snapshot) -> Ask | None:
     """Return what one replica of this revision asks for; None if its recipe has gone."""
     spec = revision.spec
     engine = snapshot.engines.get(spec.recipe)
@@ -132,12 +134,17 @@ def demand_of(revision: Revision, snapshot: Snapshot) -> Demand | None:
     model = snapshot.models.get(Ref(revision.project, spec.model))
     version = model.version(spec.model_version) if model else None
     least = least_bytes(version, engine) if version else spec.memory_bytes * spec.needs.count
-    return Demand(
+    return Ask(
         kinds=engine.accelerator_kinds,
         wanted_kind=spec.needs.accelerator,
         count=spec.needs.count,
         memory_bytes=spec.memory_bytes,
         total_bytes_min=least,
+        guarantee=spec.needs.guarantee,
+        cores=spec.needs.cores,
+        host_memory_bytes=spec.needs.host_memory,
+        grade=spec.grade,
+        prefer=spec.prefer,
     )
 
 

@@ -10,10 +10,41 @@ from madang.resources.resource import Condition, Frozen, Name, Resource
 from madang.resources.tenancy import Empty
 
 
+class Grade(StrEnum):
+    """How closely data must be held, by Korea's N2SF: open, sensitive, classified."""
+
+    OPEN = "O"
+    SENSITIVE = "S"
+    CLASSIFIED = "C"
+
+    @property
+    def height(self) -> int:
+        """Compare by this: what is higher may hold what is lower."""
+        return "OSC".index(self)
+
+
+class Guarantee(StrEnum):
+    """What keeps replicas on one accelerator from each other."""
+
+    SHARED = "shared"
+    """Nothing: each is trusted to take no more than it was given."""
+    LIMITED = "limited"
+    """Each is held to its memory; they still share its processors and its faults."""
+    ISOLATED = "isolated"
+    """Parts cut by the hardware, or the whole accelerator."""
+
+    @property
+    def height(self) -> int:
+        """Compare by this: what is higher gives what is lower."""
+        return list(Guarantee).index(self)
+
+
 class SiteSpec(Frozen):
     """A place with its own law and network."""
 
     title: str = ""
+    grade: Grade = Grade.OPEN
+    """The highest grade of data that it may hold."""
 
 
 class Site(Resource[SiteSpec, Empty]):
@@ -74,6 +105,10 @@ class AcceleratorSpec(Frozen):
     memory_bytes: int
     shared: bool
     """True: replicas share it by memory. False: it is given whole."""
+    guarantee: Guarantee = Guarantee.SHARED
+    """What those that share it are given; one that has it whole is isolated."""
+    group: str = ""
+    """Accelerators of one node that may not be split bear the same; empty: it is on its own."""
     device: str = ""
     """How a process is told to use it."""
     attributes: dict[str, Value] = {}

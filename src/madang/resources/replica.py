@@ -59,6 +59,11 @@ class ReplicaStatus(Condition):
     node: str = ""
     accelerators: tuple[str, ...] = ()
     memory_bytes: int = 0
+    """On each of its accelerators."""
+    whole: bool = False
+    """It has accelerators that others could share for itself alone."""
+    cores: float = 0.0
+    host_memory_bytes: int = 0
     epoch: int = 0
     """How many times it has been given accelerators."""
     pid: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from madang.resources.place import Grade
 from madang.resources.resource import Condition, Frozen, Name, Resource
 from madang.resources.service import Needs
 
@@ -33,6 +34,8 @@ class RevisionSpec(Frozen):
     context_tokens: int
     slots: int
     gate: tuple[str, ...]
+    prefer: str = ""
+    grade: Grade = Grade.OPEN
 
 
 class RevisionStatus(Condition):

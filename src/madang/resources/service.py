@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from madang.errors import Unfit
 from madang.resources.model import split_model
+from madang.resources.place import Grade, Guarantee
 from madang.resources.quantity import Size
 from madang.resources.resource import Condition, Frozen, Name, Resource, canonical, check_name
 
@@ -47,6 +48,12 @@ class Needs(Frozen):
     count: int = Field(default=1, ge=1, le=64, strict=True)
     accelerator: str = Field(default="", max_length=64, pattern=r"^[a-z0-9/._-]*$")
     """A kind or the start of one (`nvidia`, `cpu`); empty: any that the recipe can use."""
+    guarantee: Guarantee = Guarantee.SHARED
+    """The least that must keep it from others on the same accelerator."""
+    cores: float = Field(default=0.0, ge=0, le=4096)
+    """Processors that are kept for it; 0: it takes what is there."""
+    host_memory: Size = Field(default=0, ge=0)
+    """Bytes of the node's own memory, beside that on its accelerators."""
 
 
 class ServiceSpec(Frozen):
@@ -63,6 +70,10 @@ class ServiceSpec(Frozen):
     gate: Annotated[tuple[str, ...], AfterValidator(_check_gate)] = ("smoke",)
     recipe: str = Field(default="", max_length=64, pattern=r"^[a-z0-9-]*$")
     """How it is started; empty: the first that can read the model's format."""
+    prefer: Literal["", "domestic"] = ""
+    """`domestic`: accelerators made in Korea come first, wherever it fits on them."""
+    grade: Grade = Grade.OPEN
+    """Of the data that it works on: it runs only on sites that may hold such data."""
 
 
 NOT_YET = frozenset({"rollout", "variants"})

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from madang.planning.action import Plan, RunGate, Start, Stop
 from madang.planning.ages import watched
-from madang.planning.fleet import Memo
+from madang.planning.ground import Memo
 from madang.planning.plan import plan
 from madang.planning.snapshot import Probed, Snapshot
 from madang.resources.replica import Replica

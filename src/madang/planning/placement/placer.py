@@ -62,12 +62,12 @@ class Placer:
     def take(self, which: int, choice: Choice) -> None:
         """Carry a choice out."""
         self.board.take(choice.host, self.demands[which], choice.devices)
-        self._refresh(choice.host)
+        self.refresh(choice.host)
 
     def give(self, which: int, choice: Choice) -> None:
         """Undo a choice: its demand has gone."""
         self.board.give(choice.host, self.demands[which], choice.devices)
-        self._refresh(choice.host)
+        self.refresh(choice.host)
 
     def sync(self, fleet: Fleet) -> None:
         """Go on from another state of the same hosts: only those that differ are scored anew."""
@@ -78,7 +78,7 @@ class Placer:
         board.cpu_milli[:], board.memory_mib[:] = fleet.cpu_milli, fleet.memory_mib
         board.free[:] = fleet.free
         for host in np.flatnonzero(differs):
-            self._refresh(int(host))
+            self.refresh(int(host))
 
     def column(self, host: int) -> Column:
         """Return what a host is worth as it is."""
@@ -103,7 +103,8 @@ class Placer:
             board.free[host],
         )
 
-    def _refresh(self, host: int) -> None:
+    def refresh(self, host: int) -> None:
+        """Score a host anew, and those that share with it."""
         for each in self.board.start.of_node(host):
             self._column[each] = column = self.look(each, self.board)
             self.scores[:, each] = column.scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,17 @@ class Prices:
         nothing = np.zeros(1001)
         units = tuple(int(w) for w in whole)
         return cls((0.0,) * len(units), (nothing,) * len(units), units)
+
+    @classmethod
+    def by_size(cls, whole_bytes: Sequence[int]) -> Prices:
+        """Return prices with no forecast: what is taken costs as much as its memory.
+
+        So a small demand leaves the large devices to those that need them. The largest costs as
+        many thousandths as it has.
+        """
+        largest = max(whole_bytes, default=1)
+        room = tuple(np.linspace(0, 1000 * size / largest, 1001) for size in whole_bytes)
+        return cls((0.0,) * len(room), room, tuple(whole_bytes))
 
     def worth(self, kind: int, free: Ints) -> NDArray[np.float64]:
         """[states] Worth of all devices of hosts with [states, devices] free units."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from madang.planning.fleet import fleet_of
-from madang.planning.place import Placement, place
+from madang.planning.ground import Memo
 from madang.planning.snapshot import Snapshot
-from madang.planning.template import demand_of
+from madang.planning.template import ask_of
 from madang.resources.place import Accelerator
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Ref
@@ -221,10 +220,10 @@ class Referee:
         waiting = [r for r in replicas if r.status.phase is P.WAITING or _finds_no_place(r)]
         if not waiting:
             return False
-        fleet = fleet_of(snapshot)
+        ground = Memo().ground(snapshot)
         for replica in waiting:
-            demand = demand_of(self._revision(replica), snapshot)
-            if demand is None or isinstance(place(demand, fleet), Placement):
+            ask = ask_of(self._revision(replica), snapshot)
+            if ask is None or ground.fits(ask):
                 return False
         return True
 

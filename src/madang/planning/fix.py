@@ -1,0 +1,237 @@
+"""The smallest change that would let a replica start which fits nowhere. Each answer was tried.
+
+In this order: ask for less of one thing; take any kind; scale another service of the same project
+down; bring a lost node back; add nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from madang.errors import Value
+from madang.planning.ask import Ask, Filter, Refused
+from madang.planning.ground import Ground, empty, free_of
+from madang.planning.layout import MIB, MILLI, is_processor, made_for
+from madang.planning.leaving import LEAVING, leaving_first, serial
+from madang.planning.place import Placement, place
+from madang.planning.placement.fit import fitting
+from madang.planning.snapshot import Snapshot
+from madang.planning.template import ask_of
+from madang.resources.place import Guarantee
+from madang.resources.quantity import written_size
+from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
+from madang.resources.resource import Reason, Ref
+
+MB = 10**6
+SERVICES_MAX = 100
+"""So many other services are looked at for one that could give something up."""
+AHEAD_MAX = 200
+"""With more than so many in front of it, no change is called the smallest that helps."""
+TRIED_MAX = 20
+ADDED_MAX = 16
+"""So many lost nodes are tried, and so many new ones."""
+
+
+def smallest_fix(
+    refused: Refused, ground: Ground, snapshot: Snapshot, replica: Replica
+) -> Reason | None:
+    """Find the smallest change that would let this replica start; None: none is known.
+
+    What asks for less goes where nobody else who waits fits. All else makes room for which those
+    that wait ahead of it are asked first, as planning would.
+    """
+    ask = refused.ask
+    for smaller, fix in _smaller(ask, ground):
+        if ground.fits(smaller):
+            return fix
+    line = Line(ask, tuple(islice(_ahead(ground, snapshot, replica), AHEAD_MAX + 1)))
+    if len(line.ahead) > AHEAD_MAX:
+        return None
+    return (
+        _scaled(line, ground, snapshot, replica)
+        or _found(refused, line, ground, snapshot)
+        or _added(line, ground)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One that waits, and those who come before it."""
+
+    ask: Ask
+    ahead: tuple[Ask, ...]
+
+    def starts(self, ground: Ground) -> bool:
+        """Tell whether it has a place once those ahead have theirs; the ground ends as it was."""
+        with ground.trial():
+            for other in self.ahead:
+                found = place(other, ground)
+                if isinstance(found, Placement):
+                    ground.change(NOTHING, found.status(other))
+            return ground.fits(self.ask)
+
+
+NOTHING = ReplicaStatus()
+
+
+def _ahead(ground: Ground, snapshot: Snapshot, replica: Replica) -> Iterator[Ask]:
+    """Return what those ask for who wait and whose service is planned before this one."""
+    own = Ref(replica.project, replica.spec.service)
+    waiting = [
+        r for r in snapshot.replicas.values()
+        if ground.status(r).phase is ReplicaPhase.WAITING and Ref(r.project, r.spec.service) < own
+    ]  # fmt: skip
+    for other in sorted(waiting, key=lambda r: (r.project, r.spec.service, serial(r))):
+        revision = snapshot.revisions.get(Ref(other.project, other.spec.revision))
+        ask = ask_of(revision, snapshot) if revision else None
+        if ask:
+            yield ask
+
+
+def _smaller(ask: Ask, ground: Ground) -> Iterator[tuple[Ask, Reason]]:
+    """Return what else could be asked for, with how to ask for it."""
+    # Whole numbers of MB, rounded down, so that what is written is what was tried.
+    memory = most_bytes(ask, ground) // MB * MB
+    if 0 < memory < ask.memory_bytes and memory * ask.count >= ask.total_bytes_min:
+        yield (
+            replace(ask, memory_bytes=memory),
+            _fix("placement.fix-memory", memory=f"{memory // MB}MB"),
+        )
+    for count in range(ask.count - 1, 0, -1):
+        if ask.memory_bytes * count >= ask.total_bytes_min:
+            yield replace(ask, count=count), _fix("placement.fix-count", count=count)
+    cores = most_cores(ask, ground) if ask.cores else 0
+    if 0 < cores < ask.cores:
+        yield replace(ask, cores=cores), _fix("placement.fix-cores", cores=cores)
+    host = most_host_bytes(ask, ground) // MB * MB if ask.host_memory_bytes else 0
+    if 0 < host < ask.host_memory_bytes:
+        yield (
+            replace(ask, host_memory_bytes=host),
+            _fix("placement.fix-host-memory", memory=f"{host // MB}MB"),
+        )
+    for guarantee in (Guarantee.LIMITED, Guarantee.SHARED):
+        if guarantee.height < ask.guarantee.height:
+            yield (
+                replace(ask, guarantee=guarantee),
+                _fix("placement.fix-guarantee", guarantee=guarantee.value),
+            )
+    if ask.wanted_kind:
+        yield replace(ask, wanted_kind=""), _fix("placement.fix-kind", kind=ask.wanted_kind)
+
+
+def _fix(code: str, **values: Value) -> Reason:
+    return Reason(code=code, values=values)
+
+
+def most_bytes(ask: Ask, ground: Ground) -> int:
+    """Return the most memory that could be had on each of so many accelerators; 0: none at all."""
+    most, layout, board = 0, ground.layout, ground.board
+    for option in layout.options(replace(ask, memory_bytes=0)):
+        hosts = np.flatnonzero(fitting(board, option.demand))
+        if not len(hosts):
+            continue
+        on_each = np.sort(board.free[hosts], axis=1)[:, -option.demand.devices]
+        if is_processor(layout.stocks[layout.fleet.kind[hosts[0]]].kind):
+            on_each = np.minimum(on_each, board.memory_mib[hosts] * MIB // ask.count)
+        most = max(most, int(on_each.max()))
+    return most
+
+
+def most_cores(ask: Ask, ground: Ground) -> float:
+    """Return the most processors that could be had beside everything else."""
+    options = ground.layout.options(replace(ask, cores=0.0))
+    fits = [ground.board.cpu_milli[fitting(ground.board, option.demand)] for option in options]
+    return max((int(found.max()) for found in fits if len(found)), default=0) // 100 * 100 / MILLI
+
+
+def most_host_bytes(ask: Ask, ground: Ground) -> int:
+    """Return the most of a node's own memory that could be had beside everything else."""
+    most = 0
+    for option in ground.layout.options(replace(ask, host_memory_bytes=0)):
+        free = ground.board.memory_mib[fitting(ground.board, option.demand)]
+        if len(free):
+            most = max(most, (int(free.max()) - option.demand.memory_mib) * MIB)
+    return most
+
+
+def _scaled(line: Line, ground: Ground, snapshot: Snapshot, replica: Replica) -> Reason | None:
+    """Return which other service of the project to scale down, and how far."""
+    best: tuple[int, str, int] | None = None
+    for name, own in _others(snapshot, replica):
+        leaving = leaving_first(own)
+        fewer = len(own) + 1 if best is None else min(best[0], len(own) + 1)
+        for count in range(1, fewer):
+            has_some = ground.status(leaving[count - 1]).accelerators
+            if has_some and _would_start(line, ground, leaving[:count]):
+                best = count, name, len(own) - count
+                break
+    if best is None:
+        return None
+    return _fix("placement.fix-scale", service=best[1], scale=best[2])
+
+
+def _would_start(line: Line, ground: Ground, leaving: Sequence[Replica]) -> bool:
+    """Tell whether it starts once these have gone."""
+    with ground.trial():
+        for other in leaving:
+            ground.change(ground.status(other), NOTHING)
+        return ground.fits(line.ask) and line.starts(ground)
+
+
+def _others(snapshot: Snapshot, replica: Replica) -> Iterator[tuple[str, list[Replica]]]:
+    """Return the other services of its own project that have settled on one revision."""
+    own: dict[str, list[Replica]] = {}
+    for other in snapshot.replicas.values():
+        is_other = other.spec.service != replica.spec.service
+        if other.project == replica.project and is_other and other.status.phase not in LEAVING:
+            own.setdefault(other.spec.service, []).append(other)
+    for name, replicas in sorted(own.items())[:SERVICES_MAX]:
+        service = snapshot.services.get(Ref(replica.project, name))
+        revisions = {r.spec.revision for r in replicas}
+        is_settled = service and service.deleted_at is None and len(revisions) == 1
+        if service and is_settled and len(replicas) == service.spec.scale:
+            yield name, replicas
+
+
+def _found(refused: Refused, line: Line, ground: Ground, snapshot: Snapshot) -> Reason | None:
+    """Return which lost node would do, were it back."""
+    if not dict(refused.fell).get(Filter.LOST):
+        return None
+    everywhere = free_of(ground.layout, snapshot, everywhere=True)
+    nodes, board = ground.layout.nodes, everywhere.board()
+    options = ground.layout.options(line.ask)
+    hosts = {int(h) for option in options for h in np.flatnonzero(fitting(board, option.demand))}
+    for node in sorted({nodes[host] for host in hosts})[:TRIED_MAX]:
+        with ground.trial():
+            ground.see(node, everywhere)
+            if line.starts(ground):
+                return _fix("placement.fix-node", node=node)
+    return None
+
+
+def _added(line: Line, ground: Ground) -> Reason | None:
+    """Return what to add: nodes like one that would do were it empty, else any that do."""
+    layout, ask = ground.layout, line.ask
+    best: tuple[int, int, str] | None = None
+    for option in layout.options(ask):
+        for host in np.flatnonzero(fitting(layout.fleet.board(), option.demand)):
+            stock = layout.stocks[layout.fleet.kind[host]]
+            found = stock.memory_bytes, len(layout.devices[host]), layout.nodes[host]
+            best = found if best is None or found < best else best
+    if best:
+        for count in range(1, ADDED_MAX + 1):
+            if line.starts(empty(layout.copies(best[2], count))):
+                return _fix("placement.fix-like", node=best[2], count=count)
+        return None
+    for nodes in range(1, ADDED_MAX + 1):
+        if line.starts(empty(made_for(ask, nodes))):
+            return _fix(
+                "placement.fix-add", nodes=nodes, count=ask.count, kind=ask.kind,
+                memory=written_size(ask.memory_bytes), cores=ask.cores, grade=ask.grade.value,
+                host_memory=written_size(ask.host_memory_bytes),
+            )  # fmt: skip
+    return None

@@ -1,0 +1,229 @@
+"""What is free, to place on: kept from turn to turn, and scored anew only where it changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from madang.planning.ask import Ask, Filter
+from madang.planning.layout import Layout, Usage, layout_of
+from madang.planning.placement.columns import MADANG, NOWHERE, Columns
+from madang.planning.placement.demand import Demand
+from madang.planning.placement.fit import enough, fitting
+from madang.planning.placement.fleet import NO_DEVICE, Board, Fleet
+from madang.planning.placement.fragmentation import Fragmentation
+from madang.planning.placement.mix import Mix
+from madang.planning.placement.placer import Choice, Placer
+from madang.planning.placement.prices import Prices
+from madang.planning.snapshot import Snapshot
+from madang.resources.replica import Replica, ReplicaStatus
+from madang.resources.resource import Reason
+
+UNSEEN = -1
+"""Free processors of a node that can't be seen: too few for anything."""
+DEMANDS_MAX = 2_000
+"""How many different demands are kept ready; beyond, the ready ones are forgotten."""
+
+
+def free_of(layout: Layout, snapshot: Snapshot, *, everywhere: bool = False) -> Fleet:
+    """Return what is free: what there is, less what replicas have.
+
+    Lost nodes have nothing to give, unless `everywhere` asks what it were if they were seen.
+
+    A replica has what its status names, in whatever phase: the list is emptied only when its
+    processes are gone.
+    """
+    board = layout.fleet.board()
+    for replica in snapshot.replicas.values():
+        if replica.status.accelerators:
+            _change(board, layout.usage(replica.status), -1)
+    np.maximum(board.free, 0, out=board.free, where=layout.fleet.free != NO_DEVICE)
+    if not everywhere:
+        seen = snapshot.seen.nodes
+        board.cpu_milli[[i for i, node in enumerate(layout.nodes) if node not in seen]] = UNSEEN
+    return board.fleet()
+
+
+def _change(board: Board, usage: Usage, sign: int) -> int | None:
+    """Add to what is free, or take from it; return the host, None if there is none any more."""
+    for host, device, units in usage.devices:
+        board.free[host, device] += sign * units
+    if not usage.devices:
+        return None
+    host = usage.devices[0][0]
+    for each in board.start.of_node(host):
+        if board.cpu_milli[each] != UNSEEN:
+            board.cpu_milli[each] += sign * usage.cpu_milli
+            board.memory_mib[each] += sign * usage.memory_mib
+    return host
+
+
+class Ground:
+    """What is free, to place on: choices are made by it, and then carried out on it."""
+
+    def __init__(self, layout: Layout, free: Fleet) -> None:
+        self.layout = layout
+        self.refusals: dict[str, tuple[Reason, Reason | None]] = {}
+        """What was found when a revision was last asked of just this state: reason, and fix."""
+        wholes = tuple(kind.whole for kind in layout.fleet.kinds)
+        halves = tuple(max(1, whole // 2) for whole in wholes)
+        self._usual = tuple(dict.fromkeys((Demand(0, 0, 1, wholes), Demand(0, 0, 1, halves))))
+        """What is expected where there is no forecast."""
+        self._demands = {demand: row for row, demand in enumerate(self._usual)}
+        self._placer = self._score(free)
+        self._now: dict[str, ReplicaStatus] = {}
+        """What replicas have by now whose places changed since it was told what is free."""
+
+    @property
+    def board(self) -> Board:
+        """What is free now; change it by `change` alone."""
+        return self._placer.board
+
+    def sync(self, free: Fleet) -> None:
+        """Go on from another state of the same hardware."""
+        self.refusals.clear()
+        self._placer.sync(free)
+        self._now.clear()
+
+    def choose(self, ask: Ask) -> Choice | None:
+        """Return where an ask is met best; None: nowhere now."""
+        best, found = NOWHERE, None
+        options = self.layout.options(ask)
+        self._know([option.demand for option in options])
+        for option in options:
+            which = self._demands[option.demand]
+            choice = self._placer.choose(which, option.bonus)
+            if choice is None:
+                continue
+            kind = int(self.layout.fleet.kind[choice.host])
+            score = self._placer.scores[which, choice.host] + option.bonus[kind]
+            if score > best:
+                best, found = score, choice
+        return found
+
+    def fits(self, ask: Ask) -> bool:
+        """Tell whether there is a place."""
+        options = self.layout.options(ask)
+        return any(bool(fitting(self.board, option.demand).any()) for option in options)
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Let something be tried: in the end all is as it was."""
+        before, known = self.board.fleet(), dict(self.refusals)
+        try:
+            yield
+        finally:
+            self._placer.sync(before)
+            self.refusals = known
+
+    def see(self, node: str, everywhere: Fleet) -> None:
+        """Take a lost node for seen; `everywhere` says what it has free."""
+        for host, name in enumerate(self.layout.nodes):
+            if name == node:
+                self.board.cpu_milli[host] = everywhere.cpu_milli[host]
+                self._placer.refresh(host)
+
+    def fell(self, ask: Ask) -> tuple[tuple[Filter, int], ...]:
+        """Return how many nodes fell to each filter first; a node counts by its best kind."""
+        layout, board, order = self.layout, self.board, list(Filter)
+        verdict = np.full(len(layout.nodes), order.index(Filter.BUSY))
+        kind = layout.fleet.kind
+        for option in layout.options(ask):
+            demand = option.demand
+            mine = np.array(demand.parts)[kind] > 0
+            few = enough(layout.fleet.board(), demand).sum(axis=1) < demand.devices
+            verdict[mine & (board.memory_mib < demand.memory_mib)] = order.index(Filter.HOST_MEMORY)
+            verdict[mine & (board.cpu_milli < demand.cpu_milli)] = order.index(Filter.CORES)
+            verdict[mine & few] = order.index(Filter.TOO_FEW)
+        for k, stock in enumerate(layout.stocks):
+            barred = stock.bars(ask)
+            if barred:
+                verdict[kind == k] = order.index(barred)
+        verdict[board.cpu_milli == UNSEEN] = order.index(Filter.LOST)
+        furthest: dict[str, int] = dict.fromkeys(layout.bare, order.index(Filter.WRONG_KIND))
+        for node, found in zip(layout.nodes, verdict, strict=True):
+            furthest[node] = max(furthest.get(node, 0), int(found))
+        counts = Counter(order[found] for found in furthest.values())
+        return tuple(sorted(counts.items(), key=lambda item: order.index(item[0])))
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether nothing was carried out on it since it was told what is free."""
+        return not self._now
+
+    def status(self, replica: Replica) -> ReplicaStatus:
+        """Return what a replica has by now."""
+        return self._now.get(replica.uid, replica.status)
+
+    def carry_out(self, replica: Replica, after: ReplicaStatus) -> None:
+        """Let a replica have what is decided for it."""
+        self.change(self.status(replica), after)
+        self._now[replica.uid] = after
+
+    def change(self, before: ReplicaStatus, after: ReplicaStatus) -> None:
+        """Give back what the one status has, and take what the other has."""
+        self.refusals.clear()
+        for status, sign in ((before, 1), (after, -1)):
+            host = _change(self.board, self.layout.usage(status), sign)
+            if host is not None:
+                self._placer.refresh(host)
+
+    def known(self, asks: Iterable[Ask]) -> None:
+        """Make ready for these asks at once: each that comes later costs a look at every host."""
+        self._know([option.demand for ask in asks for option in self.layout.options(ask)])
+
+    def _know(self, demands: Iterable[Demand]) -> None:
+        new = [demand for demand in demands if demand not in self._demands]
+        if new:
+            if len(self._demands) + len(new) > DEMANDS_MAX:
+                self._demands = {demand: row for row, demand in enumerate(self._usual)}
+            for demand in new:
+                self._demands.setdefault(demand, len(self._demands))
+            self._placer = self._score(self.board.fleet())
+
+    def _score(self, free: Fleet) -> Placer:
+        stocks, kinds = self.layout.stocks, self.layout.fleet.kinds
+        measure = Fragmentation(Mix.of(self._usual), kinds)
+        prices = Prices.by_size([stock.memory_bytes for stock in stocks])
+        demands = list(self._demands)
+        return Placer(free, demands, Columns(demands, kinds, measure, prices, MADANG))
+
+
+def empty(layout: Layout) -> Ground:
+    """Return the ground on which nobody has anything yet."""
+    return Ground(layout, layout.fleet)
+
+
+class Memo:
+    """Work kept between turns. Any memo gives the same plan; a warm one gives it sooner."""
+
+    def __init__(self) -> None:
+        self._hardware: tuple[object, ...] = ()
+        self._state: tuple[object, ...] = ()
+        self._ground: Ground | None = None
+
+    def ground(self, snapshot: Snapshot) -> Ground:
+        """Return what is free in this snapshot, added up again only where something changed."""
+        hardware = _identity(snapshot, "accelerator", "node", "pool", "site")
+        ground = self._ground
+        if ground is None or not _same(hardware, self._hardware):
+            layout = layout_of(snapshot)
+            if ground is None or not ground.layout.is_like(layout):
+                ground = self._ground = Ground(layout, free_of(layout, snapshot))
+            self._hardware, self._state = hardware, ()
+        state = (*_identity(snapshot, "replica", "service"), snapshot.seen.nodes)
+        if not (_same(state, self._state) and ground.is_fresh):
+            ground.sync(free_of(ground.layout, snapshot))
+            self._state = state
+        return ground
+
+
+def _identity(snapshot: Snapshot, *kinds: str) -> tuple[object, ...]:
+    return tuple(snapshot.kept.get(kind) for kind in kinds)
+
+
+def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -39,13 +39,14 @@ ROOM_LINES_DEFAULT = 1_500
 # with others is in stores and control; and since the twin is asked from the command line alone.
 # stores, 1,500 by default: 2,180, since it holds two databases, and what makes of one home a file
 # and of a file a home, whose state lies in a file or takes the place of what a database held.
+# 2,190, since what resources say has versions of its own.
 # testing, 1,500 by default: 4,100, since crashes, faults and hostile requests are each a tool of
 # its own, which lanes and benches share; since it holds a whole world on a virtual clock; and since
 # a load, a flood and a soak are measured by what is no part of the gateway. 4,300, since hostile
 # requests come to two doors, to the gateway byte by byte over its socket.
 ROOM_LINES_MAX = {
     "planning": 3_500, "traffic": 1_500, "control": 2_000, "gateway": 2_000, "supervisor": 870,
-    "cli": 2_600, "stores": 2_180, "testing": 4_300,
+    "cli": 2_600, "stores": 2_190, "testing": 4_300,
 }  # fmt: skip
 """Lines that bear code: no blank ones, no comments, no docstrings."""
 

@@ -312,6 +312,23 @@ def test_an_end_at_an_earlier_epoch_says_nothing_of_this_one() -> None:
     paper.turn()
     paper.turn()
     assert phases(paper) == ["stopping"]
+    told = frozenset({(replica.uid, replica.status.epoch)})
+    paper.snapshot = replace(paper.snapshot, seen=replace(paper.snapshot.seen, fenced=told))
+    paper.turn()
+    assert phases(paper) == [], "some node has kept that end; it will never be this one's"
+
+
+def test_what_is_due_to_be_tried_again_and_finds_no_room_waits_for_room_and_not_for_time() -> None:
+    paper = serving()
+    paper.kill(paper.replicas("bot")[0].uid)
+    paper.turn()
+    full = [a.model_copy(update={"spec": a.spec.model_copy(update={"memory_bytes": 1})})
+            for a in paper.snapshot.accelerators.values()]  # fmt: skip
+    paper.put(*full)
+    paper.wait(60.0)
+    assert paper.turn().actions
+    assert phases(paper) == ["backing-off"]
+    assert paper.turn().wake_s is None
 
 
 def test_what_runs_for_nobody_is_told_to_stop_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,15 @@ async def test_of_a_process_on_two_nodes_the_other_is_seen_once_one_has_gone(yar
     show(nodes["b"])
     seen = await until(observer, lambda seen: seen.processes["x"].epoch == 1)
     assert dict(seen.places) == {"x": "a", "y": "a"}
+
+
+async def test_an_end_that_a_node_has_kept_hides_no_successor_on_another(yard):
+    observer, nodes = yard
+    show(nodes["b"], process("x", 2), process("y"))
+    await until(observer, lambda seen: "x" in seen.processes)
+    show(nodes["a"], replace(process("x", 1), state="exited"), process("z"))
+    seen = await until(observer, lambda seen: "z" in seen.processes)
+    assert (seen.places["x"], seen.processes["x"].epoch) == ("b", 2)
 
 
 async def test_a_node_out_of_sight_takes_its_processes_along_and_no_others(yard):

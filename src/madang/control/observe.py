@@ -162,7 +162,8 @@ class Observer:
         """Put a node's view in the place of its last one; None: it is out of sight.
 
         In new dictionaries, for what was given out stays as it was; and uid by uid, for there may
-        be a thousand nodes. Of a uid on two nodes, the one that came into sight last counts.
+        be a thousand nodes. Of a uid on two nodes the newest epoch counts: an end that a node has
+        kept, since the order to forget it was lost, hides no successor elsewhere.
         """
         before = self._views.pop(node, None)
         fresh = {p.uid: p for p in view.processes} if view else {}
@@ -178,7 +179,8 @@ class Observer:
             del self._found[uid][node]
         for uid in (*fresh, *gone):
             if self._found[uid]:
-                self._places[uid], self._processes[uid] = list(self._found[uid].items())[-1]
+                newest = max(self._found[uid].items(), key=lambda found: found[1].epoch)
+                self._places[uid], self._processes[uid] = newest
             else:
                 del self._found[uid], self._places[uid], self._processes[uid]
 

@@ -69,7 +69,8 @@ def wake_s(replica: Replica, snapshot: Snapshot) -> float | None:
     if status.phase is P.READY or status.phase is P.WAITING:
         return None
     if status.phase in {P.BACKING_OFF, P.FAILED} and not status.accelerators:
-        return _retry_s(replica, snapshot)
+        retry_s = _retry_s(replica, snapshot)
+        return retry_s if retry_s and retry_s > 0 else None  # once due, it waits for room
     limits = {P.STARTING: START_PATIENCE_S, P.VERIFYING: GATE_S, P.DRAINING: DRAIN_S}
     start = status.started_at if status.phase is P.STARTING else status.since
     limit_s = limits.get(status.phase, START_PATIENCE_S + STOP_GRACE_S)
@@ -326,6 +327,7 @@ def _is_gone(replica: Replica, snapshot: Snapshot) -> bool:
     """Tell whether nothing of it runs any more, or ever will at this epoch.
 
     What can't be seen is not gone; nor is what merely isn't there: its start may be on its way.
+    The end of an earlier epoch, on whatever node it is still known, says nothing of this one.
     """
     status = replica.status
     if status.epoch == 0 or not status.node:
@@ -333,9 +335,10 @@ def _is_gone(replica: Replica, snapshot: Snapshot) -> bool:
     if status.node not in snapshot.seen.nodes:
         return False
     process = snapshot.seen.processes.get(replica.uid)
-    if process is None:
+    has_ended = process is not None and process.state == "exited"
+    if process is None or (has_ended and process.epoch < status.epoch):
         return (replica.uid, status.epoch) in snapshot.seen.fenced
-    return process.epoch == status.epoch and process.state == "exited"
+    return has_ended and process.epoch == status.epoch
 
 
 def _repeat_stop(replica: Replica, snapshot: Snapshot) -> Action | None:

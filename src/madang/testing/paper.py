@@ -37,21 +37,29 @@ class Paper:
 
     def turn(self) -> Plan:
         """Plan once and carry it out."""
+        planned = self.intend()
+        self.carry_out(planned)
+        return planned
+
+    def intend(self) -> Plan:
+        """Plan once and write down what is intended; nothing is done yet."""
         planned = plan(self.snapshot, self.memo)
-        changed, gone = planned.intent()
-        self._store(changed, gone)
+        self._store(*planned.intent())
+        self.done.append(planned)
+        return planned
+
+    def carry_out(self, planned: Plan) -> None:
+        """Do what is intended."""
         for action in planned.effects():
             match action.effect:
                 case Start(ref):
                     self._start(ref)
-                case Stop(_, uid, epoch):
-                    self._stop(uid, epoch)
+                case Stop() as stop:
+                    self._stop(stop)
                 case RunGate(build, _):
                     self._judge(build)
                 case _:
                     pass
-        self.done.append(planned)
-        return planned
 
     def settle(self, seconds: float = 60.0) -> int:
         """Turn until nothing is planned for that long; return how many actions it took."""
@@ -138,7 +146,8 @@ class Paper:
         processes = {**self.snapshot.seen.processes, replica.uid: process}
         self._see(processes=processes, places=places)
 
-    def _stop(self, uid: str, epoch: int) -> None:
+    def _stop(self, stop: Stop) -> None:
+        uid, epoch = stop.uid, stop.epoch
         processes = dict(self.snapshot.seen.processes)
         if uid in self.deaf:
             return

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from madang.ports import Write
-from madang.resources.place import Node
+from madang.resources.place import Node, Pool, PoolSpec, Site, SiteSpec
 from madang.resources.rights import CONTROL
+from madang.resources.tenancy import Empty
 from madang.settings import Home
 from madang.stores.sqlite import SqliteStore
 from madang.testing.builders import model, node, service, snapshot
-from madang.twin.record import Record, sealed
+from madang.twin.record import Record, packed, sealed
 
 
 @pytest.fixture
@@ -55,6 +56,55 @@ def test_what_is_no_record_is_refused(run, tmp_path: Path, content, code: str) -
         path.write_bytes(content)
     done = run("twin", "replay", str(path), "--json")
     assert (done.status, json.loads(done.err)["error"]["code"]) == (2, code)
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Path:
+    """A record of a service that waits for one more accelerator than there is."""
+    place = {"status": Empty()}
+    sites = [Site(name="seoul", uid="s", spec=SiteSpec(), **place),
+             Pool(name="default", uid="p", spec=PoolSpec(site="seoul"), **place)]  # fmt: skip
+    wanted = service(scale=3, needs={"accelerator": "nvidia", "memory": "40GB"})
+    cards = [*node("a", cards=1), *node("b", cards=1)]
+    path = tmp_path / "town.json.gz"
+    path.write_bytes(packed(Record.of(snapshot(cards, sites, model(), wanted)).text().encode()))
+    return path
+
+
+def test_what_would_happen_is_told_to_people_and_to_programs(run, town: Path, monkeypatch) -> None:
+    asked = ("twin", "whatif", "--snapshot", str(town), "--add", "1xh100@seoul")
+    done = run(*asked)
+    assert (done.status, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0] == "Comes: 1 nvidia/h100 in default, on new-1"
+    assert "1 of bot (acme/lab) would start, on nvidia/h100: new-1" in lines
+    assert "Nothing would wait." in lines
+    assert ["acme/lab", "bot", "3", "2", "3"] in [line.split() for line in lines]
+    assert ["nvidia/h100", "80GB", "2/2", "3/3", "–", "–"] in [line.split() for line in lines]
+    said = json.loads(run(*asked, "--json").out)
+    assert said["starts"][0]["nodes"] == ["new-1"]
+    gone = run("twin", "whatif", "--snapshot", str(town), "--remove", "a", "--remove", "b").out
+    assert "3 of bot (acme/lab) would wait; without the change, 1" in gone
+    assert "smallest fix: " in gone
+    monkeypatch.setenv("MADANG_LANG", "ko")
+    assert "추가: default에 nvidia/h100 1개" in run(*asked).out
+
+
+def test_a_change_that_can_not_be_is_refused_with_what_can(run, town: Path) -> None:
+    wrong = ("twin", "whatif", "--snapshot", str(town), "--remove-site", "seol")
+    done = run(*wrong)
+    assert (done.status, done.out) == (4, "")
+    assert done.err.splitlines() == [
+        "There is no site seol; the nearest name is seoul.", "Sites are seoul."
+    ]  # fmt: skip
+    assert run("twin", "whatif", "--snapshot", str(town)).status == 2
+
+
+def test_what_if_is_asked_of_a_home_at_rest(run, at_rest: Home) -> None:
+    done = run("twin", "whatif", "--remove", "a")
+    assert (done.status, "every node is taken to be in sight" in done.err) == (0, True)
+    assert "1 of bot (acme/lab) would wait; without the change, 0" in done.out
+    assert at_rest.state.exists()
 
 
 @pytest.fixture

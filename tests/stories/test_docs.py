@@ -335,7 +335,7 @@ def is_there(words: list[str]) -> bool:
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         targets += [f"bench-{path.stem.replace('_', '-')}" for path in ROOT.glob("bench/*.py")]
         return set(plain) <= set(targets)
-    command = plain[: 2 if plain[:1] in (["model"], ["key"], ["audit"]) else 1]
+    command = plain[: 2 if plain[:1] in (["model"], ["key"], ["audit"], ["twin"]) else 1]
     if rest[0].startswith("-"):
         command = []
     elif not command or command[0] not in COMMANDS:

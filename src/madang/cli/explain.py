@@ -35,13 +35,14 @@ def _show(found: Explanation, indent: str) -> None:
     since = word("explain.since", since=moment(found["since"])) if found["since"] else ""
     say(indent + "  ".join(filter(None, [found["subject"], phase(found["phase"]), since])))
     indent += "  "
-    for line in _lines(found):
+    for line in lines(found):
         say(f"{indent}{line}")
     for cause in found["because"]:
         _show(cause, indent)
 
 
-def _lines(found: Explanation) -> Iterator[str]:
+def lines(found: Explanation) -> Iterator[str]:
+    """Give what is said of one thing: why, since when it is so, and what would help."""
     if found["reason"]:
         yield reason(found["reason"], found["subject"])
         yield from _filters(found["reason"]["values"])

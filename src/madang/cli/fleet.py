@@ -16,8 +16,6 @@ from madang.settings import BODY_BYTES_MAX, Home
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from madang.resources.fleet import Where
-
 POOLS = (
     "column.site", "column.pool", "column.nodes", "column.accelerators", "column.cores",
     "column.memory",
@@ -52,14 +50,14 @@ def _checked(body: object, source: str, root: Any) -> dict[str, Any]:
     """Return the fleet in plain form; raises for the first mistake, with its line."""
     from pydantic import ValidationError
 
-    from madang.resources.fleet import Fleet, faults, plain
+    from madang.resources.fleet import Fleet, faults, line_of, plain, written
 
     try:
         fleet = Fleet.model_validate(body)
     except ValidationError as error:
         raise _named(error, source, root) from error
     for where, unfit in faults(fleet):
-        place: dict[str, Value] = {"line": _line(root, where), "key": _written(where)}
+        place: dict[str, Value] = {"line": line_of(root, where), "key": written(where)}
         raise Rejected("fleet.value", source, **place, **unfit.why())
     return plain(fleet)
 
@@ -73,13 +71,13 @@ def _keyed(value: Any) -> Any:
 
 def _named(error: ValidationError, source: str, root: Any) -> Rejected:
     """Turn one complaint into a sentence about one key; a misspelt key before a missing one."""
-    from madang.resources.fleet import Fleet
+    from madang.resources.fleet import Fleet, line_of, written
     from madang.resources.manifest import keys_beside, nearest
 
     complaints = error.errors()
     first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
     where = tuple(part for part in first["loc"] if part != "[key]")
-    place: dict[str, Value] = {"line": _line(root, where), "key": _written(where)}
+    place: dict[str, Value] = {"line": line_of(root, where), "key": written(where)}
     if first["type"] == "extra_forbidden":
         known = keys_beside(Fleet, where[:-1])
         close = nearest(str(where[-1]), known)
@@ -89,31 +87,6 @@ def _named(error: ValidationError, source: str, root: Any) -> Rejected:
     if first["type"] == "missing":
         return Rejected("fleet.missing-key", source, **place)
     return Rejected("fleet.value", source, **place, **why(first))
-
-
-def _written(where: Where) -> str:
-    """Write a place as people read it.
-
-    >>> _written(("sites", 0, "pools", 1, "name"))
-    'sites[1].pools[2].name'
-    """
-    parts = (f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in where)
-    return "".join(parts).removeprefix(".")
-
-
-def _line(root: Any, where: Where) -> int:
-    """Return the line of a place, or of the innermost place around it that is written."""
-    node, line = root, root.start_mark.line if root else 0
-    for part in where:
-        inside = node.value if node and isinstance(node.value, list) else []
-        pairs = [pair if isinstance(pair, tuple) else (pair, pair) for pair in inside]
-        found = pairs[part : part + 1] if isinstance(part, int) else None
-        if found is None:
-            found = [pair for pair in pairs if str(pair[0].value) == part]
-        if not found:
-            break
-        line, node = found[0][0].start_mark.line, found[0][1]
-    return int(line) + 1
 
 
 def kept(home: Home) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ MOVES_MAX = 100
 twin = App(name="twin", help=word("help.twin"), help_format="plaintext")
 twin.command("madang.cli.record:record", name="record", help=word("help.twin-record"))
 twin.command("madang.cli.record:replay", name="replay", help=word("help.twin-replay"))
+twin.command("madang.cli.whatif:whatif", name="whatif", help=word("help.twin-whatif"))
 
 
 @Parameter(name="*")
@@ -54,6 +55,10 @@ class Asked:
 
 
 ASKED = Asked()
+HEAD = (
+    "twin.head.policy", "twin.head.at-100", "twin.head.at-130", "twin.head.fgd", "twin.head.moves",
+    "twin.head.power", "twin.head.speed",
+)  # fmt: skip
 
 
 @twin.command
@@ -112,11 +117,6 @@ def _tell(name: str, seed: int, done: int, total: int) -> None:
 
 def _show(answer: Mapping[str, Json]) -> None:
     say_over("", is_last=True)
-    head = [
-        word("twin.head.policy"), word("twin.head.at-100"), word("twin.head.at-130"),
-        word("twin.head.fgd"), word("twin.head.moves"), word("twin.head.power"),
-        word("twin.head.speed"),
-    ]  # fmt: skip
     rows = [
         [
             name,
@@ -129,7 +129,7 @@ def _show(answer: Mapping[str, Json]) -> None:
         ]
         for name, found in answer.items()
     ]
-    table(head, rows)
+    table(HEAD, rows)
 
 
 def _spread(found: Json | None, digits: int = 2) -> str:

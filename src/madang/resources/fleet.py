@@ -118,6 +118,34 @@ Where = tuple[str | int, ...]
 """The keys and numbers that lead to a place of the file."""
 
 
+def written(where: Where) -> str:
+    """Write a place as people read it.
+
+    >>> written(("sites", 0, "pools", 1, "name"))
+    'sites[1].pools[2].name'
+    """
+    parts = (f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in where)
+    return "".join(parts).removeprefix(".")
+
+
+def line_of(root: Any, where: Where) -> int:
+    """Return the line of a place, or of the innermost place around it that is written.
+
+    `root` is the file as nodes of YAML, each with its mark.
+    """
+    node, line = root, root.start_mark.line if root else 0
+    for part in where:
+        inside = node.value if node and isinstance(node.value, list) else []
+        pairs = [pair if isinstance(pair, tuple) else (pair, pair) for pair in inside]
+        found = pairs[part : part + 1] if isinstance(part, int) else None
+        if found is None:
+            found = [pair for pair in pairs if str(pair[0].value) == part]
+        if not found:
+            break
+        line, node = found[0][0].start_mark.line, found[0][1]
+    return int(line) + 1
+
+
 def groups(fleet: Fleet) -> Iterator[tuple[Where, str, str, NodeGroup]]:
     """Give every group of nodes: where it stands in the file, its site, its pool, itself."""
     for s, site in enumerate(fleet.sites):

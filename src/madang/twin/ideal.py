@@ -1,0 +1,152 @@
+"""An ideal world on a virtual clock: plans are done, engines start and pass their gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from madang.planning.action import Plan, RunGate, Start, Stop
+from madang.planning.ages import watched
+from madang.planning.ground import Memo
+from madang.planning.plan import plan
+from madang.planning.snapshot import Probed, Snapshot
+from madang.resources.resource import AnyResource, Ref
+from madang.resources.revision import Build, Check, Verdict
+from madang.supervisor.protocol import Process
+
+QUIET_TURNS_MAX = 200
+"""Turns without an end mean that two rules chase each other."""
+LOOK_S = 5.0
+"""Time passes in such steps while nothing is due."""
+
+
+class Ideal:
+    """A snapshot that plans are done to. Orders reach every node that is in sight, at once."""
+
+    passes = True
+    """Whether gates let builds pass."""
+
+    def __init__(self, snapshot: Snapshot, *, load_s: float = 0.0) -> None:
+        self.snapshot = snapshot
+        self.load_s = load_s
+        """How long an engine takes to start."""
+        self.memo = Memo()
+        self._begun_s: dict[tuple[str, int], float] = {}
+        """When each start of this world was carried out, on its steady clock."""
+
+    @property
+    def now(self) -> float:
+        """Virtual Unix seconds."""
+        return self.snapshot.now
+
+    def turn(self) -> Plan:
+        """Plan once and carry it out."""
+        planned = self.intend()
+        self.carry_out(planned)
+        return planned
+
+    def intend(self) -> Plan:
+        """Plan once and write down what is intended; nothing is done yet."""
+        planned = plan(self.snapshot, self.memo)
+        self._store(*planned.intent())
+        return planned
+
+    def carry_out(self, planned: Plan) -> None:
+        """Do what is intended."""
+        for action in planned.effects():
+            match action.effect:
+                case Start(ref):
+                    self._start(ref)
+                case Stop() as stop:
+                    self._stop(stop)
+                case RunGate(build, _):
+                    self._judge(build)
+                case _:
+                    pass
+
+    def settle(self, seconds: float = 60.0) -> int:
+        """Turn until nothing is planned for that long; return how many actions it took.
+
+        What is said to be due soon, again and again, and never comes, is waited for longer each
+        time.
+        """
+        actions, idle_s, until = 0, 1.0, self.now + seconds
+        for _ in range(QUIET_TURNS_MAX):
+            planned = self.turn()
+            actions += len(planned.actions)
+            if planned.actions:
+                idle_s = 1.0
+            elif self.now >= until:
+                return actions
+            else:
+                due_s = LOOK_S if planned.wake_s is None else planned.wake_s
+                self.wait(min(max(due_s, idle_s), until - self.now + 1.0))
+                idle_s *= 2
+        raise AssertionError(f"not quiet after {QUIET_TURNS_MAX} turns: {self.turn()}")
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass: engines that have loaded announce themselves and answer."""
+        now, steady_s = self.now + seconds, self.snapshot.steady_s + seconds
+        processes = dict(self.snapshot.seen.processes)
+        probed = dict(self.snapshot.seen.probed)
+        for uid, process in processes.items():
+            age_s = steady_s - self._begun_s.get((uid, process.epoch), steady_s - self.load_s)
+            is_loaded = process.state == "running" and age_s >= self.load_s
+            if is_loaded and process.announced is None:
+                processes[uid] = replace(process, announced={"url": f"http://{uid}"})
+                probed[uid, process.epoch] = Probed(healthy=True)
+        self._see(processes=processes, probed=probed)
+        self.snapshot = replace(self.snapshot, now=now, steady_s=steady_s)
+
+    def _see(self, **seen: Any) -> None:
+        """Change what is seen."""
+        self.snapshot = replace(self.snapshot, seen=replace(self.snapshot.seen, **seen))
+
+    def _store(self, changed: Iterable[AnyResource], gone: Iterable[AnyResource] = ()) -> None:
+        """Do what a store does: refuse what was planned from an older version."""
+        changed, gone = tuple(changed), tuple(gone)
+        for resource in (*changed, *gone):
+            known = self.snapshot.kept.get(resource.kind, {}).get(resource.ref)
+            assert known is None or known.resource_version == resource.resource_version, resource
+        ages = watched(self.snapshot.ages, changed, gone, self.snapshot.steady_s)
+        stored = (
+            r.model_copy(update={"resource_version": r.resource_version + 1}) for r in changed
+        )
+        self.snapshot = replace(self.snapshot.after(stored, gone), ages=ages)
+
+    def _reaches(self, node: str, uid: str) -> bool:  # noqa: ARG002 - for worlds that are not ideal
+        """Tell whether an order about that uid reaches its node."""
+        return node in self.snapshot.seen.nodes
+
+    def _start(self, ref: Ref) -> None:
+        replica = self.snapshot.replicas[ref]
+        status, seen = replica.status, self.snapshot.seen
+        running = seen.processes.get(replica.uid)
+        is_known = running is not None and running.epoch >= status.epoch
+        if is_known or not self._reaches(status.node, replica.uid):
+            return
+        self._begun_s[replica.uid, status.epoch] = self.snapshot.steady_s
+        process = Process(
+            uid=replica.uid, epoch=status.epoch, state="running", pid=1, started_at=self.now,
+            accelerators=status.accelerators,
+        )  # fmt: skip
+        self._see(
+            processes={**seen.processes, replica.uid: process},
+            places={**seen.places, replica.uid: status.node},
+        )
+
+    def _stop(self, stop: Stop) -> None:
+        if not self._reaches(stop.node, stop.uid):
+            return
+        seen = self.snapshot.seen
+        left = {u: p for u, p in seen.processes.items() if u != stop.uid or p.epoch > stop.epoch}
+        self._see(processes=left, fenced=seen.fenced | {(stop.uid, stop.epoch)})
+
+    def _judge(self, ref: Ref) -> None:
+        build = self.snapshot.get(Build, ref)
+        if build is None:
+            return
+        verdict = Verdict.PASSED if self.passes else Verdict.FAILED
+        check = Check(name="smoke.answers", passed=self.passes, seconds=0.1, detail="")
+        self._store([build.with_status(verdict=verdict, judged_at=self.now, checks=(check,))])

@@ -156,7 +156,8 @@ class Scored:
         fleet, prices = self._fleet, Prices.none(self._fleet.whole)
         if self._is_ours and has_prices:
             solution = Programme(fleet, expected(fleet, seen)).solve()
-            prices, self._reserve.plan = solution.prices, solution.reserve
+            prices = solution.prices
+            self._reserve.adopt(solution.reserve)
         weights = MADANG if self._is_ours else FGD
         measure = Fragmentation(Mix.of(seen), fleet.kinds)
         return Columns(self._demands, fleet.kinds, measure, prices, weights)

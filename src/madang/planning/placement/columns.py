@@ -3,13 +3,17 @@
 Most hosts look like others: the same kind, the same free parts, the same free processors. A
 *column* has the score of such a state for all demands, and the *level* to take: how much the
 devices that the demand should get have free.
+
+Our score is what the host's *worth* gains by taking a demand in; there is one measure of worth, for
+placing and for moves: free devices at their prices, less what of them is a fragment or will be
+stranded, less what they draw. FGD's score, the published one, comes out of the same tables.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +22,8 @@ from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Ints, Kind
 from madang.planning.placement.fragmentation import MILLI, Fragmentation
 from madang.planning.placement.prices import Prices
+from madang.planning.placement.power import extra_watts
+from madang.planning.placement.stranding import Stranding
 
 Floats = NDArray[np.float64]
 
@@ -30,23 +36,27 @@ STATES_MAX = 350_000
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How a score is made up. The defaults are FGD as published."""
+    """What counts, and how much, against a thousandth of a device at its price."""
 
-    fragmentation: float = 1.0
-    """Of 100 · sigmoid(how much less fragmentation), in whole devices."""
-    is_rounded: bool = True
-    """Whether that is cut to a whole number first, as published."""
-    price: float = 0.0
-    """Of what is consumed at the prices of the linear programme, in thousandths of a device."""
-    left_devices: float = 0.0
-    """Of what devices have free afterwards, in thousandths: breaks ties."""
-    left_cpu: float = 0.0
-    """Of what processors are free afterwards, in thousandths: breaks ties."""
+    price: float = 1.0
+    """Free devices and processors, at the prices of the linear programme."""
+    fragmentation: float = 0.1
+    """Less the thousandths of them that are fragments."""
+    stranded: float = 0.25
+    """Less the thousandths of them that will be stranded."""
+    watts: float = 0.0
+    """Less each watt that devices draw because something runs on them."""
+    left_devices: float = 2e-4
+    """A tie goes to the host whose devices have fewest thousandths free afterwards,"""
+    left_cpu: float = 2e-7
+    """then to that with fewest thousandths of processors."""
+    is_rounded: bool = False
+    """Whether less fragmentation counts as FGD publishes it: the whole part of 100 times its
+    sigmoid, in whole devices."""
 
 
-FGD = Weights()
-MADANG = Weights(fragmentation=40.0, price=6.0, left_devices=1e-3, left_cpu=1e-6)
-"""Constants on a plateau: a third or three times as much of the price changes little."""
+FGD = Weights(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, is_rounded=True)
+MADANG = Weights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +69,6 @@ class Column:
     """[demands] units that the devices to take have free."""
     value: float
     """Worth of the state itself, in thousandths of a device: what moves are judged by."""
-    gains: Floats
-    """[demands] How much that worth grows (mostly, less than nothing) at best by each demand."""
-    gain_levels: Ints
-    """[demands] The level to take for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +77,20 @@ class _Family:
 
     own: Ints
     """[buckets + 1] fragmentation."""
-    child: Ints
-    """[demands, choices] row of `after` for each way to take a part."""
     after: Ints
-    """[children, buckets + 1] fragmentation once it is taken."""
-    fits: NDArray[np.bool_]
-    """[demands, choices]"""
+    """[children, buckets + 1] fragmentation once something is taken."""
+    child: Ints
+    """[shapes, ways] row of `after` for each way to take a part; -1: there is no such way."""
     level: Ints
-    """[demands, choices]"""
+    """[shapes, ways]"""
     fixed: Floats
-    """[demands, choices] all of the score that processors have no part in."""
-    worth: Floats
-    """[children] Of the devices at their prices; the family's own is the first."""
+    """[shapes, ways] all of the score that processors have no part in."""
+    worth: float
+    """Of the devices, at their prices, less what they draw."""
+    milli: int
+    """Thousandths of devices free in all."""
+    best: dict[int, tuple[Floats, Ints]] = field(default_factory=dict)
+    """Scores and levels [shapes, buckets + 1] of the best ways, by bucket where that matters."""
 
 
 class Columns:
@@ -98,25 +106,28 @@ class Columns:
     ) -> None:
         self._fragmentation, self._prices, self._weights = fragmentation, prices, weights
         self._whole = [kind.whole for kind in kinds]
+        self._watts = extra_watts(kinds)
+        self._stranding = Stranding(fragmentation.mix, np.array(self._whole, np.int64))
         self._cpu = np.array([d.cpu_milli for d in demands], np.int64)
         memory = np.array([d.memory_mib for d in demands], np.int64)
         self._memories, self._memory_rank = np.unique(memory, return_inverse=True)
         self._shapes: list[list[tuple[int, int]]] = []
         self._shape_of: list[Ints] = []
-        for k in range(len(kinds)):
+        self._milli: list[Ints] = []
+        for k, whole in enumerate(self._whole):
             asked = [(d.devices, d.parts[k]) for d in demands]
             shapes = sorted(set(asked))
             self._shapes.append(shapes)
             index = {shape: i for i, shape in enumerate(shapes)}
             self._shape_of.append(np.array([index[a] for a in asked], np.int64))
-        self._cpu_cost = [weights.price * price * self._cpu for price in prices.cpu]
+            self._milli.append(np.array([n * part * MILLI // whole for n, part in asked], np.int64))
         self._families: OrderedDict[tuple[int, bytes], _Family] = OrderedDict()
         self._states: OrderedDict[tuple[int, int, int, bytes], Column] = OrderedDict()
 
     def column(self, kind: int, cpu_milli: int, memory_mib: int, free: Ints) -> Column:
         """Return the column of a state; [devices] free units in any order."""
         ordered = np.sort(free)
-        roomy = int(np.searchsorted(self._memories, memory_mib, side="right"))
+        roomy = int(self._memories.searchsorted(memory_mib, side="right"))
         key = kind, cpu_milli, roomy, ordered.tobytes()
         found = self._states.get(key)
         if found is None:
@@ -127,28 +138,38 @@ class Columns:
 
     def _score(self, kind: int, cpu_milli: int, roomy: int, free: Ints) -> Column:
         family, weights = self._family(kind, free), self._weights
+        measure, cpu_price = self._fragmentation, weights.price * self._prices.cpu[kind]
         left_cpu = cpu_milli - self._cpu
-        fragmentation = self._fragmentation
-        bucket = int(fragmentation.bucket(np.array(cpu_milli)))
-        after = family.after[family.child, fragmentation.bucket(left_cpu)[:, None]]
-        less = (family.own[bucket] - after) / (MILLI * fragmentation.total)
-        part = 100 / (1 + np.exp(-less))
-        if weights.is_rounded:
-            part = np.floor(part)
-        scores = np.where(family.fits, weights.fragmentation * part + family.fixed, NOWHERE)
-        which = scores.argmax(axis=1)
-        rows = np.arange(len(which))
-        best = scores[rows, which] - self._cpu_cost[kind] - weights.left_cpu * left_cpu
-        nowhere = (left_cpu < 0) | (self._memory_rank >= roomy)
-        best[nowhere] = NOWHERE
-        value = float(family.worth[0] - family.own[bucket] / fragmentation.total)
-        worth = family.worth[family.child] - after / fragmentation.total
-        gains = np.where(family.fits, worth - value, NOWHERE)
-        to_gain = gains.argmax(axis=1)
-        gained = gains[rows, to_gain] - self._prices.cpu[kind] * self._cpu
-        gained[nowhere] = NOWHERE
-        value += self._prices.cpu[kind] * cpu_milli
-        return Column(best, family.level[rows, which], value, gained, family.level[rows, to_gain])
+        bucket = int(measure.thresholds.searchsorted(cpu_milli, side="right"))
+        table, levels = self._best(family, bucket)
+        at = self._shape_of[kind], measure.bucket(left_cpu)
+        stranded = self._stranding.of(family.milli, cpu_milli)
+        more = self._stranding.of(family.milli - self._milli[kind], left_cpu) - stranded
+        loss = weights.stranded * more + cpu_price * self._cpu + weights.left_cpu * left_cpu
+        fragments = weights.fragmentation * family.own[bucket] / measure.total
+        base = family.worth if weights.is_rounded else family.worth - fragments
+        scores = table[at] - base - loss
+        scores[(left_cpu < 0) | (self._memory_rank >= roomy)] = NOWHERE
+        value = family.worth - fragments - weights.stranded * stranded + cpu_price * cpu_milli
+        return Column(scores, levels[at], float(value))
+
+    def _best(self, family: _Family, bucket: int) -> tuple[Floats, Ints]:
+        """Choose for each shape the best way, by the bucket of the processors left afterwards."""
+        weights, total = self._weights, self._fragmentation.total
+        key = bucket if weights.is_rounded else -1
+        found = family.best.get(key)
+        if found is None:
+            after = family.after[family.child]
+            if weights.is_rounded:
+                part = np.floor(100 / (1 + np.exp((after - family.own[bucket]) / (MILLI * total))))
+            else:
+                part = -after / total
+            scores = weights.fragmentation * part + family.fixed[:, :, None]
+            scores[family.child < 0] = NOWHERE
+            which = scores.argmax(axis=1)
+            best = np.take_along_axis(scores, which[:, None], axis=1)[:, 0]
+            found = family.best[key] = best, np.take_along_axis(family.level, which, axis=1)
+        return found
 
     def _family(self, kind: int, free: Ints) -> _Family:
         key = kind, free.tobytes()
@@ -161,43 +182,49 @@ class Columns:
 
     def _make_family(self, kind: int, free: Ints) -> _Family:
         """Try every way to take a part of these devices."""
-        children, ways = [free], list[list[tuple[int, int]]]()
-        for devices, part in self._shapes[kind]:
-            own = []
-            for there, taken in _choices(free, devices, part):
-                own.append((len(children), there))
-                child = free.copy()
-                child[taken] -= part
-                children.append(child)
-            ways.append(own if devices else [(0, 0)])
-        states = np.array(children)
+        weights, whole = self._weights, self._whole[kind]
+        children, ways = _children(free.tolist(), self._shapes[kind])
+        states = np.array(children, np.int64)
         tables = self._fragmentation.table(kind, states)
-        worth = self._prices.worth(kind, states)
-        left = np.maximum(states, 0).sum(axis=1) * (MILLI / self._whole[kind])
-        weights = self._weights
-        fixed = weights.price * (worth - worth[0]) - weights.left_devices * left
-        width = max(1, *(len(own) for own in ways)) if ways else 1
-        padded = [own + [(0, 0)] * (width - len(own)) for own in ways]
-        which = np.array([[number for number, _ in own] for own in padded], np.int64)
-        level = np.array([[free_there for _, free_there in own] for own in padded], np.int64)
-        fits = np.array([[i < len(own) for i in range(width)] for own in ways], np.bool_)
-        shape = self._shape_of[kind]
-        which = which[shape]
-        return _Family(tables[0], which, tables, fits[shape], level[shape], fixed[which], worth)
+        left = np.maximum(states, 0).sum(axis=1) * MILLI // whole
+        used = ((states >= 0) & (states < whole)).sum(axis=1)
+        worth = weights.price * self._prices.worth(kind, states)
+        worth -= weights.watts * self._watts[kind] * used
+        width = max(1, *map(len, ways)) if ways else 1
+        padded = [own + [(-1, 0)] * (width - len(own)) for own in ways]
+        child = np.array([[number for number, _ in own] for own in padded], np.int64)
+        level = np.array([[there for _, there in own] for own in padded], np.int64)
+        fixed = worth - weights.left_devices * left
+        return _Family(tables[0], tables, child, level, fixed[child], float(worth[0]), int(left[0]))
 
 
-def _choices(free: Ints, devices: int, part: int) -> list[tuple[int, Ints]]:
-    """Return each way to take a part of so many devices: (what they have free, their indices).
+def _children(
+    free: list[int], shapes: Sequence[tuple[int, int]]
+) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+    """Return states (the first as it is), and for each shape each way: (its state, its level).
 
-    Several devices are taken where they have equally much free, else the tightest ones.
+    One device is taken of each level there is, the tightest first; several, the tightest ones.
     """
-    if not devices or not part:
-        return []
-    roomy = np.flatnonzero(free >= part)
-    if len(roomy) < devices:
-        return []
-    if devices == 1:
-        levels, first = np.unique(free[roomy], return_index=True)
-        return [(int(v), roomy[i : i + 1]) for v, i in zip(levels, first, strict=True)]
-    taken = roomy[:devices]
-    return [(int(free[taken[-1]]), taken)]
+    children, out = [free], list[list[tuple[int, int]]]()
+    first = {level: i for i, level in reversed(list(enumerate(free)))}
+    levels = sorted(first)
+    for devices, part in shapes:
+        ways = list[tuple[int, int]]()
+        roomy = [i for i, there in enumerate(free) if there >= part] if devices and part else []
+        if not devices:
+            ways.append((0, 0))
+        elif devices == 1:
+            for level in levels if part else ():
+                if level >= part:
+                    child = free.copy()
+                    child[first[level]] -= part
+                    ways.append((len(children), level))
+                    children.append(child)
+        elif len(roomy) >= devices:
+            child = free.copy()
+            for i in roomy[:devices]:
+                child[i] -= part
+            ways.append((len(children), free[roomy[devices - 1]]))
+            children.append(child)
+        out.append(ways)
+    return children, out

@@ -35,7 +35,7 @@ class Fragmentation:
         cpu = np.array([d.cpu_milli for d, _ in with_devices], np.int64)
         self.thresholds, starts = np.unique(cpu, return_index=True)
         """[buckets] The distinct processor demands."""
-        self.total = mix.total
+        self.mix, self.total = mix, mix.total
         self._starts = starts
         self._counts = np.array([count for _, count in with_devices], np.int64)
         self._devices = np.array([d.devices for d, _ in with_devices], np.int64)
@@ -50,7 +50,7 @@ class Fragmentation:
 
     def bucket(self, cpu_milli: Ints) -> Ints:
         """Return the buckets of that many free processors."""
-        return np.searchsorted(self.thresholds, cpu_milli, side="right")
+        return self.thresholds.searchsorted(cpu_milli, side="right")
 
     def table(self, kind: int, free: Ints) -> Ints:
         """[states, buckets + 1] The fragmentation of hosts with [states, devices] free units.

@@ -1,7 +1,7 @@
 """Few moves of what runs already, so that more fits: the larger part of what packing can gain.
 
-A move is worth what the states of both hosts are worth after it, less what they are worth before;
-`Column.value` is that worth. Two kinds of move, both needed: `improve` tidies up when nothing is
+A move is worth what the states of both hosts are worth after it, less what they are worth before:
+`Column.value`, and our scores are what it gains. (FGD's scores are not; no moves can be made by it.) Two kinds of move, both needed: `improve` tidies up when nothing is
 wrong, `make_room` helps one demand in that fits nowhere by moving one other away.
 """
 
@@ -76,7 +76,7 @@ class Mover:
                 return
             which, source, goal = found
             key, choice = self._who(which, source)
-            level = int(self._placer.column(goal).gain_levels[which])
+            level = int(self._placer.column(goal).levels[which])
             demand = self._placer.demands[which]
             target = Choice(goal, self._placer.board.devices(goal, demand, level))
             yield self._carry(Move(key, which, choice, target))
@@ -92,14 +92,14 @@ class Mover:
             if target is None:
                 continue
             joins = self._join[other, target]
-            own = without.value - placer.column(host).value + without.gains[which]
+            own = without.value - placer.column(host).value + without.scores[which]
             if own + joins > best:
                 best, found = own + joins, (key, other, choice, target)
         if not found:
             self._hopeless.add(which)
             return None
         key, other, choice, goal = found
-        level = int(placer.column(goal).gain_levels[other])
+        level = int(placer.column(goal).levels[other])
         devices = placer.board.devices(goal, placer.demands[other], level)
         return self._carry(Move(key, other, choice, Choice(goal, devices)))
 
@@ -177,7 +177,7 @@ class Mover:
     def _refresh(self) -> None:
         for host in self._dirty:
             column = self._placer.column(host)
-            self._join[:, host] = column.gains
+            self._join[:, host] = column.scores
             self._leave[:, host] = NOWHERE
             self._opens[:, host] = False
             seen = set[tuple[int, ...]]()

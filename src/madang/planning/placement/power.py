@@ -36,6 +36,12 @@ PACKAGE_MILLI = 64_000
 """Threads of one package, in thousandths."""
 
 
+def extra_watts(kinds: Sequence[Kind]) -> list[float]:
+    """By kind: what one device draws more once anything runs on it."""
+    known = [DEVICES.get(kind.name) for kind in kinds]
+    return [each.full - each.idle if each else 0.0 for each in known]
+
+
 def watts(
     kinds: Sequence[Kind], kind: Ints, free: Ints, cpu_used_milli: Ints, cpu_milli: Ints
 ) -> float:

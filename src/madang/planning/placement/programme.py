@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import highspy
@@ -179,16 +180,20 @@ class Programme:
 
 
 def knapsack(sizes: list[int], values: list[float]) -> tuple[NDArray[np.float64], list[int]]:
-    """Return the best worth of 0 to 1000 thousandths, and the size taken last for each."""
-    worth, took = [0.0] * (MILLI + 1), [0] * (MILLI + 1)
-    items = [(s, v) for s, v in zip(sizes, values, strict=True) if v > EPSILON]
-    for room in range(1, MILLI + 1):
+    """Return the best worth of 0 to 1000 thousandths, and the size taken last for each.
+
+    Only multiples of what all sizes share are looked at: nothing else can be filled.
+    """
+    step = gcd(MILLI, *sizes)
+    items = [(s // step, v) for s, v in zip(sizes, values, strict=True) if v > EPSILON]
+    worth, took = [0.0] * (MILLI // step + 1), [0] * (MILLI + 1)
+    for room in range(1, len(worth)):
         best, size = worth[room - 1], 0
         for s, v in items:
             if s <= room and worth[room - s] + v > best + EPSILON:
                 best, size = worth[room - s] + v, s
-        worth[room], took[room] = best, size
-    return np.array(worth), took
+        worth[room], took[room * step] = best, size * step
+    return np.repeat(worth, step)[: MILLI + 1], took
 
 
 def unpack(took: list[int]) -> Mapping[int, int]:

@@ -2,7 +2,9 @@
 
 A demand that runs anywhere should not take the only kind that another runs on. The linear
 programme says how much of each kind each group should have; as long as a group has less, that kind
-comes before all others.
+comes before all others. A group may have its largest part at once, and of its other kinds no more
+than of the whole plan is in use: early plans know little, and what they give away is lost to those
+who run nowhere else.
 """
 
 from __future__ import annotations
@@ -36,15 +38,24 @@ class Reserve:
             for d in demands
         ]
         self._used: dict[Group, list[int]] = {group: [0] * len(whole) for group in self._group}
-        self.plan = plan
+        self._used_milli = 0
+        self.adopt(plan)
+
+    def adopt(self, plan: Mapping[Group, Sequence[float]]) -> None:
+        """Go on by another plan."""
+        self._plan = plan
+        self._planned_milli = sum(map(sum, plan.values()))
 
     def has_room(self, which: int, kind: int) -> bool:
         """Tell whether the plan has room for one of the demands on a kind."""
         group, milli = self._group[which], self._milli[which][kind]
         if not group:
             return True
-        plan = self.plan.get(group)
-        return plan is not None and self._used[group][kind] + milli <= plan[kind]
+        plan = self._plan.get(group)
+        if plan is None:
+            return False
+        part = 1.0 if plan[kind] == max(plan) else self._used_milli / self._planned_milli
+        return self._used[group][kind] + milli <= plan[kind] * min(part, 1.0)
 
     def bonus(self, which: int) -> list[float]:
         """Return what is added to each kind's scores for one of the demands."""
@@ -55,4 +66,6 @@ class Reserve:
     def note(self, which: int, kind: int, times: int = 1) -> None:
         """Note that one of the demands has come to a kind, or (-1) has left it."""
         if self._group[which]:
-            self._used[self._group[which]][kind] += times * self._milli[which][kind]
+            milli = times * self._milli[which][kind]
+            self._used[self._group[which]][kind] += milli
+            self._used_milli += milli

@@ -17,7 +17,7 @@ from madang.planning.placement.columns import FGD, MADANG, Columns
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fit import fitting
 from madang.planning.placement.fleet import Board, Fleet
-from madang.planning.placement.fragmentation import Fragmentation
+from madang.planning.placement.fragmentation import MILLI, Fragmentation
 from madang.planning.placement.mix import Mix
 from madang.planning.placement.moves import Mover
 from madang.planning.placement.placer import Choice, Placer
@@ -165,14 +165,10 @@ class Scored:
 
 def expected(fleet: Fleet, seen: Counter[Demand]) -> dict[Demand, float]:
     """Scale what was seen so that it asks for all devices of a fleet."""
-    devices = int((fleet.free >= 0).sum())
-    whole = fleet.whole
-    asked = sum(
-        demand.devices * max(p / w for p, w in zip(demand.parts, whole, strict=True)) * count
-        for demand, count in seen.items()
-        if demand.devices
-    )
-    return {demand: count * devices / max(asked, 1e-9) for demand, count in seen.items()}
+    capacity = int((fleet.free >= 0).sum()) * MILLI
+    whole = [kind.whole for kind in fleet.kinds]
+    asked = sum(demand.milli(whole) * count for demand, count in seen.items())
+    return {demand: count * capacity / max(asked, 1) for demand, count in seen.items()}
 
 
 def _made_up(fleet: Fleet) -> list[Demand]:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Ints, Kind
 from madang.planning.placement.fragmentation import MILLI, Fragmentation
-from madang.planning.placement.prices import Prices
 from madang.planning.placement.power import extra_watts
+from madang.planning.placement.prices import Prices
 from madang.planning.placement.stranding import Stranding
 
 Floats = NDArray[np.float64]
@@ -107,7 +107,7 @@ class Columns:
         self._fragmentation, self._prices, self._weights = fragmentation, prices, weights
         self._whole = [kind.whole for kind in kinds]
         self._watts = extra_watts(kinds)
-        self._stranding = Stranding(fragmentation.mix, np.array(self._whole, np.int64))
+        self._stranding = Stranding(fragmentation.mix, self._whole)
         self._cpu = np.array([d.cpu_milli for d in demands], np.int64)
         memory = np.array([d.memory_mib for d in demands], np.int64)
         self._memories, self._memory_rank = np.unique(memory, return_inverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -21,3 +22,8 @@ class Demand:
     def kinds(self) -> tuple[int, ...]:
         """Return the kinds that it may run on; all of them if it needs no device."""
         return tuple(k for k, part in enumerate(self.parts) if part or not self.devices)
+
+    def milli(self, wholes: Iterable[int]) -> int:
+        """Return thousandths of devices that it takes, where that is most; units by kind."""
+        shares = (part * 1000 // whole for part, whole in zip(self.parts, wholes, strict=True))
+        return self.devices * max(shares, default=0)

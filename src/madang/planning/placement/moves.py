@@ -1,8 +1,9 @@
 """Few moves of what runs already, so that more fits: the larger part of what packing can gain.
 
 A move is worth what the states of both hosts are worth after it, less what they are worth before:
-`Column.value`, and our scores are what it gains. (FGD's scores are not; no moves can be made by it.) Two kinds of move, both needed: `improve` tidies up when nothing is
-wrong, `make_room` helps one demand in that fits nowhere by moving one other away.
+`Column.value`, and our scores are its gains (FGD's are not, so nothing is moved by FGD). Two kinds
+of move, both needed: `improve` tidies up when nothing is wrong, `make_room` helps one demand in
+that fits nowhere by moving one other away.
 """
 
 from __future__ import annotations

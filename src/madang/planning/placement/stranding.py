@@ -10,25 +10,24 @@ whose devices are full. The fluid limit of packing in two dimensions; it has no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Ints
 from madang.planning.placement.mix import Mix
-
-MILLI = 1000
 
 
 class Stranding:
     """The measure for one mix."""
 
-    def __init__(self, mix: Mix, whole: Ints) -> None:
+    def __init__(self, mix: Mix, whole: Sequence[int]) -> None:
         cpu = devices = 0
         for demand, count in mix.counts:
             if demand.devices:
                 cpu += demand.cpu_milli * count
-                devices += milli(demand, whole) * count
+                devices += demand.milli(whole) * count
         self._devices_by_cpu = devices / cpu if cpu else 0.0
         """Thousandths of devices that a thousandth of a processor serves; 0: it is not known."""
 
@@ -38,9 +37,3 @@ class Stranding:
             return np.zeros(np.shape(free_milli))
         served = np.maximum(cpu_milli, 0) * self._devices_by_cpu
         return np.asarray(np.maximum(free_milli - served, 0.0))
-
-
-def milli(demand: Demand, whole: Ints) -> int:
-    """Return thousandths of devices that a demand takes, on the kind where that is most."""
-    shares = (part * MILLI // int(size) for part, size in zip(demand.parts, whole, strict=True))
-    return demand.devices * max(shares, default=0)

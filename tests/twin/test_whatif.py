@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from madang.errors import NotFound, Rejected
+from madang.planning.action import Action, Plan, Stop, Verb
 from madang.planning.plan import plan
 from madang.planning.snapshot import Seen, Snapshot
 from madang.resources.place import Pool, PoolSpec, Site, SiteSpec
 from madang.resources.replica import ReplicaPhase
-from madang.resources.resource import AnyResource
+from madang.resources.resource import AnyResource, Reason
 from madang.resources.tenancy import Empty
 from madang.supervisor.protocol import Process
 from madang.testing.builders import model, node, service, snapshot
 from madang.testing.paper import Paper
 from madang.twin.change import Addition, change
+from madang.twin.ideal import Ideal
 from madang.twin.whatif import Asked, awake, figure, whatif
 
 
@@ -256,3 +258,16 @@ def test_a_world_in_which_nothing_is_seen_to_end_comes_to_rest() -> None:
     paper.lose("h")
     answer = whatif(paper.snapshot, Asked(add=("1xh100@seoul",)))
     assert short(answer["services"], "wanted", "after") == [(0, 0)]
+
+
+def test_no_order_reaches_a_node_that_can_not_be_seen() -> None:
+    now = town(wants(scale=2))
+    world = Ideal(replace(now, seen=replace(now.seen, nodes=frozenset({"a"}))))
+    (one, two) = now.replicas.values()
+    order = Stop("h", one.uid, one.status.epoch)
+    reason = Reason(code="service.rescaled")
+    world.carry_out(Plan((Action(Verb.STOP_REPLICA, one, reason, effect=order),)))
+    assert world.snapshot.seen.processes.keys() == {one.uid, two.uid}
+    world = Ideal(now)
+    world.carry_out(Plan((Action(Verb.STOP_REPLICA, one, reason, effect=order),)))
+    assert world.snapshot.seen.processes.keys() == {two.uid}

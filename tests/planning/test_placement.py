@@ -247,8 +247,8 @@ def test_what_runs_anywhere_leaves_the_only_place_of_others_alone_while_there_is
     assert fleet.names[placer.choose(0).host] == "a-rare"
     assert fleet.names[placer.choose(0, reserve.bonus(0)).host] == "z-common"
     assert group_of(picky) == (1,)
-    reserve.note(0, 0)
-    assert not reserve.has_room(0, 0)
+    reserve.count(0, 0)
+    assert not reserve.takes(0, 0)
 
 
 def moving_world(seed: int) -> tuple[Placer, Mover, dict[int, tuple[int, object]], list[Demand]]:

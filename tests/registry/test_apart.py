@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ from madang.errors import Rejected
 from madang.registry import apart
 from madang.registry.inspect import inspect
 whole = open(sys.argv[-1], "rb").read()
-apart._confine()
+apart.confine(apart.LIMITS)
 random.seed(2026)
 files = [whole[:at] for at in range(0, len(whole), 64)]
 for _ in range(300):
@@ -143,7 +144,8 @@ apart.inspect = inspect
 apart.main()
 """
     monkeypatch.setattr(apart, "READER", ("-c", taken))
-    monkeypatch.setattr(apart, "WALL_S_MAX", 3.0 if how == "sleep" else 30.0)
+    limits = replace(apart.LIMITS, wall_s=3.0 if how == "sleep" else 30.0)
+    monkeypatch.setattr(apart, "LIMITS", limits)
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF")
     with pytest.raises(Rejected) as refused:

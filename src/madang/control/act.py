@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 from madang.control.guard import guarded
 from madang.control.observe import Observer
+from madang.control.thinking import outlook_apart
 from madang.control.world import World
 from madang.errors import MadangError, Unavailable
-from madang.planning.action import Action, Plan, RunGate, Start, Stop
+from madang.planning.action import Action, Plan, Reprice, RunGate, Start, Stop
+from madang.planning.forecast import Question
+from madang.planning.placement.outlook import Outlook
 from madang.planning.replicas import STOP_GRACE_S
 from madang.ports import Assignment, Blobs, Engine, Launcher
 from madang.resources.event import Event
@@ -46,6 +49,8 @@ class Tools:
     judge: Judge
     token: Callable[[str, int], str]
     """(uid, epoch) -> the key which that engine asks for."""
+    think: Callable[[Question], Outlook | None] = outlook_apart
+    """Blocks, in a thread."""
 
 
 class Hands:
@@ -56,6 +61,7 @@ class Hands:
         self.observer = observer
         self.tools = tools
         self._gates: dict[Ref, asyncio.Task[None]] = {}
+        self._thinking: asyncio.Task[None] | None = None
         self._examiners = started(GATES_MAX, "gate")
 
     async def carry_out(self, planned: Plan) -> None:
@@ -77,6 +83,8 @@ class Hands:
                 self.observer.stopped(node, uid, epoch, moment)
             case RunGate(build, replica):
                 self._run_gate(build, replica)
+            case Reprice(question):
+                self._think(question)
             case _:
                 pass
 
@@ -121,6 +129,17 @@ class Hands:
                 token=self.tools.token(replica.uid, status.epoch),
             )
         )
+
+    def _think(self, question: Question) -> None:
+        """Have it thought about in the background; what comes of it is seen in a later turn."""
+        self.observer.thinks()
+        work = guarded("outlook", self._thought(question))
+        self._thinking = asyncio.create_task(work)
+
+    async def _thought(self, question: Question) -> None:
+        outlook = await asyncio.to_thread(self.tools.think, question)
+        if outlook:
+            self.observer.expect(outlook)
 
     def _run_gate(self, build: Ref, replica: Ref) -> None:
         """Judge in the background; an older gate of the same build is let go."""

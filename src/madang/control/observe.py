@@ -12,7 +12,8 @@ from madang.control.guard import guarded
 from madang.control.pulse import Pulses
 from madang.control.world import World
 from madang.errors import MadangError, Unavailable
-from madang.planning.snapshot import Probed, Seen
+from madang.planning.placement.outlook import Outlook
+from madang.planning.snapshot import THOUGHT_NEVER_S, Probed, Seen
 from madang.ports import Launcher
 from madang.resources.resource import Reason
 from madang.resources.rights import CONTROL
@@ -68,6 +69,8 @@ class Observer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(PROBES_MAX)
         self._askers = started(PROBES_MAX, "probe")
+        self._outlook: Outlook | None = None
+        self._thought_at = -THOUGHT_NEVER_S
         self._looked = {node: asyncio.Event() for node in launchers}
 
     def seen(self) -> Seen:
@@ -85,7 +88,18 @@ class Observer:
             fenced=frozenset(self._fenced()),
             routed=self.gateways.routed(),
             inflight=self.gateways.inflight(),
+            outlook=self._outlook,
+            thought_at=self._thought_at,
         )
+
+    def thinks(self) -> None:
+        """Note that it is being thought about what is to come."""
+        self._thought_at = self.world.clock.monotonic()
+
+    def expect(self, outlook: Outlook) -> None:
+        """Note what came of it."""
+        self._outlook = outlook
+        self.world.wake()
 
     def refuse(self, uid: str, epoch: int, reason: Reason) -> None:
         """Note that a node would not start something; planning treats it as an end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from madang.planning.forecast import Question
 from madang.planning.snapshot import Snapshot
 from madang.resources.resource import AnyResource, Reason, Ref
 
@@ -32,6 +33,7 @@ class Verb(StrEnum):
     STATUS_REVISION = "revision.status"
     STATUS_SERVICE = "service.status"
     STOP_ORPHAN = "process.orphaned"
+    REPRICE = "outlook.asked"
     FORGET_SERVICE = "service.deleted"
 
 
@@ -59,12 +61,19 @@ class RunGate:
     replica: Ref
 
 
-Effect = Start | Stop | RunGate
+@dataclass(frozen=True, slots=True)
+class Reprice:
+    """Think about what is expected, apart, and see what it says in a later turn."""
+
+    question: Question
+
+
+Effect = Start | Stop | RunGate | Reprice
 
 
 @dataclass(frozen=True, slots=True)
-class Orphan:
-    """A process of ours that no replica claims."""
+class Unkept:
+    """What an action is about and no store keeps: a process that no replica claims, the outlook."""
 
     uid: str
     kind: str = "process"
@@ -81,7 +90,7 @@ class Action:
     """One decision. Its writes are the intent: they are committed before the effect begins."""
 
     verb: Verb
-    subject: AnyResource | Orphan
+    subject: AnyResource | Unkept
     reason: Reason
     writes: tuple[AnyResource, ...] = ()
     gone: tuple[AnyResource, ...] = ()
@@ -126,4 +135,6 @@ def assume(snapshot: Snapshot, plan: Plan) -> Snapshot:
     if orphans:
         left = {u: p for u, p in snapshot.seen.processes.items() if u not in orphans}
         snapshot = replace(snapshot, seen=replace(snapshot.seen, processes=left))
+    if any(action.verb is Verb.REPRICE for action in plan.actions):
+        snapshot = replace(snapshot, seen=replace(snapshot.seen, thought_at=snapshot.steady_s))
     return snapshot

@@ -77,6 +77,12 @@ class Stock:
     """Of the pool's site."""
 
     @property
+    def name(self) -> str:
+        """Two stocks have different ones."""
+        parts = (self.pool, self.kind, self.memory_bytes, self.least_bytes, self.guarantee.value)
+        return " ".join(map(str, (*parts, self.group, self.grade.value, int(self.shared))))
+
+    @property
     def is_domestic(self) -> bool:
         """Tell whether they are made in Korea."""
         return self.kind.partition("/")[0] in DOMESTIC

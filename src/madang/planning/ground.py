@@ -9,18 +9,22 @@ from contextlib import contextmanager
 import numpy as np
 
 from madang.planning.ask import Ask, Filter
-from madang.planning.layout import Layout, Usage, layout_of
+from madang.planning.forecast import is_for, mix_of
+from madang.planning.layout import MILLI, Layout, Option, Usage, layout_of
 from madang.planning.placement.columns import MADANG, NOWHERE, Columns
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fit import enough, fitting
 from madang.planning.placement.fleet import NO_DEVICE, Board, Fleet
 from madang.planning.placement.fragmentation import Fragmentation
 from madang.planning.placement.mix import Mix
+from madang.planning.placement.outlook import Outlook
 from madang.planning.placement.placer import Choice, Placer
 from madang.planning.placement.prices import Prices
+from madang.planning.placement.reserve import BONUS, Ledger
 from madang.planning.snapshot import Snapshot
+from madang.planning.template import ask_of
 from madang.resources.replica import Replica, ReplicaStatus
-from madang.resources.resource import Reason
+from madang.resources.resource import Reason, Ref
 
 UNSEEN = -1
 """Free processors of a node that can't be seen: too few for anything."""
@@ -64,8 +68,8 @@ def _change(board: Board, usage: Usage, sign: int) -> int | None:
 class Ground:
     """What is free, to place on: choices are made by it, and then carried out on it."""
 
-    def __init__(self, layout: Layout, free: Fleet) -> None:
-        self.layout = layout
+    def __init__(self, layout: Layout, free: Fleet, outlook: Outlook | None = None) -> None:
+        self.layout, self.outlook = layout, outlook
         self.refusals: dict[str, tuple[Reason, Reason | None]] = {}
         """What was found when a revision was last asked of just this state: reason, and fix."""
         wholes = tuple(kind.whole for kind in layout.fleet.kinds)
@@ -74,6 +78,8 @@ class Ground:
         """What is expected where there is no forecast."""
         self._demands = {demand: row for row, demand in enumerate(self._usual)}
         self._placer = self._score(free)
+        self._ledger: Ledger | None = None
+        """What the plan is for, and what of it is used; none where there is no outlook."""
         self._now: dict[str, ReplicaStatus] = {}
         """What replicas have by now whose places changed since it was told what is free."""
 
@@ -82,8 +88,10 @@ class Ground:
         """What is free now; change it by `change` alone."""
         return self._placer.board
 
-    def sync(self, free: Fleet) -> None:
+    def sync(self, snapshot: Snapshot) -> None:
         """Go on from another state of the same hardware."""
+        free = free_of(self.layout, snapshot)
+        self._ledger = self._booked(snapshot)
         self.refusals.clear()
         self._placer.sync(free)
         self._now.clear()
@@ -95,14 +103,29 @@ class Ground:
         self._know([option.demand for option in options])
         for option in options:
             which = self._demands[option.demand]
-            choice = self._placer.choose(which, option.bonus)
+            bonus = self._bonus(option)
+            choice = self._placer.choose(which, bonus)
             if choice is None:
                 continue
             kind = int(self.layout.fleet.kind[choice.host])
-            score = self._placer.scores[which, choice.host] + option.bonus[kind]
+            score = self._placer.scores[which, choice.host] + bonus[kind]
             if score > best:
                 best, found = score, choice
         return found
+
+    def _bonus(self, option: Option) -> tuple[float, ...]:
+        """Put kinds first that are preferred, and before those the ones that the plan is for."""
+        ledger = self._ledger
+        if ledger is None:
+            return option.bonus
+        has_room = (
+            ledger.has_room(option.group, k, self._milli(option.demand, k))
+            for k in range(len(option.bonus))
+        )
+        return tuple(own + BONUS * room for own, room in zip(option.bonus, has_room, strict=True))
+
+    def _milli(self, demand: Demand, kind: int) -> int:
+        return demand.devices * demand.parts[kind] * MILLI // self.layout.fleet.kinds[kind].whole
 
     def fits(self, ask: Ask) -> bool:
         """Tell whether there is a place."""
@@ -184,12 +207,36 @@ class Ground:
                 self._demands.setdefault(demand, len(self._demands))
             self._placer = self._score(self.board.fleet())
 
+    def _booked(self, snapshot: Snapshot) -> Ledger | None:
+        """Book what replicas have on the plan of the outlook."""
+        if self.outlook is None:
+            return None
+        ledger, places, kinds = Ledger(dict(self.outlook.reserve)), self.layout.places, self.layout
+        for (ref, name), count in _by_first(snapshot).items():
+            revision, place = snapshot.revisions.get(ref), places.get(name)
+            ask = ask_of(revision, snapshot) if revision and place else None
+            option = next(iter(kinds.options(ask)), None) if ask else None
+            if option and place:
+                k = int(kinds.fleet.kind[place[0]])
+                ledger.note(option.group, k, count * self._milli(option.demand, k))
+        return ledger
+
     def _score(self, free: Fleet) -> Placer:
-        stocks, kinds = self.layout.stocks, self.layout.fleet.kinds
-        measure = Fragmentation(Mix.of(self._usual), kinds)
-        prices = Prices.by_size([stock.memory_bytes for stock in stocks])
+        kinds = self.layout.fleet.kinds
+        known = self.outlook
+        measure = Fragmentation(Mix.of(dict(known.mix) if known else self._usual), kinds)
+        prices = known.prices() if known else Prices.by_size([kind.whole for kind in kinds])
         demands = list(self._demands)
         return Placer(free, demands, Columns(demands, kinds, measure, prices, MADANG))
+
+
+def _by_first(snapshot: Snapshot) -> Counter[tuple[Ref, str]]:
+    """Count replicas by revision and the first of their accelerators."""
+    return Counter(
+        (Ref(r.project, r.spec.revision), r.status.accelerators[0])
+        for r in snapshot.replicas.values()
+        if r.status.accelerators
+    )
 
 
 def empty(layout: Layout) -> Ground:
@@ -204,6 +251,8 @@ class Memo:
         self._hardware: tuple[object, ...] = ()
         self._state: tuple[object, ...] = ()
         self._ground: Ground | None = None
+        self._counted: tuple[object, ...] = ()
+        self._mix: Counter[Demand] = Counter()
 
     def ground(self, snapshot: Snapshot) -> Ground:
         """Return what is free in this snapshot, added up again only where something changed."""
@@ -212,13 +261,26 @@ class Memo:
         if ground is None or not _same(hardware, self._hardware):
             layout = layout_of(snapshot)
             if ground is None or not ground.layout.is_like(layout):
-                ground = self._ground = Ground(layout, free_of(layout, snapshot))
+                ground = self._ground = Ground(layout, layout.fleet)
             self._hardware, self._state = hardware, ()
+        outlook = snapshot.seen.outlook
+        if outlook and not is_for(outlook, ground.layout):
+            outlook = None
+        if outlook is not ground.outlook:
+            ground = self._ground = Ground(ground.layout, ground.layout.fleet, outlook)
+            self._state = ()
         state = (*_identity(snapshot, "replica", "service"), snapshot.seen.nodes)
         if not (_same(state, self._state) and ground.is_fresh):
-            ground.sync(free_of(ground.layout, snapshot))
+            ground.sync(snapshot)
             self._state = state
         return ground
+
+    def mix(self, snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
+        """Return the demands of this snapshot, counted again only if something in it changed."""
+        counted = (*_identity(snapshot, "replica", "revision", "model"), layout)
+        if not _same(counted, self._counted):
+            self._counted, self._mix = counted, mix_of(snapshot, layout)
+        return self._mix
 
 
 def _identity(snapshot: Snapshot, *kinds: str) -> tuple[object, ...]:

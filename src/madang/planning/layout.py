@@ -15,6 +15,7 @@ import numpy as np
 from madang.planning.ask import Ask, Stock
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Fleet, Host, Kind
+from madang.planning.placement.reserve import Group
 from madang.planning.snapshot import Snapshot
 from madang.resources.place import Accelerator, Grade, Guarantee, Node, Pool, Site
 from madang.resources.replica import ReplicaStatus
@@ -32,6 +33,8 @@ class Option:
 
     demand: Demand
     bonus: tuple[float, ...]
+    group: Group
+    """All kinds on which the ask can be met with as few devices."""
 
 
 PREFERRED = 5e4
@@ -83,12 +86,14 @@ class Layout:
                 ways.setdefault((-(-ask.count // stock.group), host_mib), []).append(k)
         liked = [ask.prefer == "domestic" and stock.is_domestic for stock in self.stocks]
         bonus = tuple(PREFERRED if like else 0.0 for like in liked)
+        fewest = min((devices for devices, _ in ways), default=0)
+        group = tuple(sorted(k for (n, _), kinds in ways.items() if n == fewest for k in kinds))
         for (devices, host_mib), kinds in sorted(ways.items()):
             parts = [0] * len(self.stocks)
             for k in kinds:
                 parts[k] = self.stocks[k].part_bytes(ask)
             yield Option(
-                Demand(milli_cores(ask.cores), host_mib, devices, tuple(parts)), bonus
+                Demand(milli_cores(ask.cores), host_mib, devices, tuple(parts)), bonus, group
             )  # fmt: skip
 
     def usage(self, status: ReplicaStatus) -> Usage:
@@ -162,7 +167,7 @@ def layout_of(snapshot: Snapshot) -> Layout:
         host = Host(f"{node} {k}", cpu, memory, k, free, node)
         hosts.append(host)
         devices[host.name] = tuple(own)
-    kinds = [Kind(f"{stock.pool} {stock.kind}", max(1, stock.memory_bytes)) for stock in stocks]
+    kinds = [Kind(stock.name, max(1, stock.memory_bytes)) for stock in stocks]
     fleet = Fleet.of(kinds, hosts)
     bare = {ref.name for ref in snapshot.nodes} - {host.node for host in hosts}
     return _laid(stocks, fleet, devices, tuple(sorted(bare)))

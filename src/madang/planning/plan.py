@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from madang.planning.action import Action, Orphan, Plan, Stop, Verb, assume
+from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
+from madang.planning.forecast import question
 from madang.planning.ground import Ground, Memo
+from madang.planning.layout import Layout
 from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
@@ -54,6 +56,7 @@ def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Itera
                 yield chosen
                 _carry_out(ground, replica, chosen)
     yield from _orphans(snapshot)
+    yield from _thought(snapshot, ground.layout, memo)
 
 
 def _orphans(snapshot: Snapshot) -> Iterator[Action]:
@@ -65,7 +68,15 @@ def _orphans(snapshot: Snapshot) -> Iterator[Action]:
         if node is not None and uid.startswith(REPLICA) and not is_told:
             order = Stop(node, uid, epoch)
             reason = Reason(code="process.orphaned")
-            yield Action(Verb.STOP_ORPHAN, Orphan(uid), reason, effect=order)
+            yield Action(Verb.STOP_ORPHAN, Unkept(uid), reason, effect=order)
+
+
+def _thought(snapshot: Snapshot, layout: Layout, memo: Memo) -> Iterator[Action]:
+    """Think anew about what is to come, where the mix or the hardware has changed."""
+    asked = question(snapshot, layout, memo.mix(snapshot, layout))
+    if asked:
+        reason = Reason(code="outlook.changed", values={"kinds": len(asked.mix)})
+        yield Action(Verb.REPRICE, Unkept("outlook", "outlook"), reason, effect=Reprice(asked))
 
 
 def _words(houses: Sequence[Household], snapshot: Snapshot) -> Iterator[Action]:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TypeVar, cast
 
 from madang.planning.ages import Ages
+from madang.planning.placement.outlook import Outlook
 from madang.resources.endpoint import Endpoint
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node
@@ -18,6 +19,8 @@ from madang.resources.service import Service
 from madang.supervisor.protocol import Process
 
 T = TypeVar("T", bound=AnyResource)
+
+THOUGHT_NEVER_S = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,10 @@ class Seen:
     """Uids that some live gateway still has in the table it serves; None: not known yet."""
     inflight: Mapping[str, int] = field(default_factory=dict)
     """Requests under way, by uid of the replica."""
+    outlook: Outlook | None = None
+    """What is expected to come, and what free accelerators are worth to it."""
+    thought_at: float = -THOUGHT_NEVER_S
+    """When that was last asked for, in steady seconds."""
 
 
 Kept = Mapping[str, Mapping[Ref, AnyResource]]

@@ -29,6 +29,7 @@ from madang.control.once import Once
 from madang.control.world import World
 from madang.engines.fake import Fake
 from madang.governance.heads import SEED_BYTES, HeadsFile, Signer
+from madang.planning.reprice import reprice
 from madang.planning.snapshot import Probed
 from madang.ports import Clock, Found, Launcher
 from madang.registry.blobs import FileBlobs
@@ -99,7 +100,7 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     launchers = {NODE: edges.node}
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
-    tools = Tools(launchers, {"fake": fake}, blobs, edges.judge, token)
+    tools = Tools(launchers, {"fake": fake}, blobs, edges.judge, token, reprice)
     notary = Notary(
         world, Signer(edges.seed), HeadsFile(edges.heads or audit_heads(home, {})), Kept(home)
     )

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from madang.planning.action import Plan, RunGate, Start, Stop
+from madang.planning.action import Plan, Reprice, RunGate, Start, Stop
 from madang.planning.ages import watched
 from madang.planning.ground import Memo
 from madang.planning.plan import plan
+from madang.planning.reprice import reprice
 from madang.planning.snapshot import Probed, Snapshot
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.revision import Build, Check, Verdict
@@ -62,6 +63,8 @@ class Ideal:
                     self._stop(stop)
                 case RunGate(build, _):
                     self._judge(build)
+                case Reprice(question):
+                    self._see(outlook=reprice(question), thought_at=self.snapshot.steady_s)
                 case _:
                     pass
 

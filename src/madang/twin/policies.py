@@ -114,13 +114,13 @@ class Scored:
         """Place it where it does least harm; where it fits nowhere, a move may make room."""
         choice = self._choose(which)
         if choice is None and self._mover and self._tokens >= 1 and self._demands[which].devices:
-            move = self._mover.make_room(which, self._reserve.has_room)
+            move = self._mover.make_room(which, self._reserve.takes)
             if move:
                 self._moved(move.which, move.source, move.goal)
                 choice = self._choose(which)
         if choice:
             self._placer.take(which, choice)
-            self._reserve.note(which, self._kind(choice))
+            self._reserve.count(which, self._kind(choice))
             if self._mover:
                 self._mover.add(self._count, which, choice)
         self._seen[self._demands[which]] += 1
@@ -135,7 +135,7 @@ class Scored:
         """Tidy up, and learn, each at its time."""
         if self._mover and self._count % MOVES_EVERY == 0:
             self._tokens = float(self._moves_per_100)
-            for move in self._mover.improve(self._moves_per_100, self._reserve.has_room):
+            for move in self._mover.improve(self._moves_per_100, self._reserve.takes):
                 self._moved(move.which, move.source, move.goal)
         if self._foresight.known is None and _is_refit(self._count):
             self._placer.restart(self._fit(self._seen, has_prices=True))
@@ -143,8 +143,8 @@ class Scored:
                 self._mover.restart()
 
     def _moved(self, which: int, source: Choice, goal: Choice) -> None:
-        self._reserve.note(which, self._kind(source), -1)
-        self._reserve.note(which, self._kind(goal))
+        self._reserve.count(which, self._kind(source), -1)
+        self._reserve.count(which, self._kind(goal))
         self.moves += 1
         self._tokens -= 1
 

@@ -12,7 +12,7 @@ the slots' worth finds the best pattern of a device, until none is worth more th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Any
@@ -54,8 +54,13 @@ class _Quiet(highspy.Highs):
 class Programme:
     """One programme; `solve` it once."""
 
-    def __init__(self, fleet: Fleet, expected: Mapping[Demand, float]) -> None:
+    def __init__(
+        self, fleet: Fleet, expected: Mapping[Demand, float], worth: Sequence[float] = ()
+    ) -> None:
         self._fleet = fleet
+        self._worth = worth or (1.0,) * len(fleet.kinds)
+        """Of a device of each kind. To meet a demand is worth what it takes where it takes least,
+        so that nothing is gained by giving a large device to a small one."""
         self._kinds = [s for s in fleet.slices() if s.stop > s.start]
         self._kind_of = [int(fleet.kind[s.start]) for s in self._kinds]
         self._demands = [(d, n) for d, n in sorted(expected.items()) if n > 0]
@@ -116,9 +121,11 @@ class Programme:
 
     def _add_demands(self) -> None:
         for i, (demand, _) in enumerate(self._demands):
-            for k in demand.kinds:
-                if k not in self._cpu or (demand.devices and k not in self._devices):
-                    continue
+            kinds = [
+                k for k in demand.kinds if k in (self._devices if demand.devices else self._cpu)
+            ]
+            gain = min((self._worth[k] * self._milli(demand, k) for k in kinds), default=0.0)
+            for k in kinds:
                 use = {
                     self._number[i]: 1.0,
                     self._cpu[k]: float(demand.cpu_milli),
@@ -133,7 +140,7 @@ class Programme:
                     if (k, n) in self._together:
                         use[self._together[k, n]] = 1.0
                 self._columns.append((i, k))
-                self._add_column(float(demand.devices * milli), use)
+                self._add_column(demand.devices * gain, use)
 
     def _add_column(self, gain: float, use: Mapping[int, float]) -> None:
         index = np.array(list(use), np.int32)

@@ -9,6 +9,7 @@ who run nowhere else.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from madang.planning.placement.demand import Demand
@@ -25,19 +26,11 @@ def group_of(demand: Demand) -> Group:
     return tuple(k for k, part in enumerate(demand.parts) if part)
 
 
-class Reserve:
+class Ledger:
     """The plan by group and kind, in thousandths of devices, and what of it is used."""
 
-    def __init__(
-        self, demands: Sequence[Demand], whole: Sequence[int], plan: Mapping[Group, Sequence[float]]
-    ) -> None:
-        self._kinds = range(len(whole))
-        self._group = [group_of(demand) for demand in demands]
-        self._milli = [
-            [d.devices * part * 1000 // size for part, size in zip(d.parts, whole, strict=True)]
-            for d in demands
-        ]
-        self._used: dict[Group, list[int]] = {group: [0] * len(whole) for group in self._group}
+    def __init__(self, plan: Mapping[Group, Sequence[float]]) -> None:
+        self._used: Counter[tuple[Group, int]] = Counter()
         self._used_milli = 0
         self.adopt(plan)
 
@@ -46,26 +39,46 @@ class Reserve:
         self._plan = plan
         self._planned_milli = sum(map(sum, plan.values()))
 
-    def has_room(self, which: int, kind: int) -> bool:
-        """Tell whether the plan has room for one of the demands on a kind."""
-        group, milli = self._group[which], self._milli[which][kind]
-        if not group:
-            return True
+    def has_room(self, group: Group, kind: int, milli: int) -> bool:
+        """Tell whether the plan has room for so much more of a group on a kind."""
         plan = self._plan.get(group)
         if plan is None:
             return False
         part = 1.0 if plan[kind] == max(plan) else self._used_milli / self._planned_milli
-        return self._used[group][kind] + milli <= plan[kind] * min(part, 1.0)
+        return self._used[group, kind] + milli <= plan[kind] * min(part, 1.0)
+
+    def note(self, group: Group, kind: int, milli: int) -> None:
+        """Note that so much more of a group is on a kind, or (negative) less."""
+        self._used[group, kind] += milli
+        self._used_milli += milli
+
+
+class Reserve(Ledger):
+    """A ledger for a list of demands, told of by their numbers."""
+
+    def __init__(
+        self, demands: Sequence[Demand], whole: Sequence[int], plan: Mapping[Group, Sequence[float]]
+    ) -> None:
+        super().__init__(plan)
+        self._kinds = range(len(whole))
+        self._group = [group_of(demand) for demand in demands]
+        self._milli = [
+            [d.devices * part * 1000 // size for part, size in zip(d.parts, whole, strict=True)]
+            for d in demands
+        ]
+
+    def takes(self, which: int, kind: int) -> bool:
+        """Tell whether the plan has room for one of the demands on a kind."""
+        group = self._group[which]
+        return not group or self.has_room(group, kind, self._milli[which][kind])
 
     def bonus(self, which: int) -> list[float]:
         """Return what is added to each kind's scores for one of the demands."""
         if not self._group[which]:
             return []
-        return [BONUS if self.has_room(which, kind) else 0.0 for kind in self._kinds]
+        return [BONUS if self.takes(which, kind) else 0.0 for kind in self._kinds]
 
-    def note(self, which: int, kind: int, times: int = 1) -> None:
+    def count(self, which: int, kind: int, times: int = 1) -> None:
         """Note that one of the demands has come to a kind, or (-1) has left it."""
         if self._group[which]:
-            milli = times * self._milli[which][kind]
-            self._used[self._group[which]][kind] += milli
-            self._used_milli += milli
+            self.note(self._group[which], kind, times * self._milli[which][kind])

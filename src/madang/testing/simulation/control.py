@@ -18,6 +18,7 @@ from madang.engines.fake import Fake
 from madang.errors import Unavailable
 from madang.launchers.local import Local
 from madang.planning.action import Plan
+from madang.planning.reprice import reprice
 from madang.planning.snapshot import Probed
 from madang.ports import Found
 from madang.resources.model import ModelVersion
@@ -98,7 +99,7 @@ class Control:
         self.gateways = Gateways(world, token)
         self.observer = Observer(world, launchers, self.gateways, self._ask)
         files: Any = Files()
-        tools = Tools(launchers, {"fake": self.fake}, files, self._judge, token)
+        tools = Tools(launchers, {"fake": self.fake}, files, self._judge, token, reprice)
         hands = Hands(world, self.observer, tools)
         self.intake = Intake(world, self.observer.seen, load, history.random, lambda: None)
         parts = [self.observer.watch(name) for name in launchers]

@@ -1,0 +1,99 @@
+"""Looking ahead: which demands to count on, and when to think anew about what they mean.
+
+What is there now, running or waiting, is the best guess of what will come: a service that asks for
+something has asked for it before, and what runs long counts for more, as it should.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from madang.planning.layout import Layout
+from madang.planning.leaving import LEAVING
+from madang.planning.placement.demand import Demand
+from madang.planning.placement.fleet import Fleet, Ints, Kind
+from madang.planning.placement.outlook import Outlook
+from madang.planning.snapshot import Snapshot
+from madang.planning.template import ask_of
+from madang.resources.resource import Ref
+
+CHANGED = 0.1
+"""The mix has changed when so much of it is other than it was."""
+THINK_AGAIN_S = 30.0
+"""Between two times to think anew, however much has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What prices are asked for: a fleet as if it were empty, and what is counted on."""
+
+    kinds: tuple[Kind, ...]
+    hosts: tuple[tuple[tuple[int, int, int, int], int], ...]
+    """(kind, thousandths of processors, MiB, devices), and how many are so."""
+    mix: tuple[tuple[Demand, int], ...]
+
+
+def question(snapshot: Snapshot, layout: Layout, mix: Mapping[Demand, int]) -> Question | None:
+    """Return what to think about anew; None while what is known will do, or there's no choice.
+
+    A fleet of one host has nowhere else to put anything.
+    """
+    waited_s = snapshot.steady_s - snapshot.seen.thought_at
+    if len(layout.nodes) < 2 or not mix or waited_s < THINK_AGAIN_S:
+        return None
+    known, fleet = snapshot.seen.outlook, layout.fleet
+    if known and is_for(known, layout) and distance(mix, dict(known.mix)) <= CHANGED:
+        return None
+    columns = (fleet.kind, fleet.cpu_milli, fleet.memory_mib, (fleet.free >= 0).sum(axis=1))
+    hosts = Counter(zip(*(map(int, column) for column in columns), strict=True))
+    return Question(fleet.kinds, tuple(sorted(hosts.items())), tuple(sorted(mix.items())))
+
+
+def is_for(outlook: Outlook, layout: Layout) -> bool:
+    """Tell whether an outlook is one for this hardware."""
+    return (outlook.kinds, outlook.capacity) == (layout.fleet.kinds, tuple(capacity(layout.fleet)))
+
+
+def capacity(fleet: Fleet) -> Ints:
+    """[kinds] Return how many devices there are of each kind."""
+    return np.bincount(
+        fleet.kind, weights=(fleet.free >= 0).sum(axis=1), minlength=len(fleet.kinds)
+    ).astype(np.int64)
+
+
+def mix_of(snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
+    """Count the demands of all replicas that are there or should be."""
+    asked: Counter[Ref] = Counter(
+        Ref(replica.project, replica.spec.revision)
+        for replica in snapshot.replicas.values()
+        if replica.status.phase not in LEAVING
+    )
+    mix: Counter[Demand] = Counter()
+    for ref, count in asked.items():
+        revision = snapshot.revisions.get(ref)
+        ask = ask_of(revision, snapshot) if revision else None
+        options = layout.options(ask) if ask else ()
+        if options:
+            mix[merged([option.demand for option in options])] += count
+    return mix
+
+
+def merged(demands: list[Demand]) -> Demand:
+    """Return one demand for all ways to meet an ask that need the fewest devices."""
+    first = demands[0]
+    alike = [demand.parts for demand in demands if demand.devices == first.devices]
+    parts = tuple(max(own) for own in zip(*alike, strict=True))
+    return Demand(first.cpu_milli, first.memory_mib, first.devices, parts)
+
+
+def distance(one: Mapping[Demand, int], other: Mapping[Demand, int]) -> float:
+    """Return which part of a mix is other than in another: 0 to 1."""
+    ours, theirs = sum(one.values()), sum(other.values())
+    if not ours or not theirs:
+        return 1.0
+    both = one.keys() | other.keys()
+    return sum(abs(one.get(d, 0) / ours - other.get(d, 0) / theirs) for d in both) / 2

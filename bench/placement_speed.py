@@ -80,7 +80,7 @@ class Pool:
     def _note(self, which: int, choice: Choice, times: int) -> None:
         self.used_milli += times * self.milli(which)
         if self.reserve:
-            self.reserve.note(which, int(self.placer.board.start.kind[choice.host]), times)
+            self.reserve.count(which, int(self.placer.board.start.kind[choice.host]), times)
 
 
 def pool(fleet: Fleet, seen: Counter[Demand], *, is_ours: bool) -> tuple[Pool, float]:

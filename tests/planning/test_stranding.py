@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from madang.planning.placement.columns import MADANG, Columns
@@ -19,16 +20,20 @@ from madang.planning.placement.stranding import Stranding
 ONE, CLERK = Demand(8000, 1024, 1, (1000,)), Demand(8000, 1024, 0, (0,))
 
 
+def stranded(mix: list[Demand], free_milli: int, cpu_milli: int) -> float:
+    return Stranding(Mix.of(mix), [1000]).of(np.array([free_milli]), np.array([cpu_milli]))[0]
+
+
 def test_devices_beyond_what_the_processors_serve_are_stranded():
-    measure = Stranding(Mix.of([ONE, CLERK, CLERK]), [1000])
-    assert measure.of(8000, 8000 * 3) == 5000
-    assert measure.of(2000, 8000 * 3) == 0
-    assert measure.of(2000, 0) == 2000
+    mix = [ONE, CLERK, CLERK]
+    assert stranded(mix, 8000, 8000 * 3) == 5000
+    assert stranded(mix, 2000, 8000 * 3) == 0
+    assert stranded(mix, 2000, 0) == 2000
 
 
 def test_where_nobody_expected_asks_for_processors_nothing_is_stranded():
-    assert Stranding(Mix.of([Demand(0, 0, 1, (1000,))]), [1000]).of(8000, 0) == 0
-    assert Stranding(Mix.of([CLERK]), [1000]).of(8000, 0) == 0
+    assert stranded([Demand(0, 0, 1, (1000,))], 8000, 0) == 0
+    assert stranded([CLERK], 8000, 0) == 0
 
 
 def placer(demands: list[Demand], hosts: list[Host]) -> Placer:

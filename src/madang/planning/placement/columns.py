@@ -68,29 +68,27 @@ class Column:
     levels: Ints
     """[demands] units that the devices to take have free."""
     value: float
-    """Worth of the state itself, in thousandths of a device: what moves are judged by."""
+    """Worth of the state itself, in thousandths of a device: what moves are judged by. (Nothing
+    where scores are FGD's.)"""
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
     """Hosts of one kind with the same free devices, whatever their processors."""
 
-    own: Ints
-    """[buckets + 1] fragmentation."""
     after: Ints
-    """[children, buckets + 1] fragmentation once something is taken."""
+    """[children, buckets + 1] fragmentation once something is taken; of the first, nothing."""
     child: Ints
     """[shapes, ways] row of `after` for each way to take a part; -1: there is no such way."""
     level: Ints
     """[shapes, ways]"""
-    fixed: Floats
-    """[shapes, ways] all of the score that processors have no part in."""
-    worth: float
-    """Of the devices, at their prices, less what they draw."""
+    worth: Floats
+    """[children] Of the devices, at their prices, less what they draw."""
     milli: int
     """Thousandths of devices free in all."""
     best: dict[int, tuple[Floats, Ints]] = field(default_factory=dict)
-    """Scores and levels [shapes, buckets + 1] of the best ways, by bucket where that matters."""
+    """Worth (or FGD's score) and level, [shapes · (buckets + 1)], of the best ways: by the bucket
+    of now where that matters."""
 
 
 class Columns:
@@ -108,17 +106,19 @@ class Columns:
         self._whole = [kind.whole for kind in kinds]
         self._watts = extra_watts(kinds)
         self._stranding = Stranding(fragmentation.mix, self._whole)
-        self._cpu = np.array([d.cpu_milli for d in demands], np.int64)
-        memory = np.array([d.memory_mib for d in demands], np.int64)
+        self._cpu = np.array([0, *(d.cpu_milli for d in demands)], np.int64)
+        """Here as in all that follows the first demand asks for nothing: the state as it is."""
+        memory = np.array([0, *(d.memory_mib for d in demands)], np.int64)
         self._memories, self._memory_rank = np.unique(memory, return_inverse=True)
         self._shapes: list[list[tuple[int, int]]] = []
         self._shape_of: list[Ints] = []
         self._milli: list[Ints] = []
         for k, whole in enumerate(self._whole):
-            asked = [(d.devices, d.parts[k]) for d in demands]
+            asked = [(0, 0), *((d.devices, d.parts[k]) for d in demands)]
             shapes = sorted(set(asked))
             self._shapes.append(shapes)
-            index = {shape: i for i, shape in enumerate(shapes)}
+            width = len(fragmentation.thresholds) + 1
+            index = {shape: i * width for i, shape in enumerate(shapes)}
             self._shape_of.append(np.array([index[a] for a in asked], np.int64))
             self._milli.append(np.array([n * part * MILLI // whole for n, part in asked], np.int64))
         self._families: OrderedDict[tuple[int, bytes], _Family] = OrderedDict()
@@ -138,20 +138,18 @@ class Columns:
 
     def _score(self, kind: int, cpu_milli: int, roomy: int, free: Ints) -> Column:
         family, weights = self._family(kind, free), self._weights
-        measure, cpu_price = self._fragmentation, weights.price * self._prices.cpu[kind]
-        left_cpu = cpu_milli - self._cpu
-        bucket = int(measure.thresholds.searchsorted(cpu_milli, side="right"))
-        table, levels = self._best(family, bucket)
-        at = self._shape_of[kind], measure.bucket(left_cpu)
-        stranded = self._stranding.of(family.milli, cpu_milli)
-        more = self._stranding.of(family.milli - self._milli[kind], left_cpu) - stranded
-        loss = weights.stranded * more + cpu_price * self._cpu + weights.left_cpu * left_cpu
-        fragments = weights.fragmentation * family.own[bucket] / measure.total
-        base = family.worth if weights.is_rounded else family.worth - fragments
-        scores = table[at] - base - loss
+        left_cpu, left = cpu_milli - self._cpu, family.milli - self._milli[kind]
+        buckets = self._fragmentation.bucket(left_cpu)
+        table, levels = self._best(family, int(buckets[0]))
+        at = self._shape_of[kind] + buckets
+        worth, base, scores = table.take(at), 0.0, table.take(at)
+        if not weights.is_rounded:
+            worth -= weights.stranded * self._stranding.of(left, left_cpu)
+            worth += weights.price * self._prices.cpu[kind] * left_cpu
+            base = float(worth[0])
+            scores = worth - base - weights.left_devices * left - weights.left_cpu * left_cpu
         scores[(left_cpu < 0) | (self._memory_rank >= roomy)] = NOWHERE
-        value = family.worth - fragments - weights.stranded * stranded + cpu_price * cpu_milli
-        return Column(scores, levels[at], float(value))
+        return Column(scores[1:], levels.take(at[1:]), base)
 
     def _best(self, family: _Family, bucket: int) -> tuple[Floats, Ints]:
         """Choose for each shape the best way, by the bucket of the processors left afterwards."""
@@ -161,14 +159,16 @@ class Columns:
         if found is None:
             after = family.after[family.child]
             if weights.is_rounded:
-                part = np.floor(100 / (1 + np.exp((after - family.own[bucket]) / (MILLI * total))))
+                less = (family.after[0, bucket] - after) / (MILLI * total)
+                worth = weights.fragmentation * np.floor(100 / (1 + np.exp(-less)))
             else:
-                part = -after / total
-            scores = weights.fragmentation * part + family.fixed[:, :, None]
-            scores[family.child < 0] = NOWHERE
-            which = scores.argmax(axis=1)
-            best = np.take_along_axis(scores, which[:, None], axis=1)[:, 0]
-            found = family.best[key] = best, np.take_along_axis(family.level, which, axis=1)
+                worth = family.worth[family.child][:, :, None]
+                worth = worth - weights.fragmentation * after / total
+            worth[family.child < 0] = NOWHERE
+            which = worth.argmax(axis=1)
+            best = np.take_along_axis(worth, which[:, None], axis=1)
+            levels = np.take_along_axis(family.level, which, axis=1)
+            found = family.best[key] = best.ravel(), levels.ravel()
         return found
 
     def _family(self, kind: int, free: Ints) -> _Family:
@@ -186,7 +186,7 @@ class Columns:
         children, ways = _children(free.tolist(), self._shapes[kind])
         states = np.array(children, np.int64)
         tables = self._fragmentation.table(kind, states)
-        left = np.maximum(states, 0).sum(axis=1) * MILLI // whole
+        milli = int(np.maximum(free, 0).sum()) * MILLI // whole
         used = ((states >= 0) & (states < whole)).sum(axis=1)
         worth = weights.price * self._prices.worth(kind, states)
         worth -= weights.watts * self._watts[kind] * used
@@ -194,8 +194,7 @@ class Columns:
         padded = [own + [(-1, 0)] * (width - len(own)) for own in ways]
         child = np.array([[number for number, _ in own] for own in padded], np.int64)
         level = np.array([[there for _, there in own] for own in padded], np.int64)
-        fixed = worth - weights.left_devices * left
-        return _Family(tables[0], tables, child, level, fixed[child], float(worth[0]), int(left[0]))
+        return _Family(tables, child, level, worth, milli)
 
 
 def _children(

@@ -1,7 +1,7 @@
 """Choosing a host: one row of a matrix of scores, and its largest entry.
 
 The matrix has a row for each demand and a column for each host. Taking or giving back changes one
-host, so it rewrites one column, mostly from memory; a choice is one `argmax` for each kind.
+host, so it rewrites one column, mostly from memory; a choice compares the largest of each kind.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from madang.planning.placement.columns import NOWHERE, Column, Columns
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Board, Fleet
+from madang.planning.placement.peaks import Peaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,17 @@ class Placer:
             alike.setdefault(id(column), (column, []))[1].append(host)
         for column, hosts in alike.values():
             self.scores[:, hosts] = column.scores[:, None]
+        self._peaks = Peaks(self.scores, self._slices)
 
     def choose(self, which: int, bonus: Sequence[float] = ()) -> Choice | None:
         """Choose for one of the demands; `bonus` is added by kind. None: it fits nowhere."""
-        row, best, host = self.scores[which], NOWHERE, -1
-        for part in self._slices:
-            first = part.start + int(row[part].argmax())
-            score = row[first] + (bonus[self._kind[first]] if bonus else 0.0)
-            is_tie = score == best and score > NOWHERE and self._rank[first] < self._rank[host]
-            if score > best or is_tie:
-                best, host = score, first
+        best, host = NOWHERE, -1
+        for part, (score, block) in zip(self._slices, self._peaks.highest(which), strict=True):
+            more = score + (bonus[self._kind[part.start]] if bonus else 0.0)
+            if more > best or (more == best and more > NOWHERE):
+                first = self._peaks.first(which, block)
+                if more > best or self._rank[first] < self._rank[host]:
+                    best, host = more, first
         if host < 0:
             return None
         level = int(self._column[host].levels[which])
@@ -106,5 +108,7 @@ class Placer:
     def refresh(self, host: int) -> None:
         """Score a host anew, and those that share with it."""
         for each in self.board.start.of_node(host):
-            self._column[each] = column = self.look(each, self.board)
-            self.scores[:, each] = column.scores
+            old, column = self._column[each], self.look(each, self.board)
+            if column is not old:
+                self._column[each] = column
+                self._peaks.rewrite(each, old.scores, column.scores)

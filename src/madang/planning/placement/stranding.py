@@ -31,9 +31,8 @@ class Stranding:
         self._devices_by_cpu = devices / cpu if cpu else 0.0
         """Thousandths of devices that a thousandth of a processor serves; 0: it is not known."""
 
-    def of(self, free_milli: Ints | int, cpu_milli: Ints | int) -> NDArray[np.float64]:
-        """Thousandths of devices that will be stranded, of those free on hosts."""
+    def of(self, free_milli: Ints, cpu_milli: Ints) -> NDArray[np.float64]:
+        """[states] Thousandths of devices that will be stranded, of those free on hosts."""
         if not self._devices_by_cpu:
-            return np.zeros(np.shape(free_milli))
-        served = np.maximum(cpu_milli, 0) * self._devices_by_cpu
-        return np.asarray(np.maximum(free_milli - served, 0.0))
+            return np.zeros(free_milli.shape)
+        return np.maximum(free_milli - np.maximum(cpu_milli, 0) * self._devices_by_cpu, 0.0)

@@ -63,6 +63,25 @@ def test_a_processor_offers_the_memory_of_its_node(file: Path) -> None:
     assert edge["accelerators"] == [{"name": "cpu0", "kind": "cpu", "memory_bytes": 32 << 30}]
 
 
+def test_a_kind_says_how_it_is_given_and_a_site_what_it_may_hold(file: Path) -> None:
+    usual = fleet.read(str(file))
+    file.write_text(
+        GOOD.replace("name: seoul", "name: seoul\n    grade: S")
+        .replace("memory: 80GB", "memory: 80GB, group: 4")
+        .replace("cpu: {", "maker/cut: {memory: 20GB, guarantee: isolated}\n  cpu: {")
+        .replace("{cpu: 1}", "{cpu: 1, maker/cut: 1}")
+    )
+    told = fleet.read(str(file))["nodes"]
+    for node in told[:-1]:
+        assert [d.pop("group") for d in node["accelerators"]] == [
+            *["nvidia/h100-0"] * 4, *["nvidia/h100-1"] * 4
+        ]  # fmt: skip
+    assert {node.pop("grade") for node in told} == {"S"}
+    assert [d.get("guarantee") for d in told[-1]["accelerators"]] == [None, "isolated"]
+    del told[-1]["accelerators"][1]
+    assert told == usual["nodes"], "nothing is said of what is as ever: older homes know their file"
+
+
 def test_how_a_kind_behaves_is_told_in_seconds(file: Path) -> None:
     kinds = fleet.read(str(file))["kinds"]
     assert kinds["nvidia/h100"] == {
@@ -92,13 +111,20 @@ def test_json_is_taken_too(tmp_path: Path, file: Path) -> None:
     ("memory: 80GB, ", "", 2, "fleet.value", {"because": "value.fleet-memory"}),
     ("{nvidia/h100: 8}", "{nvidia/h200: 8}", 9, "fleet.value", {"because": "value.fleet-unknown"}),
     ("  nvidia/h100: {", "  h100: {", 2, "fleet.value", {"because": "value.fleet-kind"}),
+    ("memory: 80GB", "memory: 80GB, group: 3", 9, "fleet.value",
+     {"because": "value.fleet-group", "count": 8, "group": 3}),
+    ("memory: 80GB", "memory: 80GB, group: 2, guarantee: limited", 2, "fleet.value",
+     {"because": "value.fleet-group-shared", "key": "accelerators.nvidia/h100.group"}),
+    ("start: 500ms", "group: 2", 3, "fleet.value", {"because": "value.fleet-group-shared"}),
+    ("memory: 80GB", "memory: 80GB, guarantee: strict", 2, "fleet.value", {}),
+    ("name: seoul", "name: seoul\n    grade: X", 6, "fleet.value", {"key": "sites[1].grade"}),
     ("name: edge", "name: h100-03", 10, "fleet.value", {"because": "value.fleet-twice"}),
     ("count: 12", "count: 10001", 9, "fleet.value", {}),
     ("sites:", "sites: []\nsites2:", 5, "fleet.unknown-key", {"nearest": "sites"}),
     ("cpu: {", "cpu: [", 3, "fleet.not-yaml", {}),
 ])  # fmt: skip
 def test_a_mistake_is_told_with_its_line_and_what_would_be_right(
-    file: Path, was: str, wrong: str, line: int, code: str, values: dict[str, str]
+    file: Path, was: str, wrong: str, line: int, code: str, values: dict[str, str | int]
 ) -> None:
     assert GOOD.count(was) == 1
     file.write_text(GOOD.replace(was, wrong))

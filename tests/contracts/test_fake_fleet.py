@@ -241,3 +241,16 @@ def test_a_probe_finds_what_the_file_says():
     (first, second) = SimulatedProbe(FLEET["nodes"][0]).find()
     assert (first.name, first.kind, first.memory_bytes) == ("npu0", "maker/quick", 16 * 10**9)
     assert (second.name, first.shared, first.attributes) == ("npu1", False, {"simulated": 1})
+
+
+def test_a_probe_finds_how_accelerators_are_given():
+    whole = {"name": "npu0", "kind": "maker/quick", "memory_bytes": 16 * 10**9}
+    for given, wanted in (
+        ({}, (False, "shared", "")),
+        ({"group": "maker/quick-0"}, (False, "shared", "maker/quick-0")),
+        ({"guarantee": "isolated"}, (True, "isolated", "")),
+        ({"kind": "cpu"}, (True, "shared", "")),
+        ({"kind": "cpu", "guarantee": "limited"}, (True, "limited", "")),
+    ):
+        (found,) = SimulatedProbe({"accelerators": [whole | given]}).find()
+        assert (found.shared, found.guarantee, found.group) == wanted

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.story, pytest.mark.timeout(240)]
 
 KOREA = Path(__file__).parents[2] / "examples" / "fleets" / "korea.yaml"
 REPLICAS = 26
-"""Of 40 GB: one more than a pair than there are RNGDs of 48 GB, so that two go to ATOM-Max."""
+"""Of 40 GB: two more than there are RNGDs of 48 GB; these two get four ATOM-Max each."""
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,9 @@ def korea(tmp_path_factory: pytest.TempPathFactory) -> Any:
     yard.told = yard.json("up", "--port", "0", "--fleet", str(KOREA))
     yard.fake("talker", words="I am simulated.")
     yard.apply(
-        kind="service", name="many", model="talker", scale=REPLICAS, needs={"memory": "40GB"}
-    )
+        kind="service", name="many", model="talker", scale=REPLICAS, needs={"memory": "40GB"},
+        prefer="domestic",
+    )  # fmt: skip
     yard.until("all are ready", lambda: len(ready(yard)) == REPLICAS)
     yield yard
     yard.run("down")
@@ -72,6 +73,8 @@ def test_status_tells_many_nodes_together(korea: Yard) -> None:
 def test_one_service_runs_on_two_kinds_and_each_build_had_its_gate(korea: Yard) -> None:
     places = Counter(node.partition("-")[0] for node, _ in ready(korea).values())
     assert places == {"rngd": 24, "atom": 2}
+    on_atom = [r for r in korea.replicas("many") if r["status"]["node"].startswith("atom")]
+    assert {len(r["status"]["accelerators"]) for r in on_atom} == {4}, "a group is never split"
     builds = {b["spec"]["accelerator"]: b["status"] for b in korea.json("get", "build")}
     for kind in ("furiosa/rngd", "rebellions/atom-max"):
         assert builds[kind]["verdict"] == "passed"

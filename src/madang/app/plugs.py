@@ -48,10 +48,12 @@ def hardware(home: Home) -> list[Hardware]:
     from madang.accelerators.nvidia import Nvidia
     from madang.control.first import Hardware
     from madang.launchers.simulated import SimulatedProbe
+    from madang.resources.place import Grade
 
     return [
         Hardware(
             node["name"], SimulatedProbe(node).find(), site=node["site"], pool=node["pool"],
+            grade=Grade(node.get("grade", Grade.OPEN)),
             labels=node["labels"], cores=node["cores"], memory_bytes=node["memory_bytes"],
         )
         for node in simulated_nodes(home)

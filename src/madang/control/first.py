@@ -14,6 +14,7 @@ from madang.resources.event import Event
 from madang.resources.place import (
     Accelerator,
     AcceleratorSpec,
+    Grade,
     Node,
     NodePhase,
     NodeSpec,
@@ -45,6 +46,8 @@ class Hardware:
     found: Sequence[Found]
     site: str = SITE
     pool: str = POOL
+    grade: Grade = Grade.OPEN
+    """Of its site, should the site have to be made."""
     labels: Mapping[str, str] = field(default_factory=dict)
     cores: float = 0.0
     """That replicas may use; 0: as its processor says, like the memory."""
@@ -65,7 +68,7 @@ async def prepare(
 ) -> None:
     """Make what is missing, and bring the nodes' accelerators up to date. Safe to repeat."""
     now, nodes = world.clock.now(), {each.node for each in hardware}
-    places = (*_tenants(now), *_places(hardware, now))
+    places = (*_tenants(now), *_places(world, hardware, now))
     parts = (part for each in hardware for part in _node(each, now))
     wanted = {(r.kind, r.ref): r for r in (*places, *parts)}
     made = [r for key, r in wanted.items() if key[1] not in world.list(SETUP, key[0])]
@@ -113,12 +116,19 @@ def _tenants(now: float) -> Iterable[AnyResource]:
     )
 
 
-def _places(hardware: Sequence[Hardware], now: float) -> Iterable[AnyResource]:
+def _places(world: World, hardware: Sequence[Hardware], now: float) -> Iterable[AnyResource]:
+    """Return the pools of these nodes, and their sites: made once, and then left to operators.
+
+    A pool that an operator has moved lies at another site, and its first one may be gone.
+    """
     for each in hardware:
         site, spec = each.site, PoolSpec(site=each.site)
-        yield Site(
-            name=site, uid=f"site-{site}", created_at=now, spec=SiteSpec(), status=Empty()
-        )  # fmt: skip
+        known = world.get(SETUP, Pool, Ref("", each.pool))
+        if known is None or known.spec.site == site:
+            yield Site(
+                name=site, uid=f"site-{site}", created_at=now,
+                spec=SiteSpec(grade=each.grade), status=Empty(),
+            )  # fmt: skip
         yield Pool(
             name=each.pool, uid=f"pool-{each.pool}", created_at=now, spec=spec, status=Empty()
         )

@@ -17,6 +17,7 @@ from typing import Any
 from madang.errors import Rejected, Unavailable
 from madang.launchers.dial import ANSWER_SECONDS_MAX, dial, observation_from
 from madang.ports import Found
+from madang.resources.place import Guarantee
 from madang.supervisor.protocol import (
     LaunchPlan,
     Moment,
@@ -43,7 +44,9 @@ class SimulatedProbe:
                 name=device["name"],
                 kind=device["kind"],
                 memory_bytes=device["memory_bytes"],
-                shared=device["kind"] == "cpu",
+                shared=device["kind"] == "cpu" or "guarantee" in device,
+                guarantee=Guarantee(device.get("guarantee", Guarantee.SHARED)),
+                group=device.get("group", ""),
                 device=device["name"],
                 attributes={"simulated": 1},
             )

@@ -4,6 +4,7 @@
       nvidia/h100: {memory: 80GB, start: 20s, first_token: 40ms, token: 8ms, fails: 0.01}
     sites:
       - name: seoul
+        grade: S
         pools:
           - name: training
             nodes:
@@ -11,7 +12,8 @@
                  accelerators: {nvidia/h100: 8}}
 
 A group of `count` nodes is named `h100-01` to `h100-40`; without a count it is one node of that
-name. The kind `cpu` offers the node's own memory, to several replicas at once.
+name. The kind `cpu` offers the node's own memory, to several replicas at once; any other does so
+where it has a `guarantee`. Devices of a kind with a `group` are given only so many together.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from madang.errors import Unfit
+from madang.resources.place import Grade, Guarantee
 from madang.resources.quantity import Duration, Size
 from madang.resources.resource import Frozen, Name
 
@@ -52,6 +55,10 @@ class KindSpec(Frozen):
 
     memory: Size | None = None
     """Decimal, as on the card's box; for `cpu` the node says it."""
+    guarantee: Guarantee | None = None
+    """What those have that share one by memory; None: it is given whole (`cpu` is shared)."""
+    group: Count = 1
+    """So many of a node may not be split: each replica gets all of a group, or none."""
     start: Duration = 1.0
     """From the order to start to the first answer, in place of what the model's script says."""
     first_token: Duration = 0.0
@@ -103,6 +110,8 @@ class FleetSite(Frozen):
     """A place with its own law and network."""
 
     name: Name
+    grade: Grade = Grade.OPEN
+    """The highest grade of data that it may hold, when it is made; people may change it then."""
     pools: tuple[FleetPool, ...]
 
 
@@ -159,11 +168,19 @@ def faults(fleet: Fleet) -> Iterator[tuple[Where, Unfit]]:
     for kind, spec in fleet.accelerators.items():
         if spec.memory is None and kind != CPU:
             yield ("accelerators", kind), Unfit("value.fleet-memory", kind=kind)
+        if spec.group > 1 and (spec.guarantee is not None or kind == CPU):
+            yield ("accelerators", kind, "group"), Unfit("value.fleet-group-shared", kind=kind)
     yield from _twice(fleet)
     for where, _, _, group in groups(fleet):
-        for kind in group.accelerators:
+        for kind, count in group.accelerators.items():
+            spec = fleet.accelerators.get(kind, KindSpec())
             if kind not in fleet.accelerators and kind != CPU:
                 yield (*where, "accelerators", kind), Unfit("value.fleet-unknown", kind=kind)
+            if count % spec.group:
+                yield (
+                    (*where, "accelerators", kind),
+                    Unfit("value.fleet-group", kind=kind, count=count, group=spec.group),
+                )
         if len(group.name.encode()) > GROUP_NAME_BYTES_MAX:
             yield (*where, "name"), Unfit("value.name-long", limit=GROUP_NAME_BYTES_MAX)
     count = sum(group.count or 1 for *_, group in groups(fleet))
@@ -197,8 +214,9 @@ def plain(fleet: Fleet) -> dict[str, Any]:
                "token_s": spec.token, "fails": spec.fails}
         for kind, spec in sorted(fleet.accelerators.items())
     }  # fmt: skip
+    grades = {site.name: site.grade for site in fleet.sites}
     nodes = [
-        _plain_node(name, site, pool, group, fleet.accelerators)
+        _plain_node(name, site, pool, group, fleet.accelerators) | _grade(grades[site])
         for _, site, pool, group in groups(fleet)
         for name in group.names()
     ]
@@ -211,9 +229,15 @@ def _plain_node(
     labels = {"zone": group.zone, "rack": group.rack, SIMULATED: "yes"}
     devices: list[dict[str, Any]] = []
     for kind, count in sorted(group.accelerators.items()):
-        known = kinds.get(kind)
-        memory = group.memory if known is None or known.memory is None else known.memory
-        devices += [{"kind": kind, "memory_bytes": memory}] * count
+        known = kinds.get(kind, KindSpec())
+        memory = group.memory if known.memory is None else known.memory
+        for number in range(count):
+            device = {"kind": kind, "memory_bytes": memory}
+            if known.guarantee is not None:
+                device["guarantee"] = known.guarantee.value
+            if known.group > 1:
+                device["group"] = f"{kind}-{number // known.group}"
+            devices.append(device)
     return {
         "name": name, "site": site, "pool": pool,
         "labels": {label: value for label, value in labels.items() if value},
@@ -223,6 +247,14 @@ def _plain_node(
             for each in group.vanishes
         ],
     }  # fmt: skip
+
+
+def _grade(grade: Grade) -> dict[str, Any]:
+    """Return what a node says of its site's grade: nothing of the usual one.
+
+    What is left out where it is as ever lets a home of an older Madang know its file again.
+    """
+    return {} if grade is Grade.OPEN else {"grade": grade.value}
 
 
 _DEVICES = {CPU: "cpu", "nvidia": "gpu", "amd": "gpu"}

@@ -128,13 +128,25 @@ def has_devices(placer: Placer, demand: Demand, host: int, times: int) -> bool:
     return slots >= times * demand.devices
 
 
-def apartness(hosts: tuple[int, ...], gang: Gang, topology: Topology) -> tuple[int, int]:
+def apartness(
+    hosts: tuple[int, ...], gang: Gang, topology: Topology, fleet: Fleet
+) -> tuple[int, int]:
     """Return how many levels outwards one domain holds all, and how many domains are used."""
     levels = topology.around(gang.level)
     ids = [topology.at(level)[list(hosts)] for level in levels]
     outwards = next(i for i, own in enumerate(ids) if own[0] >= 0 and len(set(own)) == 1)
-    used = {(int(own), host if own < 0 else 0) for own, host in zip(ids[0], hosts, strict=True)}
+    used = {
+        (int(own), fleet.of_node(host) if own < 0 else ())
+        for own, host in zip(ids[0], hosts, strict=True)
+    }
     return outwards, len(used)
+
+
+def every_apartness(placer: Placer, gang: Gang, topology: Topology) -> list[tuple[int, int]]:
+    """Return how far apart members are in every way that the gang allows."""
+    ways = every_way(placer, gang, topology)
+    found = [apartness(way, gang, topology, placer.board.start) for way in ways]
+    return [each for each in found if not gang.is_required or each[0] == 0]
 
 
 @settings(max_examples=400)
@@ -144,14 +156,16 @@ def test_equal_members_are_refused_only_if_there_is_no_way_and_are_as_near_as_ca
     world, gang = a_world(chance), a_gang(chance, EQUAL)
     placer, topology = world.placer(), world.topology
     answer = place_gang(placer, gang, topology)
-    ways = [apartness(way, gang, topology) for way in every_way(placer, gang, topology)]
+    ways = [
+        apartness(way, gang, topology, world.fleet) for way in every_way(placer, gang, topology)
+    ]
     if gang.is_required:
         ways = [way for way in ways if way[0] == 0]
     if isinstance(answer, GangRefused):
         assert not ways
     else:
         hosts = tuple(choice.host for choice in answer.choices)
-        assert apartness(hosts, gang, topology) == min(ways)
+        assert apartness(hosts, gang, topology, world.fleet) == min(ways)
         assert answer.together == topology.around(gang.level)[min(ways)[0]]
 
 
@@ -218,7 +232,10 @@ def test_a_refusal_says_how_many_had_room_at_best_and_what_every_other_host_lack
     most = 0
     for number in range(1, len(gang.members)):
         fewer = Gang(gang.members[:number], gang.level, gang.is_required, gang.is_apart)
-        ways = [apartness(way, fewer, topology) for way in every_way(placer, fewer, topology)]
+        ways = [
+            apartness(way, fewer, topology, world.fleet)
+            for way in every_way(placer, fewer, topology)
+        ]
         if any(not gang.is_required or way[0] == 0 for way in ways):
             most = number
     assert answer.placed == most

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from madang.planning.placement import fit
-from madang.planning.placement.columns import NOWHERE, Floats
+from madang.planning.placement.columns import NOWHERE, Column, Floats
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Ints
 from madang.planning.placement.placer import Choice, Placer
@@ -61,6 +61,7 @@ class Attempts:
         """
         board, scores, total = self.board, self.scores[:, hosts], 0.0
         at, taken = {int(host): i for i, host in enumerate(hosts)}, list[tuple[int, Choice]]()
+        columns = dict[int, Column]()
         for number, demand in enumerate(self.demands):
             for _ in range(int(self.need[number, 0]) if at else 0):
                 best = int(scores[number].argmax())
@@ -68,13 +69,15 @@ class Attempts:
                     break
                 total += float(scores[number, best])
                 host = int(hosts[best])
-                level = int(self._placer.look(host, board).levels[self.which[number]])
+                column = columns.get(host) or self._placer.column(host)
+                level = int(column.levels[self.which[number]])
                 choice = Choice(host, board.devices(host, demand, level))
                 board.take(host, demand, choice.devices)
                 taken.append((number, choice))
                 for each in board.start.of_node(host):
+                    columns[each] = column = self._placer.look(each, board)
                     if each in at:
-                        scores[:, at[each]] = self._score(each)
+                        scores[:, at[each]] = column.scores[self.which] + self._bonus[each]
                 if self._node is not None:
                     scores[:, self._node[hosts] == self._node[host]] = NOWHERE
         return Way(total, tuple(taken))
@@ -83,11 +86,6 @@ class Attempts:
         """Give back what an attempt took."""
         for number, choice in way.taken:
             self.board.give(choice.host, self.demands[number], choice.devices)
-
-    def _score(self, host: int) -> Floats:
-        """[demands] The scores of a host as it is on the board."""
-        column = self._placer.look(host, self.board)
-        return np.asarray(column.scores[self.which] + self._bonus[host])
 
 
 def _best_of_node(node: Ints, scores: Floats, rank: Ints) -> Ints:

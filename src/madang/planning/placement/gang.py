@@ -123,8 +123,11 @@ class _Search:
 
     def best(self, level: str) -> Way | None:
         """Return the best way within one domain of a level; None if none was found."""
-        found, tries = list[Way](), 0
-        for ways in self._enough(level):
+        found, tries, fewest = list[Way](), 0, 0
+        for number, ways in self._enough(level):
+            if found and number > fewest:
+                break
+            fewest = number
             for hosts in ways:
                 way, tries = self._try.attempt(hosts), tries + 1
                 self._try.undo(way)
@@ -137,19 +140,19 @@ class _Search:
                 break
         return max(found, key=lambda way: way.score, default=None)
 
-    def _enough(self, level: str) -> list[Iterator[Ints]]:
+    def _enough(self, level: str) -> list[tuple[int, Iterator[Ints]]]:
         """Return which hosts to try of each domain that has room for all, what promises most first.
 
-        Within wider levels than the one asked for, few domains of that come before many.
+        With how few domains of the level asked for each needs: fewer come before more.
         """
         domains = Domains.of(self._topology.at(level), self._by_name)
         have = domains.sums(self._try.rooms)
         able = np.flatnonzero((have >= self._try.need).all(axis=0))
         hosts = [domains.hosts(int(d)) for d in able]
-        number, ways = np.zeros(len(able)), [iter((each,)) for each in hosts]
+        ways = [(1, iter((each,))) for each in hosts]
         if level != self._gang.level:
-            for i, each in enumerate(hosts):
-                number[i], ways[i] = self._fewest(each)
+            ways = [self._fewest(each) for each in hosts]
+        number = np.array([each for each, _ in ways])
         first = self._rank[domains.order[domains.starts[able]]]
         spare, promise = have.sum(axis=0)[able], self._promise(domains)[able]
         return [ways[i] for i in np.lexsort((first, spare, -promise, number))]
@@ -168,11 +171,13 @@ class _Search:
     def _fewest(self, hosts: Ints) -> tuple[int, Iterator[Ints]]:
         """Return how few domains of the level asked for do, and the hosts of so many, then of more.
 
-        Those with most room first; the last of the fewest is the fullest that suffices. A host of
+        Those with most room first; the last of the fewest is the fullest that suffices. A node of
         which nothing is known is a domain by itself.
         """
-        ids, need = self._topology.at(self._gang.level), self._try.need
-        ids = np.where(ids < 0, ids.max(initial=0) + 1 + np.arange(len(ids)), ids)
+        ids, need = self._topology.at(self._gang.level).copy(), self._try.need
+        of_node = self._try.board.start.of_node
+        unknown = hosts[ids[hosts] < 0]
+        ids[unknown] = [len(ids) + of_node(int(host))[0] for host in unknown]
         parts = Domains.of(ids, hosts)
         have, first = parts.sums(self._try.rooms), self._rank[parts.order[parts.starts]]
         useful, total = np.minimum(have, need).sum(axis=0), have.sum(axis=0)

@@ -20,7 +20,7 @@ from madang.planning.placement.fleet import Fleet
 from madang.planning.placement.gang import Gang, GangPlacement, place_gang
 from madang.planning.placement.topology import Topology
 from madang.twin.trace import read_fleet, read_pods
-from placement import opened
+from openb import opened
 from placement_speed import pool
 from rows import Row, write
 

@@ -30,7 +30,7 @@ from madang.twin.trace import Pod, read_fleet, read_pods
 from openb import opened
 from rows import Row, write
 
-LIST, SEED, LOAD = "default", 1142, 0.05
+LIST, SEED, LOAD = "default", 1142, 1.0
 CLOSE = 1e-8
 """Scores are sums of fractions of thousandths of a device: nearer than that they are equal."""
 
@@ -122,7 +122,7 @@ def differences(fleet: Fleet, pods: list[Pod], *, is_ours: bool) -> tuple[int, i
         choices += _is_wrong(slow, fleet, bonus, choice.host if choice else None)
         if choice:
             placer.take(which, choice)
-            reserve.note(which, int(fleet.kind[choice.host]))
+            reserve.count(which, int(fleet.kind[choice.host]))
     took_s = time.process_time() - began_s
     return len(arrivals), scores, choices, len(arrivals) / took_s
 

@@ -25,7 +25,7 @@ from madang.planning.placement.programme import Programme
 from madang.planning.placement.reserve import Reserve
 from madang.twin.policies import expected
 from madang.twin.trace import read_fleet, read_pods
-from placement import opened
+from openb import opened
 from rows import Row, write
 
 COPIES = (1, 8, 83)

@@ -12,7 +12,7 @@ import pytest
 from madang.cli import main
 from madang.errors import Rejected
 from madang.twin.placement import Question, Replay, report
-from madang.twin.policies import NAMES
+from madang.twin.policies import NAMES, Ours
 from madang.twin.trace import read_fleet, read_pods
 
 TRACES = Path(__file__).parents[2] / "bench" / "traces" / "openb"
@@ -51,9 +51,20 @@ def test_on_the_public_trace_fgd_is_where_it_was_published_and_ours_is_above(fle
 @pytest.mark.timeout(300)
 def test_five_moves_per_hundred_and_no_forecast_beat_fgd_that_knows_all(fleet):
     known = replay(fleet, "gpuspec25", policies=("fgd",))["fgd"]["allocated_at_100"]["mean"]
-    ours = replay(fleet, "gpuspec25", policies=("madang",), mix="online", moves=5)["madang"]
+    ours = replay(fleet, "gpuspec25", policies=("madang",), mix="online", ours=Ours(5))["madang"]
     assert ours["allocated_at_100"]["mean"] >= known + 0.4
     assert 0 < ours["moves"]["mean"] <= 0.05 * ours["arrivals"]["mean"]
+
+
+@pytest.mark.timeout(300)
+def test_a_watt_that_counts_is_saved_and_costs_no_room(fleet):
+    without = replay(fleet, "multigpu20", ours=Ours())
+    saving = replay(fleet, "multigpu20", policies=("madang",), ours=Ours(watts=1.0))["madang"]
+    for load in ("60", "80"):
+        drawn = saving["power_kw"][load]["mean"]
+        assert drawn <= 0.97 * without["fgd"]["power_kw"][load]["mean"]
+        assert drawn < without["madang"]["power_kw"][load]["mean"]
+    assert saving["allocated_at_100"]["mean"] > without["fgd"]["allocated_at_100"]["mean"]
 
 
 SMALL_NODES = "sn,cpu_milli,memory_mib,gpu,model\n" + "".join(
@@ -113,6 +124,7 @@ def test_people_get_a_table_progress_on_the_side_and_a_drawing(files, capsys, tm
         (["--seeds", "1..99999"], "twin.bad-seeds"),
         (["--load", "0"], "twin.out-of-bounds"),
         (["--moves", "101"], "twin.out-of-bounds"),
+        (["--watts", "-1"], "twin.out-of-bounds"),
         (["--plot", "/absent/x.svg", "--seeds", "1"], "twin.unwritable"),
     ],
 )

@@ -16,6 +16,7 @@ from madang.errors import Rejected
 
 LOAD_MAX = 10.0
 MOVES_MAX = 100
+WATTS_MAX = 100.0
 
 twin = App(name="twin", help=word("help.twin"), help_format="plaintext")
 twin.command("madang.cli.record:record", name="record", help=word("help.twin-record"))
@@ -52,6 +53,8 @@ class Asked:
     """shuffled by each seed, or in order of time."""
     moves: int = 0
     """How many running ones our policy may move for every 100 arrivals."""
+    watts: float = 0.0
+    """What a watt less is worth to our policy, in thousandths of a device; 1 saves most."""
 
 
 ASKED = Asked()
@@ -81,13 +84,20 @@ def placement(
     from madang.twin.arrivals import seeds_of
     from madang.twin.placement import Question, Replay, report
     from madang.twin.plot import draw, save
+    from madang.twin.policies import Ours
     from madang.twin.trace import opened, read_fleet, read_pods
 
     _bound("load", asked.load, 0.0, LOAD_MAX)
     _bound("moves", asked.moves, 0, MOVES_MAX)
+    _bound("watts", asked.watts, 0.0, WATTS_MAX)
     names = tuple(name.strip() for name in asked.policy.split(",") if name.strip())
     question = Question(
-        names, seeds_of(asked.seeds), asked.load, asked.mix, asked.order, asked.moves
+        names,
+        seeds_of(asked.seeds),
+        asked.load,
+        asked.mix,
+        asked.order,
+        Ours(asked.moves, asked.watts),
     )
     with opened(trace.nodes) as lines:
         fleet = read_fleet(lines, trace.nodes)

@@ -15,7 +15,7 @@ from madang.planning.placement.fragmentation import MILLI, Fragmentation
 from madang.planning.placement.mix import Mix
 from madang.planning.placement.power import watts
 from madang.twin.arrivals import in_time, shuffled
-from madang.twin.policies import NAMES, Foresight, Policy, policy
+from madang.twin.policies import AS_IT_IS, NAMES, Foresight, Ours, Policy, policy
 from madang.twin.trace import Pod
 
 LOADS = (100, 130)
@@ -32,7 +32,7 @@ class Question:
     load: float = 1.3
     mix: str = "known"
     order: str = "shuffled"
-    moves: int = 0
+    ours: Ours = AS_IT_IS
 
     def check(self, pods: Sequence[Pod]) -> None:
         """Refuse what can't be replayed."""
@@ -150,7 +150,7 @@ class Replay:
         meter = Meter(self.fleet, Fragmentation(Mix.of(counts), self.fleet.kinds))
         chosen = policy(
             name, self.fleet, demands, foresight,
-            seed=seed, moves_per_100=self.question.moves,
+            seed=seed, ours=self.question.ours,
         )  # fmt: skip
         self._feed(name, seed, arrivals, chosen, index, meter)
         outcome = meter.end()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -92,14 +92,28 @@ class Foresight:
     """The whole list; None: it learns from what has come."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """What is set of our own way to place."""
+
+    moves_per_100: int = 0
+    """Running ones that may be moved for every 100 arrivals."""
+    watts: float = 0.0
+    """Thousandths of a device that a watt less is worth."""
+
+
+AS_IT_IS = Ours()
+
+
 class Scored:
     """FGD, or ours: a matrix of scores, with prices, a reserve and moves where they are wanted."""
 
     def __init__(
         self, fleet: Fleet, demands: Sequence[Demand], foresight: Foresight,
-        *, is_ours: bool, moves_per_100: int = 0,
+        ours: Ours | None,
     ) -> None:  # fmt: skip
-        self._fleet, self._demands, self._is_ours = fleet, demands, is_ours
+        self._fleet, self._demands, self._is_ours = fleet, demands, ours is not None
+        self._weights = replace(MADANG, watts=ours.watts) if ours else FGD
         self._foresight, self._seen, self.moves = foresight, Counter[Demand](), 0
         self._count = 0
         whole = [kind.whole for kind in fleet.kinds]
@@ -107,7 +121,8 @@ class Scored:
         first = foresight.known or Counter(_made_up(fleet))
         self._placer = Placer(fleet, demands, self._fit(first, has_prices=bool(foresight.known)))
         self.board = self._placer.board
-        self._moves_per_100, self._tokens = moves_per_100, float(moves_per_100)
+        self._moves_per_100 = moves_per_100 = ours.moves_per_100 if ours else 0
+        self._tokens = float(moves_per_100)
         self._mover = Mover(self._placer) if moves_per_100 else None
 
     def arrive(self, which: int) -> bool:
@@ -158,9 +173,8 @@ class Scored:
             solution = Programme(fleet, expected(fleet, seen)).solve()
             prices = solution.prices
             self._reserve.adopt(solution.reserve)
-        weights = MADANG if self._is_ours else FGD
         measure = Fragmentation(Mix.of(seen), fleet.kinds)
-        return Columns(self._demands, fleet.kinds, measure, prices, weights)
+        return Columns(self._demands, fleet.kinds, measure, prices, self._weights)
 
 
 def expected(fleet: Fleet, seen: Counter[Demand]) -> dict[Demand, float]:
@@ -186,13 +200,11 @@ NAMES = ("madang", "fgd", *RULES, "random")
 
 def policy(
     name: str, fleet: Fleet, demands: Sequence[Demand], foresight: Foresight,
-    *, seed: int, moves_per_100: int,
+    *, seed: int, ours: Ours,
 ) -> Policy:  # fmt: skip
     """Return a policy by its name."""
     if name in RULES:
         return Ruled(fleet, demands, RULES[name])
     if name == "random":
         return Drawn(fleet, demands, seed)
-    is_ours = name == "madang"
-    moves = moves_per_100 if is_ours else 0
-    return Scored(fleet, demands, foresight, is_ours=is_ours, moves_per_100=moves)
+    return Scored(fleet, demands, foresight, ours if name == "madang" else None)

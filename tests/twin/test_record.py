@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass, replace
 from typing import Any
@@ -62,6 +63,40 @@ def test_control_and_the_twin_make_the_same_plan_of_the_same_snapshot(
         record = recorded(Record.of(now).text())
         assert canonical(record.plan) == canonical(without_lines(made))
         assert replay(record) is None
+
+
+FLEET = {"nvidia/h100": 80, "nvidia/a100": 40, "nvidia/l40s": 48, "cpu": 64}
+
+
+def test_the_twin_remembers_nothing_and_plans_as_control_that_has_planned_all_day() -> None:
+    """On a mixed fleet: what a warm memo has learnt must not show in any plan."""
+    chance = random.Random(7)
+    nodes = [
+        node(f"{kind.rpartition('/')[2]}-{i}", cards=1 if kind == "cpu" else 4, kind=kind,
+             memory_gb=memory, shared=kind == "cpu")
+        for kind, memory in FLEET.items() for i in range(2)
+    ]  # fmt: skip
+    paper = Paper(snapshot(*nodes, model()))
+    turns = 0
+    for number in range(60):
+        memory = f"{chance.choice((8, 30, 45, 70))}GB"
+        needs = {"accelerator": chance.choice(("", "nvidia")), "memory": memory}
+        wanted = service(f"s{number % 9}", scale=chance.randrange(5), needs=needs)
+        known = paper.snapshot.services.get(wanted.ref)
+        if known is None:
+            paper.put(wanted)
+        else:
+            again = {"spec": wanted.spec, "generation": known.generation + 1}
+            paper.put(known.model_copy(update=again))
+        if paper.snapshot.seen.processes and chance.random() < 0.3:
+            paper.kill(chance.choice(sorted(paper.snapshot.seen.processes)))
+        now = paper.snapshot
+        made = paper.turn()
+        if made.actions:
+            turns += 1
+            assert canonical(recorded(Record.of(now).text()).plan) == canonical(without_lines(made))
+        paper.wait(chance.choice((1.0, 5.0)))
+    assert turns > 40
 
 
 def without_lines(made: Plan) -> Any:

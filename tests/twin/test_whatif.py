@@ -190,6 +190,7 @@ def test_two_additions_have_nodes_of_their_own() -> None:
     (Asked(add=("8xh100@seoul/edge",)), "twin.no-such-pool", "gpu"),
     (Asked(add=("8xh100@busan",)), "twin.which-pool", "edge, spare"),
     (Asked(add=("8xh900@seoul",)), "twin.no-such-kind", "cpu, nvidia/a100, nvidia/h100"),
+    (Asked(add=("8xh200=141GB@seoul",)), "twin.no-such-kind", "cpu, nvidia/a100, nvidia/h100"),
     (Asked(add=("8xnvidia@seoul",)), "twin.which-kind", "nvidia/a100, nvidia/h100"),
     (Asked(add=("8xh100=80XB@seoul",)), "twin.bad-memory", ""),
     *((Asked(add=(odd,)), "twin.bad-addition", "") for odd in (

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from madang.errors import NotFound, Rejected, Unfit
 from madang.planning.ask import of_kind
 from madang.planning.snapshot import Snapshot
+from madang.resources.fleet import CPU
 from madang.resources.manifest import nearest
 from madang.resources.place import (
     Accelerator,
@@ -197,7 +198,7 @@ def _kind(asked: Addition, known: set[str]) -> str:
     told = ", ".join(sorted(like or known)) or "-"
     if like:
         raise Rejected("twin.which-kind", asked.kind, known=told)
-    if not asked.memory_bytes:
+    if not asked.memory_bytes or not (asked.kind == CPU or "/" in asked.kind):
         raise Rejected("twin.no-such-kind", asked.kind, known=told, site=asked.site)
     return asked.kind
 
@@ -213,7 +214,7 @@ def _declared(asked: Addition, kind: str, snapshot: Snapshot) -> Shape:
     )  # fmt: skip
     node = Node(name="new", uid="node-new", spec=NodeSpec(pool="new"), status=status)
     spec = AcceleratorSpec(
-        node=node.name, accelerator=kind, memory_bytes=asked.memory_bytes, shared=False
+        node=node.name, accelerator=kind, memory_bytes=asked.memory_bytes, shared=kind == CPU
     )
     return Shape(node, (spec,) * (asked.per_node or min(asked.count, PER_NODE_MAX)))
 

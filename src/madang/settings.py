@@ -33,6 +33,9 @@ GATEWAY_LEASE_S = 10.0
 BACKUP_AGE_S = 7 * 86400.0
 """`doctor` calls a home unwell whose last backup, or last drill, is older; MADANG_BACKUP_AGE."""
 
+MOVES_PER_100 = 5
+"""Of a hundred replicas that came last, how many may have come by a move; MADANG_MOVES_PER_100."""
+
 LOG_RING_BYTES = 4 << 20
 """Size of each of the two files that keep a process's output."""
 
@@ -280,6 +283,18 @@ def backup_age_s(environ: Mapping[str, str] = os.environ) -> float:
     if match is None:
         raise Rejected("setting.backup-age", age=given)
     return int(match[1]) * {"h": 3600.0, "d": 86400.0}[match[2]]
+
+
+def moves_per_100(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how many of a hundred replicas may be moved: MADANG_MOVES_PER_100, 0 to 100.
+
+    >>> moves_per_100({"MADANG_MOVES_PER_100": "0"}), moves_per_100({})
+    (0, 5)
+    """
+    given = environ.get("MADANG_MOVES_PER_100", "").strip() or str(MOVES_PER_100)
+    if re.fullmatch(r"[0-9]{1,2}|100", given) is None:
+        raise Rejected("setting.moves", moves=given)
+    return int(given)
 
 
 def port(text: str | int) -> int:

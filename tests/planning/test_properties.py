@@ -32,6 +32,7 @@ class World(RuleBasedStateMachine):
                 model(size_gb=4), model("big", size_gb=70),
             )
         )  # fmt: skip
+        self.paper.snapshot = replace(self.paper.snapshot, moves_per_100=20)
         self.epochs: dict[str, int] = {}
         self.made = 0
 

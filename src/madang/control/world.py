@@ -57,6 +57,8 @@ class World:
         self._ages: Ages = {}
         self.tick = 0
         """Grows whenever there is something to look at again."""
+        self.moves_per_100 = 0
+        """Of a hundred replicas that came last, how many may have come by a move."""
         self.closing = False
         """True once control is about to end: nobody should wait for anything any more."""
         self._moved = asyncio.Event()
@@ -88,6 +90,7 @@ class World:
             seen=seen or Seen(),
             steady_s=self.clock.monotonic(),
             ages=self._ages,
+            moves_per_100=self.moves_per_100,
         )
 
     def get(self, who: Principal, kind: type[T], ref: Ref) -> T | None:

@@ -48,8 +48,8 @@ def smallest_fix(
     for smaller, fix in _smaller(ask, ground):
         if ground.fits(smaller):
             return fix
-    line = Line(ask, tuple(islice(_ahead(ground, snapshot, replica), AHEAD_MAX + 1)))
-    if len(line.ahead) > AHEAD_MAX:
+    line = line_of(ask, ground, snapshot, replica)
+    if line is None:
         return None
     return (
         _scaled(line, ground, snapshot, replica)
@@ -76,6 +76,12 @@ class Line:
 
 
 NOTHING = ReplicaStatus()
+
+
+def line_of(ask: Ask, ground: Ground, snapshot: Snapshot, replica: Replica) -> Line | None:
+    """Return the line that a replica waits in; None where too many are ahead of it."""
+    ahead = tuple(islice(_ahead(ground, snapshot, replica), AHEAD_MAX + 1))
+    return Line(ask, ahead) if len(ahead) <= AHEAD_MAX else None
 
 
 def _ahead(ground: Ground, snapshot: Snapshot, replica: Replica) -> Iterator[Ask]:

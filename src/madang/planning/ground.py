@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,6 +17,7 @@ from madang.planning.placement.fit import enough, fitting
 from madang.planning.placement.fleet import NO_DEVICE, Board, Fleet
 from madang.planning.placement.fragmentation import Fragmentation
 from madang.planning.placement.mix import Mix
+from madang.planning.placement.moves import Mover
 from madang.planning.placement.outlook import Outlook
 from madang.planning.placement.placer import Choice, Placer
 from madang.planning.placement.prices import Prices
@@ -72,6 +73,8 @@ class Ground:
         self.layout, self.outlook = layout, outlook
         self.refusals: dict[str, tuple[Reason, Reason | None]] = {}
         """What was found when a revision was last asked of just this state: reason, and fix."""
+        self.stuck: set[tuple[str, ...]] = set()
+        """Who found no room by any move in just this state, and what could be moved."""
         wholes = tuple(kind.whole for kind in layout.fleet.kinds)
         halves = tuple(max(1, whole // 2) for whole in wholes)
         self._usual = tuple(dict.fromkeys((Demand(0, 0, 1, wholes), Demand(0, 0, 1, halves))))
@@ -92,19 +95,25 @@ class Ground:
         """Go on from another state of the same hardware."""
         free = free_of(self.layout, snapshot)
         self._ledger = self._booked(snapshot)
+        if self._placer.sync(free):
+            self.stuck.clear()
         self.refusals.clear()
-        self._placer.sync(free)
         self._now.clear()
 
-    def choose(self, ask: Ask) -> Choice | None:
-        """Return where an ask is met best; None: nowhere now."""
+    def _forget(self) -> None:
+        self.refusals.clear()
+        self.stuck.clear()
+
+    def choose(self, ask: Ask, but: str = "") -> Choice | None:
+        """Return where an ask is met best, `but` on this node; None: nowhere now."""
+        hosts = [host for host, node in enumerate(self.layout.nodes) if node == but] if but else ()
         best, found = NOWHERE, None
         options = self.layout.options(ask)
         self._know([option.demand for option in options])
         for option in options:
             which = self._demands[option.demand]
             bonus = self._bonus(option)
-            choice = self._placer.choose(which, bonus)
+            choice = self._placer.choose_but(which, bonus, hosts)
             if choice is None:
                 continue
             kind = int(self.layout.fleet.kind[choice.host])
@@ -135,12 +144,42 @@ class Ground:
     @contextmanager
     def trial(self) -> Iterator[None]:
         """Let something be tried: in the end all is as it was."""
-        before, known = self.board.fleet(), dict(self.refusals)
+        before, known = self.board.fleet(), (dict(self.refusals), set(self.stuck))
         try:
             yield
         finally:
             self._placer.sync(before)
-            self.refusals = known
+            self.refusals, self.stuck = known
+
+    def make_room(self, ask: Ask, running: Sequence[tuple[ReplicaStatus, Ask]]) -> int | None:
+        """Return the number of the one whose move elsewhere makes room, at the least harm."""
+        wanted = [option.demand for option in self.layout.options(ask)]
+        here = [self._where(status, each) for status, each in running]
+        self._know([*wanted, *(demand for _, demand in filter(None, here))])
+        mover = Mover(self._placer)
+        for key, found in enumerate(here):
+            if found:
+                choice, demand = found
+                mover.add(key, self._demands[demand], choice)
+        with self.trial():
+            moves = (mover.make_room(self._demands[demand], _anywhere) for demand in wanted)
+            move = next(filter(None, moves), None)
+        return move.key if move else None
+
+    def _where(self, status: ReplicaStatus, ask: Ask) -> tuple[Choice, Demand] | None:
+        """Return where a replica is, and its demand there."""
+        devices = self.layout.usage(status).devices
+        if not devices:
+            return None
+        host = devices[0][0]
+        kind = int(self.layout.fleet.kind[host])
+        demands = (option.demand for option in self.layout.options(ask))
+        demand = next((demand for demand in demands if demand.parts[kind]), None)
+        return (
+            None
+            if demand is None
+            else (Choice(host, tuple(device for _, device, _ in devices)), demand)
+        )
 
     def see(self, node: str, everywhere: Fleet) -> None:
         """Take a lost node for seen; `everywhere` says what it has free."""
@@ -188,7 +227,7 @@ class Ground:
 
     def change(self, before: ReplicaStatus, after: ReplicaStatus) -> None:
         """Give back what the one status has, and take what the other has."""
-        self.refusals.clear()
+        self._forget()
         for status, sign in ((before, 1), (after, -1)):
             host = _change(self.board, self.layout.usage(status), sign)
             if host is not None:
@@ -237,6 +276,10 @@ def _by_first(snapshot: Snapshot) -> Counter[tuple[Ref, str]]:
         for r in snapshot.replicas.values()
         if r.status.accelerators
     )
+
+
+def _anywhere(_which: int, _kind: int) -> bool:
+    return True
 
 
 def empty(layout: Layout) -> Ground:

@@ -33,13 +33,15 @@ class Placement:
         }  # fmt: skip
 
 
-def place(ask: Ask, ground: Ground) -> Placement | Refused:
+def place(ask: Ask, ground: Ground, but: str = "") -> Placement | Refused:
     """Choose accelerators of one node and one kind: those whose loss harms the others least.
+
+    `but`: not on this node.
 
     See `placement.columns` for what harm is. Equal places go to the first name in order, so that
     the order of nodes does not matter.
     """
-    choice = ground.choose(ask)
+    choice = ground.choose(ask, but)
     if choice is None:
         return Refused(ask, ground.fell(ask))
     layout, host = ground.layout, choice.host

@@ -8,6 +8,7 @@ from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, as
 from madang.planning.forecast import question
 from madang.planning.ground import Ground, Memo
 from madang.planning.layout import Layout
+from madang.planning.moving import plan_moves
 from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
@@ -34,7 +35,11 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
     actions: list[Action] = []
     for _ in range(ROUNDS_MAX):
         houses = tuple(households(snapshot))
-        chosen = tuple(_deeds(houses, snapshot, memo)) or tuple(_words(houses, snapshot))
+        chosen = (
+            tuple(_deeds(houses, snapshot, memo))
+            or tuple(plan_moves(snapshot, memo.ground(snapshot)))
+            or tuple(_words(houses, snapshot))
+        )
         if not chosen:
             return Plan(tuple(actions), _wake_s(snapshot))
         actions.extend(chosen)

@@ -95,11 +95,14 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
     ask = ask_of(revision, snapshot) if revision else None
     if revision is None or ask is None:
         return None
-    known = ground.refusals.get(revision.uid)
-    found = None if known else place(ask, ground)
+    left = snapshot.replicas.get(Ref(replica.project, replica.spec.replaces))
+    known = None if left else ground.refusals.get(revision.uid)
+    found = None if known else place(ask, ground, but=left.status.node if left else "")
     if isinstance(found, Refused):
         fix = smallest_fix(found, ground, snapshot, replica)
-        known = ground.refusals[revision.uid] = (found.reason, fix)
+        known = (found.reason, fix)
+        if left is None:
+            ground.refusals[revision.uid] = known
     if not isinstance(found, Placement):
         return _hold(replica, snapshot, *known) if known else None
     started = change(

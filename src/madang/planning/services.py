@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from madang.errors import Value
 from madang.planning.action import Action, Verb
 from madang.planning.leaving import LEAVING, leaving_first, serial
 from madang.planning.replicas import leave
@@ -127,12 +128,41 @@ def _populate(house: Household, snapshot: Snapshot) -> Iterator[Action]:
     staying = [r for r in house.replicas if r.status.phase not in LEAVING]
     own = [r for r in staying if r.spec.revision == newest.name]
     old = [r for r in staying if r.spec.revision != newest.name]
+    moving = {r.name: r for r in own if r.spec.replaces in {other.name for other in own}}
+    own = [r for r in own if r.name not in moving]
+    yield from _move_on(moving.values(), house, snapshot)
     wanted = service.spec.scale
     limit = wanted if newest.status.phase is RevisionPhase.SERVING else min(wanted, 1)
     if newest.status.phase is not RevisionPhase.FAILED and len(own) < limit:
         yield _create(service, newest, limit - len(own), snapshot)
     yield from _trim(own, len(own) - wanted, snapshot)
     yield from _replace_old(own, old, wanted, snapshot)
+
+
+def _move_on(moving: Iterable[Replica], house: Household, snapshot: Snapshot) -> Iterator[Action]:
+    """Let go of whom a replica has taken over from that serves, or of one that never will."""
+    for replica in moving:
+        left = next(r for r in house.replicas if r.name == replica.spec.replaces)
+        if replica.status.phase is P.READY:
+            reason = Reason(code="replica.moved", values={"replica": replica.name})
+            action = leave(left, snapshot, reason)
+        elif replica.status.phase is P.FAILED or _waits_in_vain(replica):
+            action = leave(replica, snapshot, Reason(code="replica.not-moved"))
+        else:
+            action = None
+        if action:
+            yield action
+
+
+def _waits_in_vain(replica: Replica) -> bool:
+    return replica.status.phase is P.WAITING and replica.status.reason is not None
+
+
+def take_over(service: Service, moved: Replica, room_for: str, snapshot: Snapshot) -> Action:
+    """Make one more replica, that takes over from one so that something else finds room."""
+    values: dict[str, Value] = {"replica": moved.name, "room_for": room_for}
+    spec = moved.spec.model_copy(update={"replaces": moved.name, "room_for": room_for})
+    return _make(service, spec, 1, snapshot, Reason(code="replica.takes-over", values=values))
 
 
 def _replace_old(
@@ -158,15 +188,25 @@ def _trim(replicas: Sequence[Replica], surplus: int, snapshot: Snapshot) -> Iter
 
 
 def _create(service: Service, revision: Revision, count: int, snapshot: Snapshot) -> Action:
+    """Make `count` replicas of a revision."""
+    spec = ReplicaSpec(service=service.name, revision=revision.name)
+    return _make(
+        service, spec, count, snapshot, Reason(code="service.wanted", values={"count": count})
+    )
+
+
+def _make(
+    service: Service, spec: ReplicaSpec, count: int, snapshot: Snapshot, reason: Reason
+) -> Action:
     """Make `count` replicas, with serial numbers that are never used twice."""
     first = service.status.replicas + 1
     made = tuple(
         Replica(
             project=service.project,
-            name=f"{revision.name}-{serial}",
+            name=f"{spec.revision}-{serial}",
             uid=_uid("replica", service.uid, str(serial)),
             created_at=snapshot.now,
-            spec=ReplicaSpec(service=service.name, revision=revision.name),
+            spec=spec,
             status=ReplicaStatus(since=snapshot.now),
         )
         for serial in range(first, first + count)
@@ -175,7 +215,7 @@ def _create(service: Service, revision: Revision, count: int, snapshot: Snapshot
     return Action(
         Verb.CREATE_REPLICA,
         made[0],
-        Reason(code="service.wanted", values={"count": count}),
+        reason,
         writes=(*made, counted),
     )
 

@@ -124,6 +124,8 @@ class Snapshot:
     steady_s: float = 0.0
     """The same moment on a clock that only goes forward, and whose zero means nothing."""
     ages: Ages = field(default_factory=dict)
+    moves_per_100: int = 0
+    """Of any hundred replicas that came last, how many may have come by a move."""
 
     def age_s(self, uid: str, stamp: float | None) -> float:
         """Return for how long this control has watched that stamp; 0 for one just written."""

@@ -50,6 +50,10 @@ class ReplicaSpec(Frozen):
 
     service: Name
     revision: Name
+    replaces: str = ""
+    """The replica of the same service that it takes over from: it was moved."""
+    room_for: str = ""
+    """kind/name of what finds room by that."""
 
 
 class ReplicaStatus(Condition):

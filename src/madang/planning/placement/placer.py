@@ -61,6 +61,19 @@ class Placer:
         level = int(self._column[host].levels[which])
         return Choice(host, self.board.devices(host, self.demands[which], level))
 
+    def choose_but(
+        self, which: int, bonus: Sequence[float], hosts: Sequence[int]
+    ) -> Choice | None:
+        """Choose as if these hosts weren't there."""
+        nowhere = np.full(len(self.demands), NOWHERE)
+        for host in hosts:
+            self._peaks.rewrite(host, self._column[host].scores, nowhere)
+        try:
+            return self.choose(which, bonus)
+        finally:
+            for host in hosts:
+                self._peaks.rewrite(host, nowhere, self._column[host].scores)
+
     def take(self, which: int, choice: Choice) -> None:
         """Carry a choice out."""
         self.board.take(choice.host, self.demands[which], choice.devices)
@@ -71,8 +84,11 @@ class Placer:
         self.board.give(choice.host, self.demands[which], choice.devices)
         self.refresh(choice.host)
 
-    def sync(self, fleet: Fleet) -> None:
-        """Go on from another state of the same hosts: only those that differ are scored anew."""
+    def sync(self, fleet: Fleet) -> bool:
+        """Go on from another state of the same hosts; tell whether any of them differs.
+
+        Only those that do are scored anew.
+        """
         board = self.board
         differs = (board.free != fleet.free).any(axis=1)
         differs |= board.cpu_milli != fleet.cpu_milli
@@ -81,6 +97,7 @@ class Placer:
         board.free[:] = fleet.free
         for host in np.flatnonzero(differs):
             self.refresh(int(host))
+        return bool(differs.any())
 
     def column(self, host: int) -> Column:
         """Return what a host is worth as it is."""

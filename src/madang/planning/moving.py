@@ -1,0 +1,117 @@
+"""Few moves of what runs, so that what waits finds room.
+
+A move is made of what there is already: one more replica of the same service takes over, elsewhere,
+and once it serves, the one that it takes over from is let go. So only what can be spared for a
+moment is moved: replicas of services with more than one that is ready. How many is a budget: of
+any hundred replicas that came last, so many may have come by a move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from madang.planning.action import Action
+from madang.planning.ask import Ask
+from madang.planning.fix import NOTHING, Line, line_of
+from madang.planning.ground import Ground
+from madang.planning.place import Placement, place
+from madang.planning.services import take_over
+from madang.planning.snapshot import Snapshot
+from madang.planning.template import ask_of
+from madang.resources.replica import Replica, ReplicaPhase
+from madang.resources.resource import Ref
+from madang.resources.revision import Revision
+
+ARRIVALS = 100
+TRIED_MAX = 3
+"""So many different ones that wait are looked at in one turn."""
+
+Movable = Sequence[tuple[Replica, Ask]]
+
+
+def plan_moves(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
+    """Return at most one move: the best that lets one of those start that wait longest in line."""
+    if budget(snapshot) <= 0:
+        return
+    may_move: Movable | None = None
+    for replica, ask in islice(_waiting(snapshot), TRIED_MAX):
+        may_move = tuple(movable(snapshot)) if may_move is None else may_move
+        mark = (replica.spec.revision, *(other.uid for other, _ in may_move))
+        if not may_move or mark in ground.stuck:
+            continue
+        found = _way(line_of(ask, ground, snapshot, replica), ground, may_move)
+        if found is None:
+            ground.stuck.add(mark)
+            continue
+        service = snapshot.services[Ref(found.project, found.spec.service)]
+        yield take_over(service, found, f"service/{replica.spec.service}", snapshot)
+        return
+
+
+def budget(snapshot: Snapshot) -> int:
+    """Return how many moves may be begun now."""
+    newest = sorted(snapshot.replicas.values(), key=lambda r: (r.created_at, r.uid))[-ARRIVALS:]
+    allowed = snapshot.moves_per_100 * len(newest) // ARRIVALS
+    if snapshot.moves_per_100:
+        allowed = max(1, allowed)
+    return allowed - sum(bool(r.spec.replaces) for r in newest)
+
+
+def movable(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
+    """Return what may be moved, with what it asks for."""
+    ready: dict[Ref, list[Replica]] = {}
+    busy = {Ref(r.project, r.spec.replaces) for r in snapshot.replicas.values() if r.spec.replaces}
+    for _, replica in sorted(snapshot.replicas.items()):
+        if replica.status.phase is ReplicaPhase.READY and replica.ref not in busy:
+            ready.setdefault(Ref(replica.project, replica.spec.service), []).append(replica)
+    for ref, replicas in ready.items():
+        service = snapshot.services.get(ref)
+        if service is None or service.deleted_at is not None or len(replicas) < 2:
+            continue
+        if service.status.observed_generation != service.generation:
+            continue
+        for replica in replicas:
+            revision = snapshot.revisions.get(Ref(ref.project, replica.spec.revision))
+            ask = ask_of(revision, snapshot) if revision else None
+            if ask and service.status.revision == replica.spec.revision:
+                yield replica, ask
+
+
+def _waiting(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
+    """Return one replica of each revision that waits, unless something moves for its service."""
+    under_way = {
+        Ref(r.project, r.spec.room_for.partition("/")[2])
+        for r in snapshot.replicas.values()
+        if r.spec.room_for and Ref(r.project, r.spec.replaces) in snapshot.replicas
+    }
+    seen: set[Ref] = set()
+    for _, replica in sorted(snapshot.replicas.items()):
+        ref = Ref(replica.project, replica.spec.revision)
+        service = Ref(replica.project, replica.spec.service)
+        if replica.status.phase is not ReplicaPhase.WAITING or replica.spec.replaces:
+            continue
+        if ref in seen or service in under_way:
+            continue
+        seen.add(ref)
+        revision: Revision | None = snapshot.revisions.get(ref)
+        ask = ask_of(revision, snapshot) if revision else None
+        if ask:
+            yield replica, ask
+
+
+def _way(line: Line | None, ground: Ground, may_move: Movable) -> Replica | None:
+    """Return whose move lets it start, tried with those who wait ahead of it."""
+    if line is None:
+        return None
+    key = ground.make_room(line.ask, [(r.status, ask) for r, ask in may_move])
+    if key is None:
+        return None
+    replica, ask = may_move[key]
+    with ground.trial():
+        goal = place(ask, ground, but=replica.status.node)
+        if not isinstance(goal, Placement):
+            return None
+        ground.change(NOTHING, goal.status(ask))
+        ground.change(replica.status, NOTHING)
+        return replica if line.starts(ground) else None

@@ -32,10 +32,11 @@ Movable = Sequence[tuple[Replica, Ask]]
 
 def plan_moves(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     """Return at most one move: the best that lets one of those start that wait longest in line."""
-    if budget(snapshot) <= 0:
+    waiting = tuple(islice(_waiting(snapshot), TRIED_MAX)) if snapshot.moves_per_100 else ()
+    if not waiting or budget(snapshot) <= 0:
         return
     may_move: Movable | None = None
-    for replica, ask in islice(_waiting(snapshot), TRIED_MAX):
+    for replica, ask in waiting:
         may_move = tuple(movable(snapshot)) if may_move is None else may_move
         mark = (replica.spec.revision, *(other.uid for other, _ in may_move))
         if not may_move or mark in ground.stuck:
@@ -80,18 +81,18 @@ def movable(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
 
 def _waiting(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
     """Return one replica of each revision that waits, unless something moves for its service."""
+    replicas = snapshot.replicas.values()
+    waiting = [r for r in replicas if r.status.phase is ReplicaPhase.WAITING]
     under_way = {
         Ref(r.project, r.spec.room_for.partition("/")[2])
-        for r in snapshot.replicas.values()
+        for r in (replicas if waiting else ())
         if r.spec.room_for and Ref(r.project, r.spec.replaces) in snapshot.replicas
     }
     seen: set[Ref] = set()
-    for _, replica in sorted(snapshot.replicas.items()):
+    for replica in sorted(waiting, key=lambda r: r.ref):
         ref = Ref(replica.project, replica.spec.revision)
         service = Ref(replica.project, replica.spec.service)
-        if replica.status.phase is not ReplicaPhase.WAITING or replica.spec.replaces:
-            continue
-        if ref in seen or service in under_way:
+        if replica.spec.replaces or ref in seen or service in under_way:
             continue
         seen.add(ref)
         revision: Revision | None = snapshot.revisions.get(ref)

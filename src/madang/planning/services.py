@@ -128,9 +128,12 @@ def _populate(house: Household, snapshot: Snapshot) -> Iterator[Action]:
     staying = [r for r in house.replicas if r.status.phase not in LEAVING]
     own = [r for r in staying if r.spec.revision == newest.name]
     old = [r for r in staying if r.spec.revision != newest.name]
-    moving = {r.name: r for r in own if r.spec.replaces in {other.name for other in own}}
-    own = [r for r in own if r.name not in moving]
-    yield from _move_on(moving.values(), house, snapshot)
+    successors = [r for r in own if r.spec.replaces]
+    if successors:
+        names = {r.name for r in own}
+        moving = {r.name: r for r in successors if r.spec.replaces in names}
+        own = [r for r in own if r.name not in moving]
+        yield from _move_on(moving.values(), house, snapshot)
     wanted = service.spec.scale
     limit = wanted if newest.status.phase is RevisionPhase.SERVING else min(wanted, 1)
     if newest.status.phase is not RevisionPhase.FAILED and len(own) < limit:
@@ -181,7 +184,9 @@ def _replace_old(
 
 def _trim(replicas: Sequence[Replica], surplus: int, snapshot: Snapshot) -> Iterator[Action]:
     """Let `surplus` of them go."""
-    for replica in leaving_first(replicas)[: max(0, surplus)]:
+    if surplus <= 0:
+        return
+    for replica in leaving_first(replicas)[:surplus]:
         action = leave(replica, snapshot, Reason(code="service.rescaled"))
         if action:
             yield action

@@ -61,9 +61,7 @@ class Placer:
         level = int(self._column[host].levels[which])
         return Choice(host, self.board.devices(host, self.demands[which], level))
 
-    def choose_but(
-        self, which: int, bonus: Sequence[float], hosts: Sequence[int]
-    ) -> Choice | None:
+    def choose_but(self, which: int, bonus: Sequence[float], hosts: Sequence[int]) -> Choice | None:
         """Choose as if these hosts weren't there."""
         nowhere = np.full(len(self.demands), NOWHERE)
         for host in hosts:

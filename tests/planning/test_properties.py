@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -16,6 +17,8 @@ from madang.resources.resource import Ref
 from madang.testing.builders import PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper
 
+pytestmark = pytest.mark.timeout(600)
+"""A quarter of a minute of processor time; on a busy machine that is long."""
 NAMES = st.sampled_from(["a", "b", "c"])
 
 

@@ -35,6 +35,7 @@ from madang.supervisor.protocol import Process
 from madang.testing.builders import FAKE, PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper
 
+pytestmark = pytest.mark.timeout(180)
 SEEDS = [0, 1, 4, 9]  # 1, 9: a node had kept an end, and the replica elsewhere was never forgotten
 if "MADANG_SEED" in os.environ:
     SEEDS = [int(os.environ["MADANG_SEED"])]

@@ -118,6 +118,8 @@ class Follow(TypedDict):
     verb: str
     subject: str
     reason: Reason
+    smallest_fix: Reason | None
+    """Of what has to wait: a change that was tried."""
 
 
 class Applied(TypedDict):

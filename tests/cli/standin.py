@@ -258,7 +258,7 @@ class Api(Door):
             if not before:
                 where = {"node": "vm", "accelerators": "vm-cpu0"}
                 reason = {"code": "placement.chosen", "values": where}
-                follows.append({"verb": "replica.started", "reason": reason,
+                follows.append({"verb": "replica.started", "reason": reason, "smallest_fix": None,
                                 "subject": f"replica/{document['name']}-1-1"})  # fmt: skip
             if not before and not self.body["dry_run"]:
                 self.world.serve(document)

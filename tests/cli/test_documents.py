@@ -83,6 +83,7 @@ def test_a_refusal_is_placed_by_number_or_by_what_it_is_about(tmp_path: Path) ->
 def test_every_object_has_a_file_of_its_own_in_its_project() -> None:
     assert str(path_of("organization", "acme", "acme")) == "acme/organization.yaml"
     assert str(path_of("user", "acme", "kim")) == "acme/user.kim.yaml"
+    assert str(path_of("site", "", "acme")) == "site.acme.yaml"
     assert str(path_of("project", "서울시/민원", "민원")) == "서울시/민원/project.yaml"
     assert str(path_of("model", "서울시/민원", "라마")) == "서울시/민원/model.라마.yaml"
 

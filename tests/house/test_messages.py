@@ -19,9 +19,10 @@ import pytest
 import madang
 from madang import errors, messages
 from madang.cli import COMMANDS
+from madang.control.intake import DELETABLE
 from madang.planning.action import Verb
 from madang.resources.kinds import WRITABLE
-from madang.resources.place import NodePhase
+from madang.resources.place import Guarantee, NodePhase
 from madang.resources.replica import ReplicaPhase
 from madang.resources.revision import RevisionPhase, Verdict
 from madang.resources.service import ServicePhase
@@ -50,11 +51,11 @@ EXPANDED = {
     *(f"service.{phase}" for phase in ServicePhase),
     *(f"replica.{phase}" for phase in ReplicaPhase),
     *(f"{kind}.{done}" for kind in WRITABLE if kind != "model" for done in ("created", "updated")),
-    *(f"{kind}.created" for kind in ("site", "pool", "node", "accelerator")),
+    *(f"{kind}.created" for kind in ("node", "accelerator")),
     *(f"{kind}.updated" for kind in ("node", "accelerator", "key")),
     "accelerator.deleted",
-    *(f"{kind}.deleted" for kind in ("model", "key", "build", "project", "user", "organization")),
-    *(f"{kind}.missing" for kind in ("project", "organization")),
+    *(f"{kind}.deleted" for kind in sorted(DELETABLE - {"service"})),
+    *(f"{kind}.missing" for kind in ("project", "organization", "site")),
     *(f"apply.{what}" for what in ("create", "update", "unchanged")),
     *(f"home.{what}" for what in ("backed-up", "drilled", "drill-failed")),
     *(f"up.{step}" for step in ("starting", "verifying", "ready")),
@@ -64,10 +65,10 @@ EXPANDED = {
 """Codes that the source puts together, expanded by hand."""
 
 PHASES = {
-    *NodePhase, *RevisionPhase, *ServicePhase, *ReplicaPhase, *Verdict, *Role,
-    "running", "waiting", "exited",
+    *Guarantee, *NodePhase, *RevisionPhase, *ServicePhase, *ReplicaPhase, *Verdict, *Role,
+    "running", "waiting", "exited", "whole",
 }  # fmt: skip
-"""What stands in a column `phase`, `verdict`, `role` or `state`."""
+"""What stands in a column `phase`, `verdict`, `role`, `state` or `given`."""
 
 
 @dataclass(frozen=True)

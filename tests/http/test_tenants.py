@@ -246,6 +246,8 @@ def applies(path: str) -> Iterator[Ask]:
         "organization": ({"name": "acme", **title}, R.MANAGE, "acme"),
         "project": ({"name": LAB, **title}, R.MANAGE, LAB),
         "user": ({"name": "acme/kim", "roles": {LAB: "member"}, **title}, R.MANAGE, "acme"),
+        "site": ({"name": "local", "grade": "S", **title}, R.OPERATE, ""),
+        "pool": ({"name": "default", "site": "local"}, R.OPERATE, ""),
         "model": ({"name": "tiny", "source": "/no/where", "project": LAB}, R.WRITE, LAB),
         "service": ({**BOT, "scale": 2}, R.WRITE, LAB),
     }
@@ -270,6 +272,7 @@ def of_kinds(town: Town, path: str, method: str) -> Iterator[Ask]:
             assert method == "DELETE", (method, path)
             right = {"key": R.KEYS}.get(kind, R.WRITE)
             right = R.MANAGE if kind in {"organization", "project", "user"} else right
+            right = R.OPERATE if kind in {"site", "pool"} else right
             absent = "acme/none" if kind in {"project", "user"} else "none"
             gone = path.replace("{kind}", kind).replace("{name:path}", absent)
             lies = {"organization": "none", "project": "acme/none"}.get(kind, place)

@@ -198,4 +198,6 @@ async def test_a_service_that_is_being_deleted_is_no_longer_declared(yard: Yard)
     yard.node.reachable = False
     answer: httpx.Response = await yard.client.delete("/api/v1/service/bot")
     assert answer.is_success
-    assert [d["kind"] for d in await declared(yard)] == ["model", "organization", "project"]
+    assert [d["kind"] for d in await declared(yard)] == [
+        "model", "organization", "pool", "project", "site"
+    ]  # fmt: skip

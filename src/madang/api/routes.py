@@ -143,6 +143,7 @@ def _applied(applied: Applied) -> dict[str, Any]:
                 "verb": action.verb,
                 "subject": f"{action.subject.kind}/{action.subject.name}",
                 "reason": action.reason.model_dump(mode="json"),
+                "smallest_fix": action.fix and action.fix.model_dump(mode="json"),
             }
             for action in applied.follows
         ],

@@ -9,11 +9,15 @@ from cyclopts import Parameter
 
 from madang.answers import Applied
 from madang.cli.documents import Document, blame, read
+from madang.cli.explain import filters
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import happening, next_step, say, show_json, tell
+from madang.cli.output import happening, next_step, reason, say, show_json, tell, word
 from madang.cli.progress import until_ready
 from madang.client import Client
 from madang.errors import MadangError
+
+WAITS = {"service.status": "service.pending"}
+"""How it is told of a service that nothing can be started of."""
 
 
 def apply(
@@ -71,7 +75,12 @@ def _show(planned: Applied) -> None:
         for field in change["fields"]:
             say(f"      {field}")
     for follow in planned["follows"]:
-        say("  ->", happening(follow["verb"], follow["subject"], follow["reason"]))
+        verb = WAITS.get(follow["verb"], follow["verb"])
+        say("  ->", happening(verb, follow["subject"], follow["reason"]))
+        for line in filters(follow["reason"]["values"]):
+            say(f"     {line}")
+        if fix := follow["smallest_fix"]:
+            say("     " + word("explain.fix", fix=reason(fix, follow["subject"])))
 
 
 def _services(planned: Applied) -> Sequence[tuple[str, str]]:

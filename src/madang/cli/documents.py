@@ -111,6 +111,8 @@ def _subject(value: Mapping[str, Any]) -> str:
 def path_of(kind: str, project: str, name: str) -> Path:
     """Return where an object's file lies: a folder per organization, and in it one per project.
 
+    What belongs to the whole site lies beside them.
+
     Raises `Rejected` for what is no name of ours: no string from outside becomes a path unseen.
 
     >>> path_of("service", "acme/lab", "bot"), path_of("project", "acme/lab", "lab")
@@ -118,15 +120,15 @@ def path_of(kind: str, project: str, name: str) -> Path:
     """
     from madang.resources.resource import canonical, check_name
 
-    place = project or name
+    place = project.split("/") if project else []
     try:
-        for part in (*place.split("/"), name, kind):
+        for part in (*place, name, kind):
             if check_name(part) != canonical(part):
                 raise Unfit("value.name-form")
     except Unfit as error:
         raise Rejected("export.bad-name", ascii(f"{kind}/{name}"), **error.why()) from error
     own = kind in {"organization", "project"}
-    return Path(place, f"{kind}.yaml" if own else f"{kind}.{name}.yaml")
+    return Path(*place, f"{kind}.yaml" if own else f"{kind}.{name}.yaml")
 
 
 def write(folder: Path, bodies: Mapping[Path, Mapping[str, Any]]) -> tuple[int, int]:

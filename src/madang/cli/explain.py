@@ -45,7 +45,7 @@ def lines(found: Explanation) -> Iterator[str]:
     """Give what is said of one thing: why, since when it is so, and what would help."""
     if found["reason"]:
         yield reason(found["reason"], found["subject"])
-        yield from _filters(found["reason"]["values"])
+        yield from filters(found["reason"]["values"])
     elif not found["because"]:
         yield word("explain.fine")
     if found["next_try"]:
@@ -64,7 +64,7 @@ FILTERS = (
 """In the order in which planning asks."""
 
 
-def _filters(values: Mapping[str, Value]) -> Iterator[str]:
+def filters(values: Mapping[str, Value]) -> Iterator[str]:
     """Say how many nodes fell to which rule of placement."""
     for code in FILTERS:
         nodes = values.get("fell_" + code.partition(".")[2].replace("-", "_"))

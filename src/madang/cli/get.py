@@ -33,6 +33,10 @@ def _labels(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
+def _given(spec: Mapping[str, Any]) -> str:
+    return spec.get("group") or phase(spec["guarantee"] if spec["shared"] else "whole")
+
+
 def _newest(r: Mapping[str, Any]) -> Mapping[str, Any]:
     versions = r["status"]["versions"]
     return versions[-1] if versions else {}
@@ -90,6 +94,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.node", _spec("node")),
         ("column.kind", _spec("accelerator")),
         ("column.memory", lambda r: size(r["spec"]["memory_bytes"])),
+        ("column.given", lambda r: _given(r["spec"])),
     ),
     "key": (
         _NAME,
@@ -107,6 +112,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
     "project": (("column.name", lambda r: r["project"]), ("column.title", _spec("title"))),
     "organization": (_NAME, ("column.title", _spec("title"))),
     "endpoint": (_NAME, ("column.service", _spec("service"))),
+    "site": (_NAME, ("column.title", _spec("title")), ("column.grade", _spec("grade"))),
     "pool": (_NAME, ("column.site", _spec("site"))),
 }  # fmt: skip
 """Columns by kind; a kind without its own has a name and a project."""

@@ -11,12 +11,15 @@ WRITE_RIGHTS = {
     "organization": Right.MANAGE,
     "project": Right.MANAGE,
     "user": Right.MANAGE,
+    "site": Right.OPERATE,
+    "pool": Right.OPERATE,
     "key": Right.KEYS,
 }
 """What it takes to write a kind; `write` for every other."""
 
 PRIVILEGED = frozenset({*WRITE_RIGHTS, "model"})
-"""Kinds whose writes hand out rights, or have control read files of the server."""
+"""Kinds whose writes hand out rights, say which data may lie where, or have control read files of
+the server."""
 
 
 def allow(who: Principal, right: Right, place: str, subject: str) -> None:

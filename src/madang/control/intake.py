@@ -24,13 +24,14 @@ from madang.control.keys import Keys, Wanted, make_key, owner_ref
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
 from madang.planning.action import Action
-from madang.planning.preview import Change, follow, telling, wish
+from madang.planning.preview import Change, follow, misplaced, telling, wish
 from madang.planning.snapshot import Seen
 from madang.ports import Random
 from madang.resources.event import Event
-from madang.resources.kinds import KINDS
+from madang.resources.kinds import KINDS, WRITABLE
 from madang.resources.manifest import MANIFESTS_MAX, Manifest, read
 from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion, split_model
+from madang.resources.place import Pool, Site
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.rights import CONTROL, Principal, Right, within
 from madang.resources.service import Service
@@ -45,6 +46,8 @@ T = TypeVar("T")
 
 ATTEMPTS_MAX = 8
 """How often a person's write is tried against a world that keeps changing."""
+DELETABLE = frozenset({*WRITABLE, "key", "build"})
+"""Kinds that people may take away; all else follows from these."""
 MAKERS_MAX = 32
 """Keys alive in one line, each made by the one before."""
 IMPORTS_MAX = 2
@@ -172,7 +175,9 @@ class Intake:
         changes = [wish(m, snapshot, f"{m.kind}-{self.random.token(8)}") for m in manifests]
         for change in changes:
             self._check(who, change, changes)
-        _, planned = await asyncio.to_thread(follow, snapshot, changes)
+        changed, planned = await asyncio.to_thread(follow, snapshot, changes)
+        if wrong := misplaced(changes, changed):
+            raise Conflict("place.holds-higher", wrong.subject, by=wrong.by, count=wrong.count)
         applied = Applied(tuple(changes), telling(planned, changes))
         if not dry_run:
             await self._write(who, applied, versions)
@@ -206,6 +211,8 @@ class Intake:
             self._need(Organization, Ref(organization, organization), subject, changes)
         elif project:
             self._need(Project, Ref(resource.project, project), subject, changes)
+        elif isinstance(resource, Pool):
+            self._need(Site, Ref("", resource.spec.site), subject, changes)
         if isinstance(resource, Service):
             name, number = split_model(resource.spec.model)
             model = self.world.get(who, Model, Ref(resource.project, name))
@@ -244,7 +251,7 @@ class Intake:
 
     def _check_free(self, who: Principal, found: AnyResource, subject: str) -> None:
         """Refuse to delete what something else stands on, or what control alone may remove."""
-        if found.kind not in {"model", "key", "build", "project", "user", "organization"}:
+        if found.kind not in DELETABLE:
             raise Rejected("resource.follows-others", subject, kind=found.kind)
         users = sorted(_users(found, self.world))
         seen = [f"{kind}/{ref.name}" for kind, ref in users if who.sees(ref.project)]
@@ -417,6 +424,9 @@ def _users(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
     if found.kind == "user":
         owned = f"{found.project}/{found.name}"
         return those("key", lambda key: key.spec.user == owned)
+    if found.kind in {"site", "pool"}:
+        parts = "pool" if found.kind == "site" else "node"
+        return those(parts, lambda each: getattr(each.spec, found.kind) == found.name)
     if found.kind == "build":
         judged = found.status.replica if found.status.judged_at is None else ""
         return those("replica", lambda replica: replica.uid == judged)

@@ -96,6 +96,12 @@ class Action:
     gone: tuple[AnyResource, ...] = ()
     effect: Effect | None = None
 
+    @property
+    def fix(self) -> Reason | None:
+        """Return what would help whom it leaves waiting, and was tried; None: nothing known."""
+        own = (each for each in self.writes if each.uid == self.subject.uid)
+        return next((getattr(each.status, "smallest_fix", None) for each in own), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

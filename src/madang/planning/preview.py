@@ -6,17 +6,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from madang.planning.action import Action, Plan
+from madang.planning.action import Action, Plan, Verb
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
 from madang.resources.kinds import KINDS
 from madang.resources.manifest import Manifest
+from madang.resources.place import Pool, Site
 from madang.resources.quantity import written_size
 from madang.resources.replica import Replica
-from madang.resources.resource import AnyResource
+from madang.resources.resource import AnyResource, Ref
+from madang.resources.service import Service
 
 _IN_THE_OPEN = ("replica.started", "replica.waiting", "replica.draining", "replica.stopping")
 """Actions that say where something goes, why it waits, or what makes way."""
+
+NAMED_MAX = 5
+"""So many replicas are named that are in the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,73 @@ def follow(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[Snapshot, Pla
     return changed, plan(changed)
 
 
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """A place that may not be changed so, for what runs there now."""
+
+    subject: str
+    by: str
+    """The first of them."""
+    count: int
+
+
+def misplaced(changes: Iterable[Change], changed: Snapshot) -> Misplaced | None:
+    """Return the first changed place whose site may not hold data that is worked on there."""
+    for change in changes:
+        place = change.resource
+        is_place = change.what == "update" and isinstance(place, Site | Pool)
+        there = _too_high(place, changed) if is_place else []
+        if there:
+            named = ", ".join(f"replica/{r.name} ({r.project})" for r in there[:NAMED_MAX])
+            return Misplaced(f"{place.kind}/{place.name}", named, len(there))
+    return None
+
+
+def _too_high(place: AnyResource, snapshot: Snapshot) -> list[Replica]:
+    """Return the replicas in that place whose data its site may not hold."""
+    is_pool = isinstance(place, Pool)
+    pools = [
+        pool
+        for pool in snapshot.all(Pool).values()
+        if place.name == (pool.name if is_pool else pool.spec.site)
+    ]
+    site = snapshot.get(Site, Ref("", pools[0].spec.site)) if pools else None
+    if site is None:
+        return []
+    inside = {pool.name for pool in pools}
+    nodes = {ref.name for ref, node in snapshot.nodes.items() if node.spec.pool in inside}
+    higher = {
+        ref for ref, revision in snapshot.revisions.items()
+        if revision.spec.grade.height > site.spec.grade.height
+    }  # fmt: skip
+    return [
+        replica
+        for _, replica in sorted(snapshot.replicas.items())
+        if replica.status.accelerators and replica.status.node in nodes
+        and Ref(replica.project, replica.spec.revision) in higher
+    ]  # fmt: skip
+
+
 def telling(planned: Plan, changes: Sequence[Change]) -> tuple[Action, ...]:
-    """Return the actions of a plan that people want to see about these changes."""
-    services = {(c.resource.project, c.resource.name) for c in changes}
-    return tuple(
-        action
-        for action in planned.telling()
-        if action.verb in _IN_THE_OPEN
-        and isinstance(action.subject, Replica)
-        and (action.subject.project, action.subject.spec.service) in services
-    )
+    """Return the actions of a plan that people want to see about these changes.
+
+    A changed place is about everything that starts. A service that can't even be pinned says why.
+    """
+    services = {c.resource.ref for c in changes if isinstance(c.resource, Service)}
+    is_place = any(isinstance(c.resource, Site | Pool) for c in changes)
+
+    def is_told(action: Action) -> bool:
+        subject = action.subject
+        if isinstance(subject, Replica):
+            own = Ref(subject.project, subject.spec.service) in services
+            starts = is_place and action.verb is Verb.START_REPLICA
+            return starts or (own and action.verb in _IN_THE_OPEN)
+        unpinned = action.verb is Verb.STATUS_SERVICE and action.fix is not None
+        return (
+            unpinned
+            and isinstance(subject, Service)
+            and subject.ref in services
+            and all(each.status.observed_generation != each.generation for each in action.writes)
+        )
+
+    return tuple(filter(is_told, planned.telling()))

@@ -22,7 +22,7 @@ KINDS: dict[str, type[AnyResource]] = {
     )
 }  # fmt: skip
 
-WRITABLE = ("organization", "project", "user", "model", "service")
+WRITABLE = ("organization", "project", "user", "site", "pool", "model", "service")
 """Kinds that `apply` takes."""
 
 

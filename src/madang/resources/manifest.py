@@ -59,13 +59,15 @@ def read(document: object, project: str) -> Manifest:
     model = KINDS[kind]
     written_name = body.pop("name", None)
     subject = f"{kind}/{written_name}"
-    home = _valid(_PROJECT, body.pop("project", project), "project", subject)
+    home = ""
+    if model.scoped:
+        home = _valid(_PROJECT, body.pop("project", project), "project", subject)
     if kind in _HOMES:
         home, written_name = _HOMES[kind](written_name, home, subject)
     name = _valid(_NAME, written_name, "name", subject)
     if kind == "service" and len(name.encode()) > SERVICE_NAME_BYTES_MAX:
         raise _unfit(subject, Unfit("value.service-name-long", limit=SERVICE_NAME_BYTES_MAX))
-    ref = Ref(home if model.scoped else "", name)
+    ref = Ref(home, name)
     if model.scoped and not home:
         raise Rejected("manifest.no-project", subject)
     return Manifest(kind, ref, _spec(model.model_fields["spec"].annotation, body, subject))

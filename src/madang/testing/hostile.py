@@ -206,7 +206,11 @@ def from_experience(paths: list[str], count: int, number: int) -> Iterator[Hosti
 def _odd_body(chance: random.Random) -> bytes:
     if chance.random() < 0.2:
         return chance.choice(ODD_BODIES)
-    fields = {"kind": chance.choice(("service", "model", "organization", "project", "user"))}
+    fields = {
+        "kind": chance.choice(
+            ("service", "model", "organization", "project", "user", "site", "pool")
+        )
+    }
     fields |= {
         name: chance.choice(ODD_VALUES) for name in chance.sample(FIELDS, chance.randint(0, 4))
     }

@@ -63,13 +63,16 @@ def rows(version: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def fill(connection: Connection, version: str) -> None:
-    """Make the state that a Madang of that version left: begun by the first, upgraded since."""
-    kept, first = rows(version), rows(OLDER[0])
-    migrations.upgrade(connection, None, to=OLDER[0])
-    _insert(connection, first)
-    if version != OLDER[0]:
-        migrations.upgrade(connection, OLDER[0], to=version)
-    _insert(connection, {name: each for name, each in kept.items() if name not in first})
+    """Make the state that a Madang of that version left: begun by the first, upgraded since.
+
+    Each table is filled by the version that brought it: the later ones seal what they write.
+    """
+    before, known = None, set[str]()
+    for each in OLDER[: OLDER.index(version) + 1]:
+        migrations.upgrade(connection, before, to=each)
+        kept = rows(each)
+        _insert(connection, {name: own for name, own in kept.items() if name not in known})
+        before, known = each, set(kept)
 
 
 def _insert(connection: Connection, kept: dict[str, list[dict[str, Any]]]) -> None:

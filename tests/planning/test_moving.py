@@ -61,7 +61,8 @@ def test_one_move_makes_room_for_what_waits_and_at_no_time_does_less_serve():
     assert [phase for phase, _ in ones] == [READY, READY]
     assert len({node for _, node in ones}) == 1, "together, so that two cards are free together"
     moved = [r.spec for r in paper.replicas("one") if r.spec.replaces]
-    assert [spec.room_for for spec in moved] == ["service/two"]
+    assert len(moved) == 1
+    assert "two" not in moved[0].model_dump_json(), "it may be another project's"
 
 
 @pytest.mark.parametrize(

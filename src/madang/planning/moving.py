@@ -8,6 +8,7 @@ any hundred replicas that came last, so many may have come by a move.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -46,8 +47,14 @@ def plan_moves(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
             ground.stuck.add(mark)
             continue
         service = snapshot.services[Ref(found.project, found.spec.service)]
-        yield take_over(service, found, f"service/{replica.spec.service}", snapshot)
+        yield take_over(service, found, mark_of(replica, snapshot), snapshot)
         return
+
+
+def mark_of(replica: Replica, snapshot: Snapshot) -> str:
+    """Return a mark of a replica's service that says nothing to those who don't know its uid."""
+    service = snapshot.services.get(Ref(replica.project, replica.spec.service))
+    return hashlib.sha256(service.uid.encode()).hexdigest()[:16] if service else ""
 
 
 def budget(snapshot: Snapshot) -> int:
@@ -84,15 +91,14 @@ def _waiting(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
     replicas = snapshot.replicas.values()
     waiting = [r for r in replicas if r.status.phase is ReplicaPhase.WAITING]
     under_way = {
-        Ref(r.project, r.spec.room_for.partition("/")[2])
+        r.spec.room_for
         for r in (replicas if waiting else ())
         if r.spec.room_for and Ref(r.project, r.spec.replaces) in snapshot.replicas
     }
     seen: set[Ref] = set()
     for replica in sorted(waiting, key=lambda r: r.ref):
         ref = Ref(replica.project, replica.spec.revision)
-        service = Ref(replica.project, replica.spec.service)
-        if replica.spec.replaces or ref in seen or service in under_way:
+        if replica.spec.replaces or ref in seen or mark_of(replica, snapshot) in under_way:
             continue
         seen.add(ref)
         revision: Revision | None = snapshot.revisions.get(ref)

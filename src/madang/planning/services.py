@@ -163,7 +163,7 @@ def _waits_in_vain(replica: Replica) -> bool:
 
 def take_over(service: Service, moved: Replica, room_for: str, snapshot: Snapshot) -> Action:
     """Make one more replica, that takes over from one so that something else finds room."""
-    values: dict[str, Value] = {"replica": moved.name, "room_for": room_for}
+    values: dict[str, Value] = {"replica": moved.name}
     spec = moved.spec.model_copy(update={"replaces": moved.name, "room_for": room_for})
     return _make(service, spec, 1, snapshot, Reason(code="replica.takes-over", values=values))
 

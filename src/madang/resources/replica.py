@@ -53,7 +53,7 @@ class ReplicaSpec(Frozen):
     replaces: str = ""
     """The replica of the same service that it takes over from: it was moved."""
     room_for: str = ""
-    """kind/name of what finds room by that."""
+    """A digest of what finds room by that: it may be another project's, and nobody's business."""
 
 
 class ReplicaStatus(Condition):

@@ -14,6 +14,7 @@ from typing import Protocol
 from madang.planning.snapshot import EngineFacts
 from madang.resources.event import AuditRecord, Event
 from madang.resources.place import Guarantee
+from madang.resources.power import Watts
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
 from madang.supervisor.protocol import LaunchPlan, Moment, Observation
@@ -196,6 +197,8 @@ class Found:
     """The same for accelerators of a node that may not be split; empty: on its own."""
     device: str = ""
     """How a process is told to use it (an index or UUID for the visibility variable)."""
+    watts: Watts | None = None
+    """What it draws, where the probe knows better than what is published of its kind."""
     attributes: dict[str, str | int | float] = field(default_factory=dict)
 
 

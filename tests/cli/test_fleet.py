@@ -68,7 +68,10 @@ def test_a_kind_says_how_it_is_given_and_a_site_what_it_may_hold(file: Path) -> 
     file.write_text(
         GOOD.replace("name: seoul", "name: seoul\n    grade: S")
         .replace("memory: 80GB", "memory: 80GB, group: 4")
-        .replace("cpu: {", "maker/cut: {memory: 20GB, guarantee: isolated}\n  cpu: {")
+        .replace(
+            "cpu: {",
+            "maker/cut: {memory: 20GB, guarantee: isolated, watts: {idle: 5, full: 20}}\n  cpu: {",
+        )
         .replace("{cpu: 1}", "{cpu: 1, maker/cut: 1}")
     )
     told = fleet.read(str(file))["nodes"]
@@ -78,6 +81,7 @@ def test_a_kind_says_how_it_is_given_and_a_site_what_it_may_hold(file: Path) -> 
         ]  # fmt: skip
     assert {node.pop("grade") for node in told} == {"S"}
     assert [d.get("guarantee") for d in told[-1]["accelerators"]] == [None, "isolated"]
+    assert [d.get("watts") for d in told[-1]["accelerators"]] == [None, {"idle": 5, "full": 20}]
     del told[-1]["accelerators"][1]
     assert told == usual["nodes"], "nothing is said of what is as ever: older homes know their file"
 

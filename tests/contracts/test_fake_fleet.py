@@ -21,6 +21,7 @@ from madang.errors import Rejected, Unavailable
 from madang.launchers.simulated import FleetLine, Simulated, SimulatedProbe
 from madang.ports import Assignment
 from madang.resources.fleet import Fleet, plain
+from madang.resources.power import Watts
 from madang.supervisor.protocol import LaunchPlan, Process
 
 DEADLINE_S = 20.0
@@ -254,3 +255,8 @@ def test_a_probe_finds_how_accelerators_are_given():
     ):
         (found,) = SimulatedProbe({"accelerators": [whole | given]}).find()
         assert (found.shared, found.guarantee, found.group) == wanted
+        assert found.watts is None
+    (found,) = SimulatedProbe(
+        {"accelerators": [whole | {"watts": {"idle": 60.0, "full": 700.0}}]}
+    ).find()
+    assert found.watts == Watts(idle=60, full=700)

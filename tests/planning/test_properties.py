@@ -12,14 +12,18 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from madang.planning.action import assume
 from madang.planning.ground import Memo
 from madang.planning.plan import plan
+from madang.resources.place import Pool, PoolSpec
 from madang.resources.replica import HOLDING
 from madang.resources.resource import Ref
+from madang.resources.tenancy import Empty
 from madang.testing.builders import PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper
 
 pytestmark = pytest.mark.timeout(600)
 """A quarter of a minute of processor time; on a busy machine that is long."""
+
 NAMES = st.sampled_from(["a", "b", "c"])
+POOL = Pool(name="default", uid="pool", spec=PoolSpec(site="s"), status=Empty())
 
 
 class World(RuleBasedStateMachine):
@@ -32,12 +36,13 @@ class World(RuleBasedStateMachine):
                 node("gpu", cards=2, memory_gb=80),
                 node("mix", cards=2, kind="nvidia/l40s", memory_gb=48),
                 node("box", cards=1, kind="cpu", memory_gb=64, shared=True),
-                model(size_gb=4), model("big", size_gb=70),
+                model(size_gb=4), model("big", size_gb=70), [POOL],
             )
         )  # fmt: skip
         self.paper.snapshot = replace(self.paper.snapshot, moves_per_100=20)
         self.epochs: dict[str, int] = {}
         self.made = 0
+        self.works: set[str] = set()
 
     @rule(name=NAMES, scale=st.integers(0, 4), kind=st.sampled_from(["", "cpu", "nvidia"]),
           weights=st.sampled_from(["tiny", "big", "none"]))  # fmt: skip
@@ -72,6 +77,15 @@ class World(RuleBasedStateMachine):
     def deafen(self, data: st.DataObject) -> None:
         uids = sorted(r.uid for r in self.paper.snapshot.replicas.values())
         self.paper.deaf ^= {data.draw(st.sampled_from(uids))}
+
+    @rule(kw=st.sampled_from([None, 0.0, 0.1, 0.8, 1.5]))
+    def limit(self, kw: float | None) -> None:
+        self.allow(kw)
+
+    def allow(self, kw: float | None) -> None:
+        known = self.paper.snapshot.all(Pool)[POOL.ref]
+        spec = known.spec.model_copy(update={"power_kw_max": kw})
+        self.paper.put(known.model_copy(update={"spec": spec}))
 
     @rule(passes=st.booleans())
     def judge(self, passes: bool) -> None:
@@ -118,6 +132,20 @@ class World(RuleBasedStateMachine):
             assert card.shared or len(sizes) == 1
 
     @invariant()
+    def no_pool_above_its_limit_sets_more_to_work(self) -> None:
+        now = self.paper.snapshot
+        works = {name for r in now.replicas.values() for name in r.status.accelerators}
+        watts = {card.name: card.spec.watts for card in now.accelerators.values()}
+        known = {name: figure for name, figure in watts.items() if figure}
+        drawn = sum(w.full if name in works else w.idle for name, w in known.items())
+        most = now.all(Pool)[POOL.ref].spec.power_kw_max
+        if most is not None:
+            new = {name for name in works - self.works if not name.startswith("box")}
+            assert new <= known.keys(), "nobody knows what these draw"
+            assert not new or drawn <= most * 1000
+        self.works = works
+
+    @invariant()
     def epochs_only_grow(self) -> None:
         for replica in self.paper.snapshot.replicas.values():
             assert replica.status.epoch >= self.epochs.get(replica.uid, 0)
@@ -128,6 +156,7 @@ class World(RuleBasedStateMachine):
         paper = self.paper
         paper.deaf.clear()
         paper.passes = True
+        self.allow(None)
         for name in ("gpu", "mix", "box"):
             paper.find(name)
         seen = replace(paper.snapshot.seen, routed=frozenset())

@@ -14,14 +14,14 @@ from madang.planning.plan import plan
 from madang.planning.snapshot import Seen, Snapshot
 from madang.resources.place import Pool, PoolSpec, Site, SiteSpec
 from madang.resources.replica import ReplicaPhase
-from madang.resources.resource import AnyResource, Reason
+from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.tenancy import Empty
 from madang.supervisor.protocol import Process
 from madang.testing.builders import model, node, service, snapshot
 from madang.testing.paper import Paper
 from madang.twin.change import Addition, change
 from madang.twin.ideal import Ideal
-from madang.twin.whatif import Asked, awake, figure, whatif
+from madang.twin.whatif import Asked, awake, whatif
 
 
 def places(*pools: tuple[str, str]) -> Iterable[AnyResource]:
@@ -135,11 +135,20 @@ def test_accelerators_and_watts_are_told_by_kind_where_a_source_has_a_figure() -
         "before": {"used": 1, "total": 4}, "after": {"used": 1, "total": 8},
         "idle_watts": 50, "full_watts": 400, "watts_before": 550, "watts_after": 750,
     }  # fmt: skip
-    assert rows["nvidia/h100"]["watts_after"] is None
-    assert answer["watts"] == {"before": 550, "after": 750, "no_figure": ["cpu", "nvidia/h100"]}
-    assert figure("nvidia/v100", 16 * 10**9) == figure("nvidia/v100m16", 1)
-    assert figure("nvidia/g2", 1) is not None
-    assert figure("nvidia/a1000", 1) is None
+    assert rows["cpu"]["watts_after"] is None
+    idle = rows["nvidia/h100"]["watts_after"]
+    assert idle == rows["nvidia/h100"]["idle_watts"] * rows["nvidia/h100"]["after"]["total"]
+    assert answer["watts"] == {"before": 550 + idle, "after": 750 + idle, "no_figure": ["cpu"]}
+
+
+def test_a_pool_may_say_better_what_its_accelerators_draw() -> None:
+    now = town(wants(kind="nvidia/a100"))
+    pool = now.get(Pool, Ref("", "gpu"))
+    watts = {"nvidia/a100": {"idle": 40, "full": 300}}
+    spec = PoolSpec.model_validate({"site": "seoul", "watts": watts})
+    now = now.after([pool.model_copy(update={"spec": spec})])
+    rows = whatif(now, Asked(add=("1xcpu@busan/edge",)))["accelerators"]
+    assert [row["watts_before"] for row in rows if row["kind"] == "nvidia/a100"] == [3 * 40 + 300]
 
 
 def test_an_unchanged_world_is_what_planning_makes_of_it_and_the_snapshot_stays() -> None:

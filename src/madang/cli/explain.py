@@ -58,8 +58,8 @@ def lines(found: Explanation) -> Iterator[str]:
 
 
 FILTERS = (
-    "filter.lost", "filter.grade", "filter.wrong-kind", "filter.too-small", "filter.too-few",
-    "filter.cores", "filter.host-memory", "filter.busy",
+    "filter.lost", "filter.grade", "filter.wrong-kind", "filter.too-small", "filter.no-watts",
+    "filter.too-few", "filter.cores", "filter.host-memory", "filter.power", "filter.busy",
 )  # fmt: skip
 """In the order in which planning asks."""
 
@@ -69,4 +69,5 @@ def filters(values: Mapping[str, Value]) -> Iterator[str]:
     for code in FILTERS:
         nodes = values.get("fell_" + code.partition(".")[2].replace("-", "_"))
         if nodes:
-            yield "  " + word(code, nodes=nodes, grade=values.get("grade", ""))
+            told = {"grade": values.get("grade", ""), "kinds": values.get("no_watts", "")}
+            yield "  " + word(code, nodes=nodes, **told)

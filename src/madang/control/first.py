@@ -24,6 +24,7 @@ from madang.resources.place import (
     Site,
     SiteSpec,
 )
+from madang.resources.power import published
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.rights import SETUP, Grant, Role
 from madang.resources.tenancy import Empty, Key, Organization, Project, TitleSpec
@@ -156,6 +157,7 @@ def _node(hardware: Hardware, now: float) -> Iterable[AnyResource]:
                 guarantee=found.guarantee,
                 group=found.group,
                 device=found.device,
+                watts=found.watts or published(found.kind),
                 attributes=dict(found.attributes),
             ),
             status=Empty(),

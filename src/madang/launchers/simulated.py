@@ -18,6 +18,7 @@ from madang.errors import Rejected, Unavailable
 from madang.launchers.dial import ANSWER_SECONDS_MAX, dial, observation_from
 from madang.ports import Found
 from madang.resources.place import Guarantee
+from madang.resources.power import Watts
 from madang.supervisor.protocol import (
     LaunchPlan,
     Moment,
@@ -48,6 +49,7 @@ class SimulatedProbe:
                 guarantee=Guarantee(device.get("guarantee", Guarantee.SHARED)),
                 group=device.get("group", ""),
                 device=device["name"],
+                watts=Watts.model_validate(device["watts"]) if "watts" in device else None,
                 attributes={"simulated": 1},
             )
             for device in self._node["accelerators"]

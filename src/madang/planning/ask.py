@@ -11,6 +11,10 @@ from madang.resources.resource import Reason
 
 DOMESTIC = frozenset({"rebellions", "furiosa", "deepx", "mobilint", "hyperaccel"})
 """Makers in Korea."""
+NO_FIGURE = -1
+"""In place of watts that nobody knows."""
+NO_CAP = -1
+"""In place of what a pool may draw, where it may draw what it likes."""
 
 
 class Filter(StrEnum):
@@ -23,12 +27,16 @@ class Filter(StrEnum):
     WRONG_KIND = "wrong_kind"
     TOO_SMALL = "too_small"
     """Its accelerators have less memory than is asked for on each."""
+    NO_WATTS = "no_watts"
+    """Its pool may draw only so much, and nobody knows what its accelerators draw."""
     TOO_FEW = "too_few"
     """It has fewer of them than are asked for."""
     CORES = "cores"
     """Too few of its processors are free."""
     HOST_MEMORY = "host_memory"
     """Too little of its own memory is free."""
+    POWER = "power"
+    """Its pool would draw more than it may."""
     BUSY = "busy"
     """Others have what is asked for."""
 
@@ -75,12 +83,19 @@ class Stock:
     """How many of them are given only together."""
     grade: Grade = Grade.OPEN
     """Of the pool's site."""
+    idle_mw: int = NO_FIGURE
+    """What they draw together until anything runs on them, in thousandths of a watt;"""
+    more_mw: int = NO_FIGURE
+    """and how much more from then on."""
+    cap_mw: int = NO_CAP
+    """All that their pool may draw."""
 
     @property
     def name(self) -> str:
         """Two stocks have different ones."""
         parts = (self.pool, self.kind, self.memory_bytes, self.least_bytes, self.guarantee.value)
-        return " ".join(map(str, (*parts, self.group, self.grade.value, int(self.shared))))
+        shared = self.grade.value, int(self.shared), self.idle_mw, self.more_mw
+        return " ".join(map(str, (*parts, self.group, *shared)))
 
     @property
     def is_domestic(self) -> bool:
@@ -95,7 +110,10 @@ class Stock:
             return Filter.WRONG_KIND
         if ask.wanted_kind and not of_kind(self.kind, ask.wanted_kind):
             return Filter.WRONG_KIND
-        return Filter.TOO_SMALL if self.memory_bytes < ask.memory_bytes else None
+        if self.memory_bytes < ask.memory_bytes:
+            return Filter.TOO_SMALL
+        is_capped = self.cap_mw != NO_CAP
+        return Filter.NO_WATTS if is_capped and self.more_mw == NO_FIGURE else None
 
     def is_whole(self, ask: Ask) -> bool:
         """Tell whether it gets each for itself alone, because parts would guarantee too little."""
@@ -122,6 +140,8 @@ class Refused:
 
     ask: Ask
     fell: tuple[tuple[Filter, int], ...]
+    no_watts: tuple[str, ...] = ()
+    """Kinds that fell to the filter of that name."""
 
     @property
     def reason(self) -> Reason:
@@ -135,6 +155,7 @@ class Refused:
                 "kind": self.ask.kind,
                 "grade": self.ask.grade.value,
                 "nodes": sum(fell.values()),
+                "no_watts": ", ".join(self.no_watts),
                 **{f"fell_{each.value}": count for each, count in fell.items()},
             },
         )

@@ -1,12 +1,12 @@
 """The smallest change that would let a replica start which fits nowhere. Each answer was tried.
 
 In this order: ask for less of one thing; take any kind; scale another service of the same project
-down; bring a lost node back; add nodes.
+down; bring a lost node back; let a pool draw more; add nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from madang.errors import Value
 from madang.planning.ask import Ask, Filter, Refused
+from madang.planning.draw import MANY
 from madang.planning.ground import Ground, empty, free_of
 from madang.planning.layout import MIB, MILLI, is_processor, made_for
 from madang.planning.leaving import LEAVING, leaving_first, serial
@@ -27,6 +28,7 @@ from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
 from madang.resources.resource import Reason, Ref
 
 MB = 10**6
+MW_PER_W, MW_PER_KW = 10**3, 10**6
 SERVICES_MAX = 100
 """So many other services are looked at for one that could give something up."""
 AHEAD_MAX = 200
@@ -54,6 +56,7 @@ def smallest_fix(
     return (
         _scaled(line, ground, snapshot, replica)
         or _found(refused, line, ground, snapshot)
+        or _powered(refused, line, ground)
         or _added(line, ground)
     )
 
@@ -68,10 +71,7 @@ class Line:
     def starts(self, ground: Ground) -> bool:
         """Tell whether it has a place once those ahead have theirs; the ground ends as it was."""
         with ground.trial():
-            for other in self.ahead:
-                found = place(other, ground)
-                if isinstance(found, Placement):
-                    ground.change(NOTHING, found.status(other))
+            _take(self.ahead, ground)
             return ground.fits(self.ask)
 
 
@@ -82,6 +82,14 @@ def line_of(ask: Ask, ground: Ground, snapshot: Snapshot, replica: Replica) -> L
     """Return the line that a replica waits in; None where too many are ahead of it."""
     ahead = tuple(islice(_ahead(ground, snapshot, replica), AHEAD_MAX + 1))
     return Line(ask, ahead) if len(ahead) <= AHEAD_MAX else None
+
+
+def _take(asks: Iterable[Ask], ground: Ground) -> None:
+    """Let these have places, as far as there are any."""
+    for ask in asks:
+        found = place(ask, ground)
+        if isinstance(found, Placement):
+            ground.change(NOTHING, found.status(ask))
 
 
 def _ahead(ground: Ground, snapshot: Snapshot, replica: Replica) -> Iterator[Ask]:
@@ -136,11 +144,12 @@ def _fix(code: str, **values: Value) -> Reason:
 def most_bytes(ask: Ask, ground: Ground) -> int:
     """Return the most memory that could be had on each of so many accelerators; 0: none at all."""
     most, layout, board = 0, ground.layout, ground.board
+    free = ground.draw.within(board)
     for option in layout.options(replace(ask, memory_bytes=0)):
-        hosts = np.flatnonzero(fitting(board, option.demand))
+        hosts = np.flatnonzero(ground.fitting(option.demand))
         if not len(hosts):
             continue
-        on_each = np.sort(board.free[hosts], axis=1)[:, -option.demand.devices]
+        on_each = np.sort(free[hosts], axis=1)[:, -option.demand.devices]
         if is_processor(layout.stocks[layout.fleet.kind[hosts[0]]].kind):
             on_each = np.minimum(on_each, board.memory_mib[hosts] * MIB // ask.count)
         most = max(most, int(on_each.max()))
@@ -150,7 +159,7 @@ def most_bytes(ask: Ask, ground: Ground) -> int:
 def most_cores(ask: Ask, ground: Ground) -> float:
     """Return the most processors that could be had beside everything else."""
     options = ground.layout.options(replace(ask, cores=0.0))
-    fits = [ground.board.cpu_milli[fitting(ground.board, option.demand)] for option in options]
+    fits = [ground.board.cpu_milli[ground.fitting(option.demand)] for option in options]
     return max((int(found.max()) for found in fits if len(found)), default=0) // 100 * 100 / MILLI
 
 
@@ -158,7 +167,7 @@ def most_host_bytes(ask: Ask, ground: Ground) -> int:
     """Return the most of a node's own memory that could be had beside everything else."""
     most = 0
     for option in ground.layout.options(replace(ask, host_memory_bytes=0)):
-        free = ground.board.memory_mib[fitting(ground.board, option.demand)]
+        free = ground.board.memory_mib[ground.fitting(option.demand)]
         if len(free):
             most = max(most, (int(free.max()) - option.demand.memory_mib) * MIB)
     return most
@@ -219,6 +228,38 @@ def _found(refused: Refused, line: Line, ground: Ground, snapshot: Snapshot) -> 
     return None
 
 
+def _powered(refused: Refused, line: Line, ground: Ground) -> Reason | None:
+    """Return which pool may draw more, and how much: where the least more would do."""
+    if not dict(refused.fell).get(Filter.POWER):
+        return None
+    found: list[tuple[int, str, int]] = []
+    for pool, cap in ground.draw.caps.items():
+        for most in _enough_mw(line, ground, pool):
+            with ground.trial():
+                ground.draw.caps[pool] = most
+                if line.starts(ground):
+                    found.append((most - cap, pool, most))
+                    break
+    if not found:
+        return None
+    _, pool, most = min(found)
+    return _fix("placement.fix-power", pool=pool, power=round(most / MW_PER_KW, 3))
+
+
+def _enough_mw(line: Line, ground: Ground, pool: str) -> Iterator[int]:
+    """Return what a pool must draw for it to start: as things are, and once those ahead have."""
+    for ahead in ((), line.ahead):
+        with ground.trial():
+            ground.draw.caps[pool] = MANY * MW_PER_KW
+            _take(ahead, ground)
+            board, options = ground.board, ground.layout.options(line.ask)
+            adds = [ground.draw.least_mw(pool, board, option.demand) for option in options]
+            least = min((each for each in adds if each is not None), default=None)
+            most = None if least is None else ground.draw.mw(pool) + least
+        if most is not None:
+            yield -(-most // MW_PER_W) * MW_PER_W
+
+
 def _added(line: Line, ground: Ground) -> Reason | None:
     """Return what to add: nodes like one that would do were it empty, else any that do."""
     layout, ask = ground.layout, line.ask
@@ -230,9 +271,13 @@ def _added(line: Line, ground: Ground) -> Reason | None:
             best = found if best is None or found < best else best
     if best:
         for count in range(1, ADDED_MAX + 1):
-            if line.starts(empty(layout.copies(best[2], count))):
+            new = empty(layout.copies(best[2], count))
+            new.draw.join(ground.draw)
+            if line.starts(new):
                 return _fix("placement.fix-like", node=best[2], count=count)
         return None
+    if layout.stocks and all(stock.pool in ground.draw.caps for stock in layout.stocks):
+        return None  # whether a pool has enough power for them depends on what they are
     for nodes in range(1, ADDED_MAX + 1):
         if line.starts(empty(made_for(ask, nodes))):
             return _fix(

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 import numpy as np
 
 from madang.planning.ask import Ask, Filter
+from madang.planning.draw import Draw
 from madang.planning.forecast import is_for, mix_of
 from madang.planning.layout import MILLI, Layout, Option, Usage, layout_of
 from madang.planning.placement.columns import MADANG, NOWHERE, Columns
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fit import enough, fitting
-from madang.planning.placement.fleet import NO_DEVICE, Board, Fleet
+from madang.planning.placement.fleet import NO_DEVICE, Board, Bools, Fleet
 from madang.planning.placement.fragmentation import Fragmentation
 from madang.planning.placement.mix import Mix
 from madang.planning.placement.moves import Mover
@@ -70,7 +71,8 @@ class Ground:
     """What is free, to place on: choices are made by it, and then carried out on it."""
 
     def __init__(self, layout: Layout, free: Fleet, outlook: Outlook | None = None) -> None:
-        self.layout, self.outlook = layout, outlook
+        self.layout, self.outlook, self.draw = layout, outlook, Draw(layout)
+        self.draw.count(free)
         self.refusals: dict[str, tuple[Reason, Reason | None]] = {}
         """What was found when a revision was last asked of just this state: reason, and fix."""
         self.stuck: set[tuple[str, ...]] = set()
@@ -98,6 +100,7 @@ class Ground:
         if self._placer.sync(free):
             self.stuck.clear()
         self.refusals.clear()
+        self.draw.count(free)
         self._now.clear()
 
     def _forget(self) -> None:
@@ -113,7 +116,7 @@ class Ground:
         for option in options:
             which = self._demands[option.demand]
             bonus = self._bonus(option)
-            choice = self._placer.choose_but(which, bonus, hosts)
+            choice = self._chosen(which, option.demand, bonus, hosts)
             if choice is None:
                 continue
             kind = int(self.layout.fleet.kind[choice.host])
@@ -121,6 +124,26 @@ class Ground:
             if score > best:
                 best, found = score, choice
         return found
+
+    def _chosen(
+        self, which: int, demand: Demand, bonus: Sequence[float], but: Sequence[int]
+    ) -> Choice | None:
+        """Choose for one demand, `but` these hosts, so that no pool draws more than it may."""
+        allowed = self.draw.allowed(self.board, demand)
+        if allowed is None:
+            return self._placer.choose_but(which, bonus, but)
+        allowed[list(but)] = False
+        fleet = self.layout.fleet
+        row = self._placer.scores[which] + np.array(bonus)[fleet.kind]
+        scores = np.where(allowed, row, NOWHERE)
+        best = np.flatnonzero((scores == scores.max(initial=NOWHERE)) & (scores > NOWHERE))
+        if not len(best):
+            return None
+        host = int(best[fleet.rank[best].argmin()])
+        if int(fleet.kind[host]) in self.draw.tight(demand):
+            return Choice(host, self.draw.devices(self.board, host, demand))
+        level = int(self._placer.column(host).levels[which])
+        return Choice(host, self.board.devices(host, demand, level))
 
     def _bonus(self, option: Option) -> tuple[float, ...]:
         """Put kinds first that are preferred, and before those the ones that the plan is for."""
@@ -139,16 +162,24 @@ class Ground:
     def fits(self, ask: Ask) -> bool:
         """Tell whether there is a place."""
         options = self.layout.options(ask)
-        return any(bool(fitting(self.board, option.demand).any()) for option in options)
+        return any(bool(self.fitting(option.demand).any()) for option in options)
+
+    def fitting(self, demand: Demand) -> Bools:
+        """[hosts] Whether a demand could go there."""
+        fits, allowed = fitting(self.board, demand), self.draw.allowed(self.board, demand)
+        return fits if allowed is None else fits & allowed
 
     @contextmanager
     def trial(self) -> Iterator[None]:
         """Let something be tried: in the end all is as it was."""
         before, known = self.board.fleet(), (dict(self.refusals), set(self.stuck))
+        caps = dict(self.draw.caps)
         try:
             yield
         finally:
             self._placer.sync(before)
+            self.draw.caps = caps
+            self.draw.count(before)
             self.refusals, self.stuck = known
 
     def make_room(self, ask: Ask, running: Sequence[tuple[ReplicaStatus, Ask]]) -> int | None:
@@ -197,6 +228,9 @@ class Ground:
             demand = option.demand
             mine = np.array(demand.parts)[kind] > 0
             few = enough(layout.fleet.board(), demand).sum(axis=1) < demand.devices
+            allowed = self.draw.allowed(board, demand)
+            if allowed is not None:
+                verdict[mine & ~allowed] = order.index(Filter.POWER)
             verdict[mine & (board.memory_mib < demand.memory_mib)] = order.index(Filter.HOST_MEMORY)
             verdict[mine & (board.cpu_milli < demand.cpu_milli)] = order.index(Filter.CORES)
             verdict[mine & few] = order.index(Filter.TOO_FEW)
@@ -231,6 +265,7 @@ class Ground:
         for status, sign in ((before, 1), (after, -1)):
             host = _change(self.board, self.layout.usage(status), sign)
             if host is not None:
+                self.draw.note(host, self.board)
                 self._placer.refresh(host)
 
     def known(self, asks: Iterable[Ask]) -> None:

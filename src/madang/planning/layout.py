@@ -12,12 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from madang.planning.ask import Ask, Stock
+from madang.planning.ask import NO_CAP, NO_FIGURE, Ask, Stock
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Fleet, Host, Kind
 from madang.planning.placement.reserve import Group
 from madang.planning.snapshot import Snapshot
-from madang.resources.place import Accelerator, Grade, Guarantee, Node, Pool, Site
+from madang.resources.place import (
+    Accelerator,
+    AcceleratorSpec,
+    Grade,
+    Guarantee,
+    Node,
+    Pool,
+    PoolSpec,
+    Site,
+)
+from madang.resources.power import Watts, by_start, milliwatts
 from madang.resources.replica import ReplicaStatus
 from madang.resources.resource import Ref
 
@@ -105,7 +115,8 @@ class Layout:
             if place is not None:
                 stock = self.stocks[self.fleet.kind[place[0]]]
                 is_part = stock.shared and not status.whole
-                taken[place] = status.memory_bytes if is_part else int(self.fleet.free[place])
+                part, whole = max(1, status.memory_bytes), int(self.fleet.free[place])
+                taken[place] = part if is_part else whole
                 kind = stock.kind
         host_mib = -(-status.host_memory_bytes // MIB)
         if is_processor(kind):
@@ -219,10 +230,11 @@ class _Pools:
     def __init__(self, snapshot: Snapshot) -> None:
         self._nodes = snapshot.nodes
         sites = snapshot.all(Site)
+        self._pools = {ref.name: pool.spec for ref, pool in snapshot.all(Pool).items()}
         self._grades: dict[str, Grade] = {}
-        for ref, pool in snapshot.all(Pool).items():
-            site = sites.get(Ref("", pool.spec.site))
-            self._grades[ref.name] = site.spec.grade if site else Grade.OPEN
+        for name, spec in self._pools.items():
+            site = sites.get(Ref("", spec.site))
+            self._grades[name] = site.spec.grade if site else Grade.OPEN
 
     def mark(self, names: tuple[str, ...], least: Accelerator) -> _Mark:
         """Return what is the same of all devices that are alike."""
@@ -231,7 +243,24 @@ class _Pools:
         size = round(spec.memory_bytes / 1e9)
         shared = spec.shared and len(names) == 1
         grade = self._grades.get(pool, Grade.OPEN)
-        return pool, spec.accelerator, size, shared, spec.guarantee, len(names), grade
+        power = self._power(pool, spec, len(names))
+        return pool, spec.accelerator, size, shared, spec.guarantee, len(names), grade, *power
+
+    def _power(self, name: str, spec: AcceleratorSpec, count: int) -> tuple[int, int, int]:
+        """Return what so many draw idle, what more once they work, and what their pool may."""
+        pool = self._pools.get(name)
+        watts = watts_of(spec, pool)
+        most = pool.power_kw_max if pool else None
+        cap = NO_CAP if most is None else milliwatts(most * 1000)
+        if watts is None:
+            free = 0 if is_processor(spec.accelerator) else NO_FIGURE
+            return free, free, cap
+        return watts.idle_mw * count, watts.more_mw * count, cap
+
+
+def watts_of(spec: AcceleratorSpec, pool: PoolSpec | None) -> Watts | None:
+    """Return what an accelerator draws in its pool; None: nobody has said so."""
+    return (by_start(pool.watts, spec.accelerator) if pool else None) or spec.watts
 
 
 def _stocks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from madang.planning.ask import Ask, Refused
+from madang.planning.ask import Ask, Filter, Refused
 from madang.planning.ground import Ground
 from madang.resources.replica import ReplicaStatus
 
@@ -41,10 +41,11 @@ def place(ask: Ask, ground: Ground, but: str = "") -> Placement | Refused:
     See `placement.columns` for what harm is. Equal places go to the first name in order, so that
     the order of nodes does not matter.
     """
-    choice = ground.choose(ask, but)
+    layout, choice = ground.layout, ground.choose(ask, but)
     if choice is None:
-        return Refused(ask, ground.fell(ask))
-    layout, host = ground.layout, choice.host
+        barred = {stock.kind for stock in layout.stocks if stock.bars(ask) is Filter.NO_WATTS}
+        return Refused(ask, ground.fell(ask), tuple(sorted(barred)))
+    host = choice.host
     stock = layout.stocks[layout.fleet.kind[host]]
     names = (name for device in choice.devices for name in layout.devices[host][device])
     is_whole = stock.shared and stock.is_whole(ask)

@@ -25,6 +25,7 @@ from pydantic import AfterValidator, Field
 
 from madang.errors import Unfit
 from madang.resources.place import Grade, Guarantee
+from madang.resources.power import Watts
 from madang.resources.quantity import Duration, Size
 from madang.resources.resource import Frozen, Name
 
@@ -63,6 +64,8 @@ class KindSpec(Frozen):
     """From the order to start to the first answer, in place of what the model's script says."""
     first_token: Duration = 0.0
     token: Duration = 0.001
+    watts: Watts | None = None
+    """What it draws, in place of what is published of the kind."""
     fails: float = Field(default=0.0, ge=0, le=1)
     """Share of starts that end in an error; which ones follows from the seed."""
 
@@ -235,6 +238,8 @@ def _plain_node(
             device = {"kind": kind, "memory_bytes": memory}
             if known.guarantee is not None:
                 device["guarantee"] = known.guarantee.value
+            if known.watts is not None:
+                device["watts"] = known.watts.model_dump()
             if known.group > 1:
                 device["group"] = f"{kind}-{number // known.group}"
             devices.append(device)

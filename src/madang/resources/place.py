@@ -5,7 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from pydantic import Field
+
 from madang.errors import Value
+from madang.resources.power import Watts
 from madang.resources.resource import Condition, Frozen, Name, Resource
 from madang.resources.tenancy import Empty
 
@@ -58,6 +61,12 @@ class PoolSpec(Frozen):
     """Nodes that are planned together."""
 
     site: Name
+    power_kw_max: float | None = Field(default=None, ge=0, le=1_000_000, allow_inf_nan=False)
+    """The accelerators of its nodes may draw so much together; nothing starts that takes them
+    above it, and nothing on kinds of which nobody knows what they draw."""
+    watts: dict[str, Watts] = {}
+    """What accelerators draw here, by the start of their kind: it counts before what else is known
+    of them."""
 
 
 class Pool(Resource[PoolSpec, Empty]):
@@ -111,6 +120,8 @@ class AcceleratorSpec(Frozen):
     """Accelerators of one node that may not be split bear the same; empty: it is on its own."""
     device: str = ""
     """How a process is told to use it."""
+    watts: Watts | None = None
+    """What it draws; nothing: nobody has said so."""
     attributes: dict[str, Value] = {}
 
 

@@ -14,6 +14,7 @@ from madang.resources.place import (
     NodeSpec,
     NodeStatus,
 )
+from madang.resources.power import published
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.service import Service, ServiceSpec, ServiceStatus
 from madang.resources.tenancy import Empty
@@ -44,7 +45,7 @@ def node(name: str, *, cards: int = 1, kind: str = "nvidia/h100", memory_gb: int
     for index in range(cards):
         spec = AcceleratorSpec(
             node=name, accelerator=kind, memory_bytes=memory_gb * GB, shared=shared,
-            device=str(index),
+            device=str(index), watts=published(kind),
         )  # fmt: skip
         card = f"{name}-{index}"
         made.append(Accelerator(name=card, uid=f"accelerator-{card}", spec=spec, status=Empty()))

@@ -20,6 +20,7 @@ from madang.resources.place import (
     NodeSpec,
     NodeStatus,
 )
+from madang.resources.power import published
 from madang.resources.quantity import size_bytes
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
 from madang.resources.resource import AnyResource, Ref
@@ -214,7 +215,11 @@ def _declared(asked: Addition, kind: str, snapshot: Snapshot) -> Shape:
     )  # fmt: skip
     node = Node(name="new", uid="node-new", spec=NodeSpec(pool="new"), status=status)
     spec = AcceleratorSpec(
-        node=node.name, accelerator=kind, memory_bytes=asked.memory_bytes, shared=kind == CPU
+        node=node.name,
+        accelerator=kind,
+        memory_bytes=asked.memory_bytes,
+        shared=kind == CPU,
+        watts=published(kind),
     )
     return Shape(node, (spec,) * (asked.per_node or min(asked.count, PER_NODE_MAX)))
 

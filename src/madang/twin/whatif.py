@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 
 from madang.answers import Json
 from madang.planning.explain import Explanation, explain
-from madang.planning.placement.power import DEVICES, Watts
+from madang.planning.layout import watts_of
 from madang.planning.replicas import accelerator_kind
 from madang.planning.snapshot import Probed, Snapshot
+from madang.resources.place import Pool
+from madang.resources.power import Watts
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import Ref
 from madang.resources.service import Service
@@ -200,9 +202,13 @@ def _projects(services: Iterable[Json]) -> list[Json]:
     return list(sums.values())
 
 
+_Alike = tuple[str, int, Watts | None]
+"""Kind, bytes, and what one draws."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Accelerators of one kind and memory."""
+    """Accelerators of one kind and memory, of which one draws as much as the other."""
 
     used: int = 0
     total: int = 0
@@ -211,8 +217,8 @@ class Tally:
 def _accelerators(before: Snapshot, after: Snapshot) -> Iterator[Json]:
     """Give each kind: how many there are, how many are used, and what they draw."""
     was, now = tallies(before), tallies(after)
-    for kind in sorted({*was, *now}):
-        one, other, watts = was.get(kind, Tally()), now.get(kind, Tally()), figure(*kind)
+    for kind in sorted({*was, *now}, key=lambda kind: (kind[:2], str(kind[2]))):
+        one, other, watts = was.get(kind, Tally()), now.get(kind, Tally()), kind[2]
         drawn = [watts and _drawn(each, watts) for each in (one, other)]
         yield {
             "kind": kind[0], "memory_bytes": kind[1], "before": plain(one), "after": plain(other),
@@ -221,27 +227,19 @@ def _accelerators(before: Snapshot, after: Snapshot) -> Iterator[Json]:
         }  # fmt: skip
 
 
-def tallies(snapshot: Snapshot) -> dict[tuple[str, int], Tally]:
-    """Count accelerators by kind and memory; one that several share is used once."""
+def tallies(snapshot: Snapshot) -> dict[_Alike, Tally]:
+    """Count accelerators by what is alike; one that several share is used once."""
     held = {name for r in snapshot.replicas.values() for name in r.status.accelerators}
-    total: Counter[tuple[str, int]] = Counter()
-    used: Counter[tuple[str, int]] = Counter()
+    total: Counter[_Alike] = Counter()
+    used: Counter[_Alike] = Counter()
+    pools = snapshot.all(Pool)
     for accelerator in snapshot.accelerators.values():
-        key = accelerator.spec.accelerator, accelerator.spec.memory_bytes
+        spec, node = accelerator.spec, snapshot.nodes.get(Ref("", accelerator.spec.node))
+        pool = pools.get(Ref("", node.spec.pool)) if node else None
+        key = spec.accelerator, spec.memory_bytes, watts_of(spec, pool.spec if pool else None)
         total[key] += 1
         used[key] += accelerator.name in held
     return {key: Tally(used[key], count) for key, count in total.items()}
-
-
-def figure(kind: str, memory_bytes: int) -> Watts | None:
-    """Return what one draws, where a source says it; models of one name differ by their memory.
-
-    >>> figure("nvidia/a100-sxm4-80gb", 80 * 10**9), figure("nvidia/v100", 32 * 10**9)
-    (Watts(idle=50, full=400), Watts(idle=30, full=300))
-    >>> figure("furiosa/rngd", 48 * 10**9)
-    """
-    model = kind.rpartition("/")[2].upper().partition("-")[0]
-    return DEVICES.get(model) or DEVICES.get(f"{model}M{round(memory_bytes / 10**9)}")
 
 
 def _drawn(tally: Tally, watts: Watts) -> float:

@@ -9,28 +9,16 @@ Idle and full watts are data, by kind; a kind that is not known draws nothing he
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from madang.planning.placement.fleet import Ints, Kind
+from madang.resources.power import PUBLISHED, Watts
 
-
-@dataclass(frozen=True, slots=True)
-class Watts:
-    """Of one device, or one package of processors."""
-
-    idle: float
-    full: float
-
-
-DEVICES = {
-    "T4": Watts(10, 70), "A10": Watts(30, 150), "G2": Watts(30, 150), "P100": Watts(25, 250),
-    "V100M16": Watts(30, 300), "V100M32": Watts(30, 300), "G3": Watts(50, 400),
-    "A100": Watts(50, 400),
-}  # fmt: skip
-"""By the model names of the openb trace; its G2 and G3 are taken for A10 and A100, as PWR does."""
-PACKAGE = Watts(120, 205)
+MODELS = ("T4", "A10", "G2", "P100", "V100M16", "V100M32", "G3", "A100")
+DEVICES = {model: PUBLISHED[f"nvidia/{model.lower()}"] for model in MODELS}
+"""By the model names of the openb trace."""
+PACKAGE = Watts(idle=120, full=205)
 """Of a 32-core package, of which the trace does not say the model."""
 PACKAGE_MILLI = 64_000
 """Threads of one package, in thousandths."""

@@ -345,3 +345,16 @@ def test_a_plan_that_is_assumed_leaves_nothing_to_plan_on_mixed_ground():
         model(), *(service(g.value, scale=3, needs={"guarantee": g}) for g in Guarantee),
     )  # fmt: skip
     assert plan(assume(world, plan(world))).actions == ()
+
+
+def test_a_group_of_four_costs_as_much_as_four_and_is_left_to_those_who_need_it():
+    """What one card of another kind does as well goes there, though one of the four is smaller."""
+    world = snapshot(
+        box("npu", "rebellions/atom-max", cards=8, memory=64 * GB, group=4), box("gpu", cards=4),
+        model(), service(scale=3, needs={"memory": "45GB"}),
+    )  # fmt: skip
+    assert asked(world, memory_bytes=45 * GB).node == "gpu"
+    paper = Paper(replace(world, engines={"fake": _fake()}))
+    paper.settle(seconds=100)
+    assert paper.snapshot.seen.outlook is not None
+    assert {r.status.node for r in paper.replicas("bot")} == {"gpu"}

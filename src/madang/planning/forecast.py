@@ -7,12 +7,12 @@ something has asked for it before, and what runs long counts for more, as it sho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from madang.planning.layout import Layout
+from madang.planning.layout import Layout, Option
 from madang.planning.leaving import LEAVING
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Fleet, Ints, Kind
@@ -78,14 +78,18 @@ def mix_of(snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
         ask = ask_of(revision, snapshot) if revision else None
         options = layout.options(ask) if ask else ()
         if options:
-            mix[merged([option.demand for option in options])] += count
+            mix[merged(options)] += count
     return mix
 
 
-def merged(demands: list[Demand]) -> Demand:
-    """Return one demand for all ways to meet an ask that need the fewest devices."""
-    first = demands[0]
-    alike = [demand.parts for demand in demands if demand.devices == first.devices]
+def merged(options: Sequence[Option]) -> Demand:
+    """Return one demand for all ways to meet an ask with as many devices as where it takes least.
+
+    A group of four that could do what one device of another kind does is no place that counts.
+    """
+    usual = [o.demand for o in options if any(o.demand.parts[k] for k in o.group)]
+    first = usual[0]
+    alike = [demand.parts for demand in usual]
     parts = tuple(max(own) for own in zip(*alike, strict=True))
     return Demand(first.cpu_milli, first.memory_mib, first.devices, parts)
 

@@ -289,9 +289,10 @@ class Ground:
         for (ref, name), count in _by_first(snapshot).items():
             revision, place = snapshot.revisions.get(ref), places.get(name)
             ask = ask_of(revision, snapshot) if revision and place else None
-            option = next(iter(kinds.options(ask)), None) if ask else None
-            if option and place:
-                k = int(kinds.fleet.kind[place[0]])
+            k = int(kinds.fleet.kind[place[0]]) if place else 0
+            options = kinds.options(ask) if ask else ()
+            option = next((each for each in options if each.demand.parts[k]), None)
+            if option and k in option.group:
                 ledger.note(option.group, k, count * self._milli(option.demand, k))
         return ledger
 
@@ -299,7 +300,7 @@ class Ground:
         kinds = self.layout.fleet.kinds
         known = self.outlook
         measure = Fragmentation(Mix.of(dict(known.mix) if known else self._usual), kinds)
-        prices = known.prices() if known else Prices.by_size([kind.whole for kind in kinds])
+        prices = known.prices() if known else Prices.by_size(kinds)
         demands = list(self._demands)
         return Placer(free, demands, Columns(demands, kinds, measure, prices, MADANG))
 

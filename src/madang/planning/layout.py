@@ -44,7 +44,7 @@ class Option:
     demand: Demand
     bonus: tuple[float, ...]
     group: Group
-    """All kinds on which the ask can be met with as few devices."""
+    """All kinds on which the ask can be met with as many devices as where it takes least."""
 
 
 PREFERRED = 5e4
@@ -96,8 +96,12 @@ class Layout:
                 ways.setdefault((-(-ask.count // stock.group), host_mib), []).append(k)
         liked = [ask.prefer == "domestic" and stock.is_domestic for stock in self.stocks]
         bonus = tuple(PREFERRED if like else 0.0 for like in liked)
-        fewest = min((devices for devices, _ in ways), default=0)
-        group = tuple(sorted(k for (n, _), kinds in ways.items() if n == fewest for k in kinds))
+        takes = [
+            (devices * self.stocks[k].part_bytes(ask) * self.stocks[k].group, devices)
+            for (devices, _), kinds in ways.items() for k in kinds
+        ]  # fmt: skip
+        _, usual = min(takes, default=(0, 0))
+        group = tuple(sorted(k for (n, _), kinds in ways.items() if n == usual for k in kinds))
         for (devices, host_mib), kinds in sorted(ways.items()):
             parts = [0] * len(self.stocks)
             for k in kinds:
@@ -178,7 +182,7 @@ def layout_of(snapshot: Snapshot) -> Layout:
         host = Host(f"{node} {k}", cpu, memory, k, free, node)
         hosts.append(host)
         devices[host.name] = tuple(own)
-    kinds = [Kind(stock.name, max(1, stock.memory_bytes)) for stock in stocks]
+    kinds = [Kind(stock.name, max(1, stock.memory_bytes), stock.group) for stock in stocks]
     fleet = Fleet.of(kinds, hosts)
     bare = {ref.name for ref in snapshot.nodes} - {host.node for host in hosts}
     return _laid(stocks, fleet, devices, tuple(sorted(bare)))

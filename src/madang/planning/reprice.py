@@ -26,8 +26,8 @@ def reprice(asked: Question) -> Outlook:
         for i in range(count)
     ]  # fmt: skip
     fleet = Fleet.of(asked.kinds, hosts)
-    largest = max(kind.whole for kind in asked.kinds)
-    worth = [kind.whole / largest for kind in asked.kinds]
+    largest = max(kind.size for kind in asked.kinds)
+    worth = [kind.size / largest for kind in asked.kinds]
     devices = capacity(fleet)
     taken = sum(count * least(demand, asked.kinds, worth) for demand, count in asked.mix)
     scale = sum(n * w for n, w in zip(devices, worth, strict=True)) / max(taken, 1e-9)

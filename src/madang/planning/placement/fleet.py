@@ -25,6 +25,13 @@ class Kind:
     name: str
     whole: int = 1000
     """Units of one device: thousandths of it, or its bytes, as whoever made the fleet counts."""
+    together: int = 1
+    """Accelerators that one device stands for, given only together."""
+
+    @property
+    def size(self) -> int:
+        """Units of all that is given together: by that devices of unlike kinds compare."""
+        return self.whole * self.together
 
 
 @dataclass(frozen=True, slots=True)

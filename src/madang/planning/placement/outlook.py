@@ -38,7 +38,7 @@ class Outlook:
 
     def prices(self) -> Prices:
         """Return the prices, with a little for size, so that small demands leave large devices."""
-        size = Prices.by_size([kind.whole for kind in self.kinds])
+        size = Prices.by_size(self.kinds)
         room = tuple(
             np.array(own) + LARGE * by_size
             for own, by_size in zip(self.room, size.room, strict=True)

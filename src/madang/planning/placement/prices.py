@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from madang.planning.placement.fleet import Ints
+from madang.planning.placement.fleet import Ints, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,15 @@ class Prices:
         return cls((0.0,) * len(units), (nothing,) * len(units), units)
 
     @classmethod
-    def by_size(cls, whole_bytes: Sequence[int]) -> Prices:
+    def by_size(cls, kinds: Sequence[Kind]) -> Prices:
         """Return prices with no forecast: what is taken costs as much as its memory.
 
         So a small demand leaves the large devices to those that need them. The largest costs as
         many thousandths as it has.
         """
-        largest = max(whole_bytes, default=1)
-        room = tuple(np.linspace(0, 1000 * size / largest, 1001) for size in whole_bytes)
-        return cls((0.0,) * len(room), room, tuple(whole_bytes))
+        largest = max((kind.size for kind in kinds), default=1)
+        room = tuple(np.linspace(0, 1000 * kind.size / largest, 1001) for kind in kinds)
+        return cls((0.0,) * len(room), room, tuple(kind.whole for kind in kinds))
 
     def worth(self, kind: int, free: Ints) -> NDArray[np.float64]:
         """[states] Worth of all devices of hosts with [states, devices] free units."""

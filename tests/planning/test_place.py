@@ -258,7 +258,7 @@ def _written(fix, paper, name):
             numbers = range(int(values["count"]))
             names = tuple(f"new{n}" for n in numbers)
             return [_copied(each, name) for each in like for name in names], names
-        case "placement.fix-add":
+        case "placement.fix-add" | "placement.fix-add-with":
             kind, size = str(values["kind"]).partition("/")[0], size_bytes(values["memory"])
             own = size_bytes(values["host_memory"]) + MIB
             own += size * int(values["count"]) if kind == "cpu" else 0

@@ -280,9 +280,11 @@ def _added(line: Line, ground: Ground) -> Reason | None:
         return None  # whether a pool has enough power for them depends on what they are
     for nodes in range(1, ADDED_MAX + 1):
         if line.starts(empty(made_for(ask, nodes))):
+            has_more = bool(ask.cores or ask.host_memory_bytes)
+            code = "placement.fix-add-with" if has_more else "placement.fix-add"
             return _fix(
-                "placement.fix-add", nodes=nodes, count=ask.count, kind=ask.kind,
-                memory=written_size(ask.memory_bytes), cores=ask.cores, grade=ask.grade.value,
+                code, nodes=nodes, count=ask.count, kind=ask.kind, cores=ask.cores,
+                memory=written_size(ask.memory_bytes), grade=ask.grade.value,
                 host_memory=written_size(ask.host_memory_bytes),
             )  # fmt: skip
     return None

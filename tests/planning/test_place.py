@@ -358,3 +358,12 @@ def test_a_group_of_four_costs_as_much_as_four_and_is_left_to_those_who_need_it(
     paper.settle(seconds=100)
     assert paper.snapshot.seen.outlook is not None
     assert {r.status.node for r in paper.replicas("bot")} == {"gpu"}
+
+
+def test_more_kinds_of_demand_than_are_kept_ready_are_placed_all_the_same(monkeypatch):
+    monkeypatch.setattr("madang.planning.ground.DEMANDS_MAX", 3)
+    ground = Memo().ground(snapshot(box("gpu", cards=8), box("core", "cpu", memory=64 * GB)))
+    for size in (1, 2, 3, 1, 4, 2, 1):
+        ask = Ask(kinds=ANY, memory_bytes=size * GB)
+        assert isinstance(place(ask, ground), Placement)
+        assert ground.make_room(ask, []) is None

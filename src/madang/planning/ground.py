@@ -25,7 +25,7 @@ from madang.planning.placement.prices import Prices
 from madang.planning.placement.reserve import BONUS, Ledger
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
-from madang.resources.replica import Replica, ReplicaStatus
+from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
 from madang.resources.resource import Reason, Ref
 
 UNSEEN = -1
@@ -102,6 +102,8 @@ class Ground:
         self.refusals.clear()
         self.draw.count(free)
         self._now.clear()
+        # All that wait at once: each demand that comes later costs a look at every host.
+        self._know(o.demand for ask in asks_waiting(snapshot) for o in self.layout.options(ask))
 
     def _forget(self) -> None:
         self.refusals.clear()
@@ -268,16 +270,13 @@ class Ground:
                 self.draw.note(host, self.board)
                 self._placer.refresh(host)
 
-    def known(self, asks: Iterable[Ask]) -> None:
-        """Make ready for these asks at once: each that comes later costs a look at every host."""
-        self._know([option.demand for ask in asks for option in self.layout.options(ask)])
-
     def _know(self, demands: Iterable[Demand]) -> None:
-        new = [demand for demand in demands if demand not in self._demands]
+        wanted = dict.fromkeys(demands)
+        new = wanted.keys() - self._demands.keys()
         if new:
             if len(self._demands) + len(new) > DEMANDS_MAX:
                 self._demands = {demand: row for row, demand in enumerate(self._usual)}
-            for demand in new:
+            for demand in wanted:
                 self._demands.setdefault(demand, len(self._demands))
             self._placer = self._score(self.board.fleet())
 
@@ -312,6 +311,20 @@ def _by_first(snapshot: Snapshot) -> Counter[tuple[Ref, str]]:
         for r in snapshot.replicas.values()
         if r.status.accelerators
     )
+
+
+def asks_waiting(snapshot: Snapshot) -> Iterator[Ask]:
+    """Return what is asked for by those that wait, once for each revision."""
+    waiting = {
+        Ref(r.project, r.spec.revision): None
+        for r in snapshot.replicas.values()
+        if r.status.phase is ReplicaPhase.WAITING
+    }
+    for ref in waiting:
+        revision = snapshot.revisions.get(ref)
+        ask = ask_of(revision, snapshot) if revision else None
+        if ask:
+            yield ask
 
 
 def _anywhere(_which: int, _kind: int) -> bool:

@@ -70,6 +70,26 @@ def test_status_tells_many_nodes_together(korea: Yard) -> None:
     assert not any("edge-01" in line for line in lines)
 
 
+def test_one_service_of_two_forms_takes_the_second_where_the_first_finds_no_room(
+    korea: Yard,
+) -> None:
+    korea.apply(
+        kind="service", name="forms", model="talker", scale=6,
+        needs={"accelerator": "nvidia/h100", "count": 8, "memory": "60GB"},
+        variants=[{"accelerator": "nvidia/v100", "count": 4, "memory": "20GB"}],
+    )  # fmt: skip
+
+    def by_kind() -> Counter[str]:
+        found = (r for r in korea.replicas("forms") if r["status"]["phase"] == "ready")
+        return Counter(r["status"]["node"].partition("-")[0] for r in found)
+
+    korea.until("all six are ready", lambda: by_kind() == {"h100": 4, "v100": 2})
+    told = {r["status"]["variant"]: r["status"]["memory_bytes"] for r in korea.replicas("forms")}
+    assert told == {0: 60 * 10**9, 1: 20 * 10**9}
+    korea.run("delete", "service/forms")
+    korea.until("it is gone", lambda: not korea.replicas("forms"))
+
+
 def test_one_service_runs_on_two_kinds_and_each_build_had_its_gate(korea: Yard) -> None:
     places = Counter(node.partition("-")[0] for node, _ in ready(korea).values())
     assert places == {"rngd": 24, "atom": 2}

@@ -110,7 +110,8 @@ class Hands:
         revision = self.world.get(CONTROL, Revision, Ref(replica.project, replica.spec.revision))
         node = self.world.get(CONTROL, Node, Ref("", status.node))
         assert revision is not None, replica.name
-        engine = self.tools.engines[revision.spec.recipe]
+        form = revision.spec.form(status.variant)
+        engine = self.tools.engines[form.recipe]
         devices = [
             self.world.get(CONTROL, Accelerator, Ref("", name)) for name in status.accelerators
         ]
@@ -120,8 +121,8 @@ class Hands:
                 epoch=status.epoch,
                 model_name=revision.spec.model,
                 model_path=self.tools.blobs.path(revision.spec.digest),
-                context_tokens=revision.spec.context_tokens,
-                slots=revision.spec.slots,
+                context_tokens=form.context_tokens,
+                slots=form.slots,
                 memory_bytes=status.memory_bytes,
                 cores=node.status.cores if node else 1.0,
                 accelerators=status.accelerators,

@@ -12,7 +12,7 @@ from madang.planning.snapshot import EngineFacts
 from madang.resources.endpoint import Endpoint
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
-from madang.resources.revision import Revision
+from madang.resources.revision import Form, Revision
 from madang.resources.rights import CONTROL, Right
 from madang.resources.service import Service
 from madang.resources.tenancy import Key, User, principal_of
@@ -184,17 +184,16 @@ def _endpoint(
     service_ref = Ref(endpoint.project, endpoint.spec.service)
     replicas = sorted(ready.get(service_ref, ()), key=lambda r: r.uid)
     revisions = [_revision(world, replica) for replica in replicas]
-    contexts = [r.spec.context_tokens // r.spec.slots for r in revisions if r]
-    facts = [
-        world.engines[r.spec.recipe] for r in revisions if r and r.spec.recipe in world.engines
-    ]
+    paired = zip(replicas, revisions, strict=True)
+    forms = [r.spec.form(replica.status.variant) if r else None for replica, r in paired]
+    contexts = [form.context_tokens // form.slots for form in forms if form]
+    facts = [world.engines[f.recipe] for f in forms if f and f.recipe in world.engines]
     return traffic.Endpoint(
         project=endpoint.project,
         name=endpoint.name,
         model=revisions[0].spec.model if revisions and revisions[0] else "",
         targets=tuple(
-            _target(replica, revision, token)
-            for replica, revision in zip(replicas, revisions, strict=True)
+            _target(replica, form, token) for replica, form in zip(replicas, forms, strict=True)
         ),
         context_tokens=min(contexts, default=0),
         features=_shared_features(facts),
@@ -212,13 +211,13 @@ def _revision(world: World, replica: Replica) -> Revision | None:
     return world.get(CONTROL, Revision, Ref(replica.project, replica.spec.revision))
 
 
-def _target(replica: Replica, revision: Revision | None, token: Token) -> traffic.Target:
+def _target(replica: Replica, form: Form | None, token: Token) -> traffic.Target:
     return traffic.Target(
         uid=replica.uid,
         epoch=replica.status.epoch,
         url=replica.status.url,
         token=token(replica.uid, replica.status.epoch),
-        slots=revision.spec.slots if revision else 1,
+        slots=form.slots if form else 1,
     )
 
 

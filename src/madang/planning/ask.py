@@ -60,6 +60,22 @@ class Ask:
     host_memory_bytes: int = 0
     grade: Grade = Grade.OPEN
     prefer: str = ""
+    variant: int = 0
+    """Which form of its revision this asks for."""
+    throughput: float = 1.0
+    """What it does for that, beside the other ways."""
+    also: tuple[Ask, ...] = ()
+    """Further ways to be met, each of another form."""
+
+    @property
+    def ways(self) -> tuple[Ask, ...]:
+        """Itself, and the further ways."""
+        return (self, *self.also)
+
+    @property
+    def most_throughput(self) -> float:
+        """What the way that does most does."""
+        return max(way.throughput for way in self.ways)
 
     @property
     def kind(self) -> str:
@@ -115,6 +131,12 @@ class Stock:
         is_capped = self.cap_mw != NO_CAP
         return Filter.NO_WATTS if is_capped and self.more_mw == NO_FIGURE else None
 
+    def bars_all(self, ask: Ask) -> Filter | None:
+        """Return the rule by which no way of an ask will do: of the way that comes furthest."""
+        order = list(Filter)
+        barred = [self.bars(way) for way in ask.ways]
+        return None if None in barred else max(filter(None, barred), key=order.index)
+
     def is_whole(self, ask: Ask) -> bool:
         """Tell whether it gets each for itself alone, because parts would guarantee too little."""
         return not self.shared or self.guarantee.height < ask.guarantee.height
@@ -152,7 +174,7 @@ class Refused:
             values={
                 "count": self.ask.count,
                 "memory": written_size(self.ask.memory_bytes),
-                "kind": self.ask.kind,
+                "kind": ", ".join(dict.fromkeys(way.kind for way in self.ask.ways)),
                 "grade": self.ask.grade.value,
                 "nodes": sum(fell.values()),
                 "no_watts": ", ".join(self.no_watts),

@@ -89,7 +89,7 @@ def _take(asks: Iterable[Ask], ground: Ground) -> None:
     for ask in asks:
         found = place(ask, ground)
         if isinstance(found, Placement):
-            ground.change(NOTHING, found.status(ask))
+            ground.change(NOTHING, found.status())
 
 
 def _ahead(ground: Ground, snapshot: Snapshot, replica: Replica) -> Iterator[Ask]:
@@ -145,7 +145,7 @@ def most_bytes(ask: Ask, ground: Ground) -> int:
     """Return the most memory that could be had on each of so many accelerators; 0: none at all."""
     most, layout, board = 0, ground.layout, ground.board
     free = ground.draw.within(board)
-    for option in layout.options(replace(ask, memory_bytes=0)):
+    for option in layout.options(replace(ask, memory_bytes=0, also=())):
         hosts = np.flatnonzero(ground.fitting(option.demand))
         if not len(hosts):
             continue
@@ -158,7 +158,7 @@ def most_bytes(ask: Ask, ground: Ground) -> int:
 
 def most_cores(ask: Ask, ground: Ground) -> float:
     """Return the most processors that could be had beside everything else."""
-    options = ground.layout.options(replace(ask, cores=0.0))
+    options = ground.layout.options(replace(ask, cores=0.0, also=()))
     fits = [ground.board.cpu_milli[ground.fitting(option.demand)] for option in options]
     return max((int(found.max()) for found in fits if len(found)), default=0) // 100 * 100 / MILLI
 
@@ -166,7 +166,7 @@ def most_cores(ask: Ask, ground: Ground) -> float:
 def most_host_bytes(ask: Ask, ground: Ground) -> int:
     """Return the most of a node's own memory that could be had beside everything else."""
     most = 0
-    for option in ground.layout.options(replace(ask, host_memory_bytes=0)):
+    for option in ground.layout.options(replace(ask, host_memory_bytes=0, also=())):
         free = ground.board.memory_mib[ground.fitting(option.demand)]
         if len(free):
             most = max(most, (int(free.max()) - option.demand.memory_mib) * MIB)

@@ -109,8 +109,11 @@ class Ground:
         self.refusals.clear()
         self.stuck.clear()
 
-    def choose(self, ask: Ask, but: str = "") -> Choice | None:
-        """Return where an ask is met best, `but` on this node; None: nowhere now."""
+    def choose(self, ask: Ask, but: str = "") -> tuple[Choice, Ask] | None:
+        """Return where an ask is met best, `but` on this node, and in which of its ways.
+
+        What a way costs counts by what it does for that. None: nowhere now.
+        """
         hosts = [host for host, node in enumerate(self.layout.nodes) if node == but] if but else ()
         best, found = NOWHERE, None
         options = self.layout.options(ask)
@@ -122,9 +125,10 @@ class Ground:
             if choice is None:
                 continue
             kind = int(self.layout.fleet.kind[choice.host])
-            score = self._placer.scores[which, choice.host] + bonus[kind]
+            own, most = self._placer.scores[which, choice.host], ask.most_throughput
+            score = own * (most / option.ask.throughput) ** (own < 0) + bonus[kind]
             if score > best:
-                best, found = score, choice
+                best, found = score, (choice, option.ask)
         return found
 
     def _chosen(
@@ -206,8 +210,8 @@ class Ground:
             return None
         host = devices[0][0]
         kind = int(self.layout.fleet.kind[host])
-        demands = (option.demand for option in self.layout.options(ask))
-        demand = next((demand for demand in demands if demand.parts[kind]), None)
+        options = (o for o in self.layout.options(ask) if o.ask.variant == status.variant)
+        demand = next((o.demand for o in options if o.demand.parts[kind]), None)
         return (
             None
             if demand is None
@@ -237,7 +241,7 @@ class Ground:
             verdict[mine & (board.cpu_milli < demand.cpu_milli)] = order.index(Filter.CORES)
             verdict[mine & few] = order.index(Filter.TOO_FEW)
         for k, stock in enumerate(layout.stocks):
-            barred = stock.bars(ask)
+            barred = stock.bars_all(ask)
             if barred:
                 verdict[kind == k] = order.index(barred)
         verdict[board.cpu_milli == UNSEEN] = order.index(Filter.LOST)

@@ -41,6 +41,8 @@ UNKNOWN = 2**40
 class Option:
     """One way to meet an ask: a demand in numbers, and which kinds come first."""
 
+    ask: Ask
+    """The one of its ways that this is of."""
     demand: Demand
     bonus: tuple[float, ...]
     group: Group
@@ -82,7 +84,8 @@ class Layout:
         """Return the ways to meet an ask, the fewest devices first; none: nothing will ever do."""
         found = self._options.get(ask)
         if found is None:
-            found = self._options[ask] = tuple(self._make_options(ask))
+            found = tuple(option for way in ask.ways for option in self._make_options(way))
+            self._options[ask] = found
         return found
 
     def _make_options(self, ask: Ask) -> Iterator[Option]:
@@ -107,7 +110,7 @@ class Layout:
             for k in kinds:
                 parts[k] = self.stocks[k].part_bytes(ask)
             yield Option(
-                Demand(milli_cores(ask.cores), host_mib, devices, tuple(parts)), bonus, group
+                ask, Demand(milli_cores(ask.cores), host_mib, devices, tuple(parts)), bonus, group
             )  # fmt: skip
 
     def usage(self, status: ReplicaStatus) -> Usage:

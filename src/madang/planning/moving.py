@@ -119,6 +119,6 @@ def _way(line: Line | None, ground: Ground, may_move: Movable) -> Replica | None
         goal = place(ask, ground, but=replica.status.node)
         if not isinstance(goal, Placement):
             return None
-        ground.change(NOTHING, goal.status(ask))
+        ground.change(NOTHING, goal.status())
         ground.change(replica.status, NOTHING)
         return replica if line.starts(ground) else None

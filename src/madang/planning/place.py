@@ -19,17 +19,20 @@ class Placement:
     kind: str
     whole: bool
     """It has accelerators that could be shared for itself alone."""
+    ask: Ask
+    """The one of the ways in which it was asked that is met."""
 
-    def status(self, ask: Ask) -> ReplicaStatus:
+    def status(self) -> ReplicaStatus:
         """Return what a replica has that is put there, as its status says it."""
-        return ReplicaStatus(**self.held(ask))
+        return ReplicaStatus(**self.held())
 
-    def held(self, ask: Ask) -> dict[str, Any]:
+    def held(self) -> dict[str, Any]:
         """Return the fields of a replica's status that say what it has."""
+        ask = self.ask
         return {
             "node": self.node, "accelerators": self.accelerators, "whole": self.whole,
             "memory_bytes": ask.memory_bytes, "cores": ask.cores,
-            "host_memory_bytes": ask.host_memory_bytes,
+            "host_memory_bytes": ask.host_memory_bytes, "variant": ask.variant,
         }  # fmt: skip
 
 
@@ -41,12 +44,13 @@ def place(ask: Ask, ground: Ground, but: str = "") -> Placement | Refused:
     See `placement.columns` for what harm is. Equal places go to the first name in order, so that
     the order of nodes does not matter.
     """
-    layout, choice = ground.layout, ground.choose(ask, but)
-    if choice is None:
-        barred = {stock.kind for stock in layout.stocks if stock.bars(ask) is Filter.NO_WATTS}
+    layout, found = ground.layout, ground.choose(ask, but)
+    if found is None:
+        barred = {stock.kind for stock in layout.stocks if stock.bars_all(ask) is Filter.NO_WATTS}
         return Refused(ask, ground.fell(ask), tuple(sorted(barred)))
+    choice, way = found
     host = choice.host
     stock = layout.stocks[layout.fleet.kind[host]]
     names = (name for device in choice.devices for name in layout.devices[host][device])
-    is_whole = stock.shared and stock.is_whole(ask)
-    return Placement(layout.nodes[host], tuple(sorted(names)), stock.kind, is_whole)
+    is_whole = stock.shared and stock.is_whole(way)
+    return Placement(layout.nodes[host], tuple(sorted(names)), stock.kind, is_whole, way)

@@ -108,7 +108,7 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
     started = change(
         replica,
         P.STARTING,
-        **found.held(ask),
+        **found.held(),
         epoch=replica.status.epoch + 1,
         started_at=snapshot.now,
         since=snapshot.now,
@@ -431,10 +431,11 @@ def build_of(replica: Replica, snapshot: Snapshot) -> Build | None:
     """Return the build that this replica runs: the stored one, or a new open one."""
     revision: Revision | None = snapshot.revisions.get(Ref(replica.project, replica.spec.revision))
     kind = accelerator_kind(replica, snapshot)
-    engine = snapshot.engines.get(revision.spec.recipe) if revision else None
+    recipe = revision.spec.form(replica.status.variant).recipe if revision else ""
+    engine = snapshot.engines.get(recipe)
     if revision is None or engine is None or not kind:
         return None
-    fresh = build_for(revision, kind, engine.version)
+    fresh = build_for(revision, recipe, kind, engine.version)
     return snapshot.builds.get(fresh.ref, fresh)
 
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from madang.planning.ask import Ask
 from madang.planning.snapshot import EngineFacts, Snapshot
 from madang.resources.model import ModelVersion, split_model
 from madang.resources.quantity import written_size
 from madang.resources.resource import Reason, Ref
-from madang.resources.revision import Build, BuildSpec, BuildStatus, Revision, RevisionSpec
-from madang.resources.service import Service
+from madang.resources.revision import (
+    Build,
+    BuildSpec,
+    BuildStatus,
+    Form,
+    Revision,
+    RevisionSpec,
+)
+from madang.resources.service import Needs, Service
 
 CONTEXT_TOKENS_MIN = 256
 SLOT_TOKENS = 2048
@@ -37,37 +44,54 @@ def pin(service: Service, snapshot: Snapshot) -> RevisionSpec | Unmet:
         values: dict[str, str | int | float] = {"model": service.spec.model}
         fix = Reason(code="model.fix-add", values={"model": name})
         return Unmet(Reason(code="model.missing", values=values), f"model/{name}", fix)
-    engine = choose_engine(service.spec.recipe, version, snapshot.engines.values())
-    if engine is None:
-        return Unmet(
-            Reason(
-                code="recipe.missing",
-                values={
-                    "recipe": service.spec.recipe or "-",
-                    "format": version.format,
-                    "known": ", ".join(sorted(snapshot.engines)),
-                },
-            )
-        )
-    needs = service.spec.needs
-    shape = shape_of(version, engine, needs.memory and needs.memory * needs.count)
-    if isinstance(shape, Unmet):
-        return shape
+    spec = service.spec
+    own = form_of(spec.recipe, spec.needs, spec.throughput, version, snapshot)
+    if isinstance(own, Unmet):
+        return own
+    variants = []
+    for variant in spec.variants:
+        named = {
+            "accelerator": variant.accelerator,
+            "memory": variant.memory,
+            "count": variant.count,
+        }
+        needs = spec.needs.model_copy(update=named)
+        form = form_of(variant.recipe, needs, variant.throughput, version, snapshot)
+        if isinstance(form, Unmet):
+            return form
+        variants.append(form)
     return RevisionSpec(
         service=service.name,
         number=service.status.revisions + 1,
         model=name,
         model_version=version.number,
         digest=version.digest,
-        recipe=engine.name,
-        needs=needs,
-        memory_bytes=needs.memory or -(-shape.memory_bytes // needs.count),
-        context_tokens=shape.context_tokens,
-        slots=shape.slots,
-        gate=tuple(dict.fromkeys(("smoke", *service.spec.gate))),
-        prefer=service.spec.prefer,
-        grade=service.spec.grade,
+        **dict(own),
+        gate=tuple(dict.fromkeys(("smoke", *spec.gate))),
+        prefer=spec.prefer,
+        grade=spec.grade,
+        variants=tuple(variants),
     )
+
+
+def form_of(
+    recipe: str, needs: Needs, throughput: float, version: ModelVersion, snapshot: Snapshot
+) -> Form | Unmet:
+    """Pin one way to make a replica: its engine, and how large it is made."""
+    engine = choose_engine(recipe, version, snapshot.engines.values())
+    if engine is None:
+        values: dict[str, str | int | float] = {
+            "recipe": recipe or "-", "format": version.format,
+            "known": ", ".join(sorted(snapshot.engines)),
+        }  # fmt: skip
+        return Unmet(Reason(code="recipe.missing", values=values))
+    shape = shape_of(version, engine, needs.memory and needs.memory * needs.count)
+    if isinstance(shape, Unmet):
+        return shape
+    return Form(
+        recipe=engine.name, needs=needs, context_tokens=shape.context_tokens, slots=shape.slots,
+        memory_bytes=needs.memory or -(-shape.memory_bytes // needs.count), throughput=throughput,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,26 +150,32 @@ def choose_engine(
 
 
 def ask_of(revision: Revision, snapshot: Snapshot) -> Ask | None:
-    """Return what one replica of this revision asks for; None if its recipe has gone."""
+    """Return what one replica of this revision asks for, in any of its forms; None: none is left.
+
+    A form whose recipe has gone asks for nothing.
+    """
     spec = revision.spec
-    engine = snapshot.engines.get(spec.recipe)
-    if engine is None:
-        return None
     model = snapshot.models.get(Ref(revision.project, spec.model))
     version = model.version(spec.model_version) if model else None
-    least = least_bytes(version, engine) if version else spec.memory_bytes * spec.needs.count
+    asks = [
+        _ask(spec, number, form, engine, version)
+        for number, form in enumerate(spec.forms)
+        if (engine := snapshot.engines.get(form.recipe))
+    ]
+    return replace(asks[0], also=tuple(asks[1:])) if asks else None
+
+
+def _ask(
+    spec: RevisionSpec, number: int, form: Form, engine: EngineFacts, version: ModelVersion | None
+) -> Ask:
+    needs = form.needs
+    least = least_bytes(version, engine) if version else form.memory_bytes * needs.count
     return Ask(
-        kinds=engine.accelerator_kinds,
-        wanted_kind=spec.needs.accelerator,
-        count=spec.needs.count,
-        memory_bytes=spec.memory_bytes,
-        total_bytes_min=least,
-        guarantee=spec.needs.guarantee,
-        cores=spec.needs.cores,
-        host_memory_bytes=spec.needs.host_memory,
-        grade=spec.grade,
-        prefer=spec.prefer,
-    )
+        kinds=engine.accelerator_kinds, wanted_kind=needs.accelerator, count=needs.count,
+        memory_bytes=form.memory_bytes, total_bytes_min=least, guarantee=needs.guarantee,
+        cores=needs.cores, host_memory_bytes=needs.host_memory, grade=spec.grade,
+        prefer=spec.prefer, variant=number, throughput=form.throughput,
+    )  # fmt: skip
 
 
 def same_template(one: RevisionSpec, other: RevisionSpec) -> bool:
@@ -153,15 +183,15 @@ def same_template(one: RevisionSpec, other: RevisionSpec) -> bool:
     return one.model_copy(update={"number": other.number}) == other
 
 
-def build_for(revision: Revision, accelerator: str, engine_version: str) -> Build:
-    """Return the (open) build that this revision is on this kind of accelerator."""
+def build_for(revision: Revision, recipe: str, accelerator: str, engine_version: str) -> Build:
+    """Return the (open) build that this revision is by a recipe on a kind of accelerator."""
     spec = revision.spec
     build = BuildSpec(
         digest=spec.digest,
-        engine=spec.recipe,
+        engine=recipe,
         engine_version=engine_version,
         accelerator=accelerator,
-        recipe=spec.recipe,
+        recipe=recipe,
         gate=spec.gate,
     )
     name = hashlib.sha256(build.model_dump_json().encode()).hexdigest()[:16]

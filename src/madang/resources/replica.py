@@ -64,6 +64,8 @@ class ReplicaStatus(Condition):
     accelerators: tuple[str, ...] = ()
     memory_bytes: int = 0
     """On each of its accelerators."""
+    variant: int = 0
+    """Which of its revision's forms it has: 0 is the service's own."""
     whole: bool = False
     """It has accelerators that others could share for itself alone."""
     cores: float = 0.0

@@ -19,6 +19,18 @@ class RevisionPhase(StrEnum):
     RETIRED = "retired"
 
 
+class Form(Frozen):
+    """How one replica is made: by the service's own needs, or by one of its variants."""
+
+    recipe: str
+    needs: Needs
+    memory_bytes: int
+    """On each accelerator."""
+    context_tokens: int
+    slots: int
+    throughput: float = 1.0
+
+
 class RevisionSpec(Frozen):
     """A service's template with everything pinned."""
 
@@ -36,6 +48,22 @@ class RevisionSpec(Frozen):
     gate: tuple[str, ...]
     prefer: str = ""
     grade: Grade = Grade.OPEN
+    throughput: float = 1.0
+    variants: tuple[Form, ...] = ()
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """Every way to make a replica; the first by the service's own needs."""
+        own = Form(
+            recipe=self.recipe, needs=self.needs, memory_bytes=self.memory_bytes,
+            context_tokens=self.context_tokens, slots=self.slots, throughput=self.throughput,
+        )  # fmt: skip
+        return (own, *self.variants)
+
+    def form(self, number: int) -> Form:
+        """Return one of the forms."""
+        forms = self.forms
+        return forms[number if number < len(forms) else 0]
 
 
 class RevisionStatus(Condition):

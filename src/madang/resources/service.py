@@ -14,6 +14,7 @@ from madang.resources.quantity import Size
 from madang.resources.resource import Condition, Frozen, Name, Resource, canonical, check_name
 
 REPLICAS_MAX = 10_000
+VARIANTS_MAX = 8
 
 
 class NotYet(Unfit):
@@ -56,6 +57,19 @@ class Needs(Frozen):
     """Bytes of the node's own memory, beside that on its accelerators."""
 
 
+class Variant(Frozen):
+    """Another way to serve the same: on other accelerators, perhaps by another recipe."""
+
+    accelerator: str = Field(min_length=1, max_length=64, pattern=r"^[a-z0-9/._-]*$")
+    """A kind or the start of one."""
+    recipe: str = Field(default="", max_length=64, pattern=r"^[a-z0-9-]*$")
+    memory: Size | None = None
+    """Bytes on each accelerator; None: worked out from the model."""
+    count: int = Field(default=1, ge=1, le=64, strict=True)
+    throughput: float = Field(default=1.0, gt=0, le=1e9)
+    """What one replica of it does, as measured or declared, in the unit of the service's own."""
+
+
 class ServiceSpec(Frozen):
     """What is served, with what, how often, and what it must pass first."""
 
@@ -74,9 +88,13 @@ class ServiceSpec(Frozen):
     """`domestic`: accelerators made in Korea come first, wherever it fits on them."""
     grade: Grade = Grade.OPEN
     """Of the data that it works on: it runs only on sites that may hold such data."""
+    throughput: float = Field(default=1.0, gt=0, le=1e9)
+    """What one replica by `needs` does; variants are weighed against it. Any unit."""
+    variants: tuple[Variant, ...] = Field(default=(), max_length=VARIANTS_MAX)
+    """Further ways to serve it: each replica takes the one that costs least for what it does."""
 
 
-NOT_YET = frozenset({"rollout", "variants"})
+NOT_YET = frozenset({"rollout"})
 """Keys of the design that are refused with "not yet" instead of "unknown"."""
 
 

@@ -1,0 +1,86 @@
+"""One service over unlike hardware: each replica by the way that costs least."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from madang.planning.explain import explain
+from madang.resources.replica import ReplicaPhase
+from madang.resources.resource import Ref
+from madang.testing.builders import FAKE, PROJECT, model, node, service, snapshot
+from madang.testing.paper import Paper
+
+OTHER = replace(FAKE, name="other", accelerator_kinds=frozenset({"rebellions"}), slots=2)
+NPU = {"accelerator": "rebellions/atom-max", "recipe": "other", "memory": "20GB", "count": 2}
+
+
+def mixed(*nodes: object, **spec: object) -> Paper:
+    needs = {"accelerator": "nvidia/h100", "memory": "70GB"}
+    world = snapshot(*nodes, model(), service(**{"needs": needs, "variants": [NPU], **spec}))
+    paper = Paper(replace(world, engines={"fake": FAKE, "other": OTHER}))
+    paper.settle(seconds=100)
+    return paper
+
+
+GPU = node("gpu", cards=1)
+ATOM = node("atom", cards=4, kind="rebellions/atom-max", memory_gb=64)
+
+
+def held(paper):
+    return sorted(
+        (
+            r.status.variant,
+            r.status.node,
+            len(r.status.accelerators),
+            r.status.memory_bytes // 10**9,
+        )
+        for r in paper.replicas("bot")
+        if r.status.accelerators
+    )
+
+
+def test_where_one_form_finds_no_room_another_does():
+    paper = mixed(GPU, ATOM, scale=3)
+    assert held(paper) == [(0, "gpu", 1, 70), (1, "atom", 2, 20), (1, "atom", 2, 20)]
+    assert {r.status.phase for r in paper.replicas("bot")} == {ReplicaPhase.READY}
+
+
+def test_each_form_is_a_build_of_its_own_and_judged_as_one():
+    paper = mixed(GPU, ATOM, scale=3)
+    builds = {(b.spec.recipe, b.spec.accelerator) for b in paper.snapshot.builds.values()}
+    assert builds == {("fake", "nvidia/h100"), ("other", "rebellions/atom-max")}
+
+
+@pytest.mark.parametrize(("does", "node"), [(1.0, "gpu"), (3.0, "atom")])
+def test_a_form_is_weighed_by_what_it_does_for_what_it_takes(does, node):
+    """A whole H100 for one, or two whole ATOM-Max, which together are larger."""
+    paper = mixed(GPU, ATOM, variants=[{**NPU, "throughput": does}])
+    assert [where for _, where, _, _ in held(paper)] == [node]
+
+
+def test_a_service_none_of_whose_forms_finds_room_says_so_of_all_its_kinds():
+    paper = mixed(node("box", kind="cpu", shared=True))
+    told = explain(paper.replicas("bot")[0], paper.snapshot)
+    assert told.reason.values["kind"] == "nvidia/h100, rebellions/atom-max"
+    assert told.smallest_fix is not None
+
+
+def test_a_form_whose_recipe_is_not_there_keeps_the_service_pending_and_says_which():
+    paper = mixed(GPU, ATOM, variants=[{**NPU, "recipe": "gone"}])
+    status = paper.snapshot.services[Ref(PROJECT, "bot")].status
+    assert status.reason.code == "recipe.missing"
+    assert status.reason.values["recipe"] == "gone"
+
+
+def test_a_variant_that_is_added_makes_a_new_revision():
+    paper = mixed(GPU, ATOM, variants=[])
+    known = paper.snapshot.services[Ref(PROJECT, "bot")]
+    spec = service(variants=[NPU]).spec
+    more = known.spec.model_copy(update={"variants": spec.variants, "scale": 2})
+    paper.put(known.model_copy(update={"spec": more, "generation": known.generation + 1}))
+    paper.settle(seconds=200)
+    assert paper.snapshot.services[Ref(PROJECT, "bot")].status.revisions == 2
+    assert {r.spec.revision for r in paper.replicas("bot")} == {"bot-2"}
+    assert len(held(paper)) == 2

@@ -81,7 +81,7 @@ def test_what_would_happen_is_told_to_people_and_to_programs(run, town: Path, mo
     assert "Nothing would wait." in lines
     assert ["acme/lab", "bot", "3", "2", "3"] in [line.split() for line in lines]
     kinds = [line.split() for line in lines if line.startswith("nvidia/h100 ")]
-    assert [kind[:4] for kind in kinds] == [["nvidia/h100", "80GB", "2/2", "3/3"]], lines
+    assert kinds == [["nvidia/h100", "80GB", "2/2", "3/3", "1,400", "2,100"]]
     said = json.loads(run(*asked, "--json").out)
     assert said["starts"][0]["nodes"] == ["new-1"]
     gone = run("twin", "whatif", "--snapshot", str(town), "--remove", "a", "--remove", "b").out

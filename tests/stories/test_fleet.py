@@ -70,11 +70,11 @@ def test_status_tells_many_nodes_together(korea: Yard) -> None:
     assert not any("edge-01" in line for line in lines)
 
 
-def test_one_service_of_two_forms_takes_the_second_where_the_first_finds_no_room(
+def test_one_service_of_two_forms_takes_each_where_the_other_finds_no_room(
     korea: Yard,
 ) -> None:
     korea.apply(
-        kind="service", name="forms", model="talker", scale=6,
+        kind="service", name="forms", model="talker", scale=12,
         needs={"accelerator": "nvidia/h100", "count": 8, "memory": "60GB"},
         variants=[{"accelerator": "nvidia/v100", "count": 4, "memory": "20GB"}],
     )  # fmt: skip
@@ -83,7 +83,7 @@ def test_one_service_of_two_forms_takes_the_second_where_the_first_finds_no_room
         found = (r for r in korea.replicas("forms") if r["status"]["phase"] == "ready")
         return Counter(r["status"]["node"].partition("-")[0] for r in found)
 
-    korea.until("all six are ready", lambda: by_kind() == {"h100": 4, "v100": 2})
+    korea.until("every node of both has one", lambda: by_kind() == {"h100": 4, "v100": 8})
     told = {r["status"]["variant"]: r["status"]["memory_bytes"] for r in korea.replicas("forms")}
     assert told == {0: 60 * 10**9, 1: 20 * 10**9}
     korea.run("delete", "service/forms")

@@ -303,6 +303,7 @@ class Gateway(Door):
             error = {"message": f"no model {name}", "type": "x", "code": "model_not_found"}
             return self.say({"error": error}, 404)
         words = ["Good ", "day", "."] if len(self.body["messages"]) == 1 else ["Again."]
+        words = words[: self.body.get("max_tokens", len(words))]
         pieces = [{"choices": [{"delta": {"content": word}}]} for word in words]
         if self.body["messages"][-1]["content"] == "break":
             pieces[1:] = [{"error": {"message": "gone", "code": "engine_failed"}}]

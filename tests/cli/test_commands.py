@@ -204,6 +204,12 @@ def test_chat_answers_one_question(run, arguments) -> None:
 
 
 @pytest.mark.usefixtures("hello")
+def test_chat_says_how_long_an_answer_may_be(run) -> None:
+    assert run("chat", "hello", "Hi", "--max-tokens", "2").out == "Good day\n"
+    assert run("chat", "hello", "Hi", "--max-tokens", "0").status == 2
+
+
+@pytest.mark.usefixtures("hello")
 def test_chat_takes_its_question_from_a_pipe(run, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
     assert run("chat").out == "Good day.\n"

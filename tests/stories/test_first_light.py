@@ -72,7 +72,7 @@ def test_the_model_passed_its_gate_before_it_served(running: Yard) -> None:
 
 def test_what_was_used_is_counted(running: Yard) -> None:
     before = running.json("status")["usage"]
-    running.json("chat", "hello", "Count to three.")
+    running.json("chat", "hello", "Count to three.", "--max-tokens", "24")
     running.until(
         "usage has arrived",
         lambda: running.json("status")["usage"]["requests"] == before["requests"] + 1,

@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
 
 from madang.answers import Message
 from madang.cli.kinds import naming
@@ -19,7 +23,12 @@ QUESTION_CHARACTERS_MAX = 1_000_000
 
 
 def chat(
-    service: str | None = None, question: str | None = None, /, *, options: Options = DEFAULTS
+    service: str | None = None,
+    question: str | None = None,
+    /,
+    *,
+    max_tokens: Annotated[PositiveInt | None, Parameter(show_default=False)] = None,
+    options: Options = DEFAULTS,
 ) -> None:
     """Ask a service, or talk to it when no question is given.
 
@@ -29,17 +38,20 @@ def chat(
         A service of the project; may be left out where there is only one.
     question
         What to ask; without one, every line that you type is one.
+    max_tokens
+        How long an answer may be; without it, as long as the model likes.
     """
+    limits = {"max_tokens": max_tokens} if max_tokens else {}
     with options.client() as client:
         service, question = _meant(client, service, question)
         if question is None and not sys.stdin.isatty():
             question = sys.stdin.read(QUESTION_CHARACTERS_MAX).strip()
         if question is None:
             with naming(client, "service", service):
-                _talk(client, service)
+                _talk(client, service, limits)
         elif question:
             with naming(client, "service", service):
-                _ask(client, service, question, options.json)
+                _ask(client, service, question, limits, as_json=options.json)
         else:
             raise Rejected("chat.no-question")
 
@@ -57,10 +69,12 @@ def _meant(client: Client, service: str | None, question: str | None) -> tuple[s
     return names[0], service
 
 
-def _ask(client: Client, service: str, question: str, as_json: bool) -> None:
+def _ask(
+    client: Client, service: str, question: str, limits: dict[str, int], *, as_json: bool
+) -> None:
     began = time.monotonic()
     first_token_s, pieces = None, []
-    for piece in client.chat(service, [Message(role="user", content=question)]):
+    for piece in client.chat(service, [Message(role="user", content=question)], **limits):
         first_token_s = first_token_s or round(time.monotonic() - began, 4)
         pieces.append(piece)
         if not as_json:
@@ -72,14 +86,14 @@ def _ask(client: Client, service: str, question: str, as_json: bool) -> None:
         say()
 
 
-def _talk(client: Client, service: str) -> None:
+def _talk(client: Client, service: str, limits: dict[str, int]) -> None:
     """Answer line by line; every answer is part of the next question."""
     tell("chat.begin", service=service)
     said: list[Message] = []
     for question in _questions():
         said.append(Message(role="user", content=question))
         answer = ""
-        for piece in client.chat(service, said[-TURNS_MAX:]):
+        for piece in client.chat(service, said[-TURNS_MAX:], **limits):
             answer += piece
             say(piece, end="")
         say()

@@ -27,7 +27,7 @@ from madang.api.app import build
 from madang.api.desk import Desk
 from madang.cli.fleet import read as read_fleet
 from madang.clocks import SystemClock, SystemRandom
-from madang.control.act import Hands, Tools
+from madang.control.act import Hands
 from madang.control.backups import Backups
 from madang.control.first import Hardware, prepare
 from madang.control.gateways import Gateways
@@ -37,13 +37,16 @@ from madang.control.loop import Loop
 from madang.control.notary import Kept, Notary
 from madang.control.observe import Observer
 from madang.control.once import Once
+from madang.control.tools import Tools
 from madang.control.world import World
+from madang.engines import program
 from madang.engines.fake import Fake
 from madang.governance.heads import SEED_BYTES, HeadsFile, Signer
 from madang.launchers.simulated import SimulatedProbe
 from madang.planning.snapshot import Probed
 from madang.ports import Found
 from madang.registry.blobs import FileBlobs
+from madang.registry.saves import FileSaves
 from madang.resources.endpoint import Endpoint, EndpointSpec
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
 from madang.resources.resource import AnyResource
@@ -139,7 +142,10 @@ async def running(
     nodes, blobs = on_paper(world, hardware), FileBlobs(home.blobs)
     gateways = Gateways(world, lambda uid, _epoch: uid)
     observer = Observer(world, nodes, gateways, lambda *_: Probed(healthy=True))
-    tools = Tools(nodes, {"fake": fake}, blobs, lambda *_: None, lambda uid, _: uid)
+    saves = FileSaves(home.jobs)
+    tools = Tools(
+        nodes, {"fake": fake}, blobs, lambda *_: None, lambda uid, _: uid, program.launch, saves
+    )
     loop = Loop(world, observer, Hands(world, observer, tools))
     notary = Notary(world, Signer(b"k" * SEED_BYTES), HeadsFile(audit_heads(home)), Kept(home))
     random, version = SystemRandom(), model().status.versions[0]

@@ -6,13 +6,15 @@ plugs them in. Each port has one contract suite in `tests/contracts`, run over e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from madang.planning.snapshot import EngineFacts
+from madang.resources.attempt import Attempt
 from madang.resources.event import AuditRecord, Event
+from madang.resources.job import Checkpoint, Job
 from madang.resources.place import Guarantee
 from madang.resources.power import Watts
 from madang.resources.resource import AnyResource
@@ -225,6 +227,60 @@ class Assignment:
     devices: tuple[str, ...]
     token: str
     """The key the engine must ask of everybody; goes into the environment, never into argv."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a program is given when the part of a gang that is on one node starts."""
+
+    uid: str
+    job: Job
+    attempt: Attempt
+    number: int
+    """Of the member in its gang; 0 has rank 0."""
+    master: str
+    """The address at which rank 0 is reached by the others."""
+    accelerators: tuple[str, ...]
+    accelerator_kind: str
+    devices: tuple[str, ...]
+    cores: float
+    """Processors that its ranks may count on together."""
+    secrets: Mapping[str, str]
+    """By variable."""
+    progress: str
+    """The folder in which its ranks say how far they are."""
+    checkpoints: str
+    """The folder in which they save."""
+    cwd: str
+    checkpoint_every_s: float
+
+
+class Saves(Protocol):
+    """The folders of jobs, and the checkpoints in them. Every call blocks, in a thread."""
+
+    def checkpoints(self, job: Job) -> str:
+        """Return the folder in which a job saves."""
+
+    def work(self, job: Job) -> str:
+        """Return the folder in which a job starts."""
+
+    def progress(self, job: Job, attempt: Attempt) -> str:
+        """Return the folder in which the ranks of an attempt say how far they are."""
+
+    def make(self, job: Job, attempt: Attempt) -> None:
+        """Make the folders that an attempt writes to."""
+
+    def read(self, job: Job, attempt: Attempt, name: str) -> Checkpoint:
+        """Read a checkpoint from end to end; raises `Rejected` for what is none, or another's."""
+
+    def is_whole(self, job: Job, checkpoint: Checkpoint) -> bool:
+        """Tell whether it still is what it was when it was read."""
+
+    def keep_only(self, job: Job, names: Collection[str]) -> None:
+        """Remove the checkpoints of a job but these, and what is half written and old."""
+
+    def forget(self, job: Job) -> None:
+        """Remove all that was the job's own."""
 
 
 class Engine(Protocol):

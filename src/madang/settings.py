@@ -127,6 +127,11 @@ class Home:
         return self.path / "blobs"
 
     @property
+    def jobs(self) -> Path:
+        """What jobs work on, by the uid of the job."""
+        return self.path / "jobs"
+
+    @property
     def backups(self) -> Path:
         """Copies of the store taken before each migration."""
         return self.path / "backups"

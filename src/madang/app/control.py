@@ -96,14 +96,17 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     """Put control together: what it stands on, sees, does and shows."""
     from madang.api.desk import Desk
     from madang.clocks import SystemRandom
-    from madang.control.act import Hands, Tools
+    from madang.control.act import Hands
     from madang.control.backups import Backups
     from madang.control.first import prepare, tidy
     from madang.control.gateways import Gateways
     from madang.control.keys import Keys
     from madang.control.observe import Observer
     from madang.control.once import Once
+    from madang.control.tools import Tools
+    from madang.engines import program
     from madang.registry.blobs import FileBlobs
+    from madang.registry.saves import FileSaves
     from madang.stores.backup import pieces
     from madang.verify.gate import judge
     from madang.verify.identity import who_answers
@@ -124,7 +127,9 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     tidy(world, blobs)
     gateways = Gateways(world, token)
     observer = Observer(world, nodes, gateways, ask)
-    hands = Hands(world, observer, Tools(nodes, plugged, blobs, judge, token))
+    saves = FileSaves(home.jobs)
+    tools = Tools(nodes, plugged, blobs, judge, token, program.launch, saves)
+    hands = Hands(world, observer, tools)
     notary, intake = _people(home, world, observer, blobs)
 
     def where() -> dict[str, str]:

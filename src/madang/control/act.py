@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from madang.control.gangs import Gangs
 from madang.control.guard import guarded
 from madang.control.observe import Observer
-from madang.control.thinking import outlook_apart
+from madang.control.tools import Tools
 from madang.control.world import World
 from madang.errors import MadangError, Unavailable
-from madang.planning.action import Action, Plan, Reprice, RunGate, Start, Stop
+from madang.planning.action import (
+    Action,
+    Halt,
+    Launch,
+    Plan,
+    Record,
+    Reprice,
+    RunGate,
+    Start,
+    Stop,
+)
 from madang.planning.forecast import Question
-from madang.planning.placement.outlook import Outlook
 from madang.planning.replicas import STOP_GRACE_S
-from madang.ports import Assignment, Blobs, Engine, Launcher
+from madang.ports import Assignment
 from madang.resources.event import Event
 from madang.resources.place import Accelerator, Node
 from madang.resources.replica import Replica
@@ -33,26 +42,6 @@ GATE_AGAIN_S = 1.0
 NOT_NOW = frozenset({"supervisor.closing", "supervisor.stale-term"})
 """Refusals that say nothing about what was to be started."""
 
-Judge = Callable[[Subject, Sequence[str]], Sequence[Check] | None]
-"""(engine, gate) -> how each check went; None: no judgement was possible. Blocks, in a thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What the hands work with."""
-
-    launchers: Mapping[str, Launcher]
-    """By node."""
-    engines: Mapping[str, Engine]
-    """By recipe."""
-    blobs: Blobs
-    judge: Judge
-    token: Callable[[str, int], str]
-    """(uid, epoch) -> the key which that engine asks for."""
-    think: Callable[[Question], Outlook | None] = outlook_apart
-    """Blocks, in a thread."""
-
-
 class Hands:
     """Carries out effects through the ports."""
 
@@ -60,6 +49,7 @@ class Hands:
         self.world = world
         self.observer = observer
         self.tools = tools
+        self.gangs = Gangs(world, observer, tools)
         self._gates: dict[Ref, asyncio.Task[None]] = {}
         self._thinking: asyncio.Task[None] | None = None
         self._examiners = started(GATES_MAX, "gate")
@@ -81,6 +71,12 @@ class Hands:
                     unreachable.add(node)
                     raise
                 self.observer.stopped(node, uid, epoch, moment)
+            case Launch() as effect:
+                await self.gangs.launch(effect)
+            case Halt(orders):
+                await self.gangs.halt(orders)
+            case Record() as effect:
+                self.gangs.read(effect)
             case RunGate(build, replica):
                 self._run_gate(build, replica)
             case Reprice(question):

@@ -29,6 +29,20 @@ class Verb(StrEnum):
     STOP_REPLICA = "replica.stopping"
     REPEAT_STOP = "replica.stop-repeated"
     FORGET_REPLICA = "replica.stopped"
+    START_ATTEMPT = "attempt.started"
+    REPEAT_ATTEMPT = "attempt.start-repeated"
+    RUN_ATTEMPT = "attempt.running"
+    READ_CHECKPOINT = "checkpoint.claimed"
+    STOP_ATTEMPT = "attempt.stopping"
+    REPEAT_HALT = "attempt.stop-repeated"
+    RELEASE_ATTEMPT = "attempt.released"
+    END_ATTEMPT = "attempt.ended"
+    HOLD_JOB = "job.waiting"
+    RETRY_JOB = "job.retried"
+    FINISH_JOB = "job.succeeded"
+    FAIL_JOB = "job.failed"
+    CANCEL_JOB = "job.cancelled"
+    FORGET_JOB = "job.deleted"
     STATUS_NODE = "node.status"
     STATUS_REVISION = "revision.status"
     STATUS_SERVICE = "service.status"
@@ -54,6 +68,28 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Launch:
+    """Start every rank of this attempt, where its status says."""
+
+    attempt: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """End all these processes."""
+
+    orders: tuple[Stop, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Read the folder that this attempt calls a checkpoint, and write down what it is."""
+
+    job: Ref
+    attempt: Ref
+
+
+@dataclass(frozen=True, slots=True)
 class RunGate:
     """Judge this build on this replica, and record the verdict."""
 
@@ -68,7 +104,7 @@ class Reprice:
     question: Question
 
 
-Effect = Start | Stop | RunGate | Reprice
+Effect = Start | Stop | Launch | Halt | Record | RunGate | Reprice
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from madang.resources.attempt import Attempt
+from madang.resources.job import Job
+from madang.resources.place import Node
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build
@@ -36,6 +39,10 @@ def _stamps(resource: AnyResource) -> frozenset[float]:
     if isinstance(resource, Replica):
         status = resource.status
         return frozenset({status.since, status.started_at or 0.0, status.ready_at or 0.0})
+    if isinstance(resource, Attempt):
+        return frozenset({resource.status.since, resource.status.started_at})
+    if isinstance(resource, Job | Node):
+        return frozenset({resource.status.since})
     if isinstance(resource, Build):
         return frozenset({resource.status.started_at})
     return frozenset()

@@ -67,6 +67,10 @@ class Draw:
         works = (self._stocks[k].more_mw * self._used[k] for k in self._of_pool[pool])
         return self._beside[pool] + sum(works)
 
+    def is_within(self) -> bool:
+        """Tell whether no pool draws more than it may."""
+        return all(self.mw(pool) <= cap for pool, cap in self.caps.items())
+
     def fresh(self, kind: int) -> int:
         """Return how many devices of a kind more may begin to work."""
         stock = self._stocks[kind]

@@ -15,7 +15,7 @@ import numpy as np
 from madang.errors import Value
 from madang.planning.ask import Ask, Filter, Refused
 from madang.planning.draw import MANY
-from madang.planning.ground import Ground, empty, free_of
+from madang.planning.ground import NOTHING, Ground, empty, free_of
 from madang.planning.layout import MIB, MILLI, is_processor, made_for
 from madang.planning.leaving import LEAVING, leaving_first, serial
 from madang.planning.place import Placement, place
@@ -24,7 +24,7 @@ from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.place import Guarantee
 from madang.resources.quantity import written_size
-from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
+from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import Reason, Ref
 
 MB = 10**6
@@ -75,9 +75,6 @@ class Line:
             return ground.fits(self.ask)
 
 
-NOTHING = ReplicaStatus()
-
-
 def line_of(ask: Ask, ground: Ground, snapshot: Snapshot, replica: Replica) -> Line | None:
     """Return the line that a replica waits in; None where too many are ahead of it."""
     ahead = tuple(islice(_ahead(ground, snapshot, replica), AHEAD_MAX + 1))
@@ -89,7 +86,7 @@ def _take(asks: Iterable[Ask], ground: Ground) -> None:
     for ask in asks:
         found = place(ask, ground)
         if isinstance(found, Placement):
-            ground.change(NOTHING, found.status())
+            ground.change(NOTHING, found.holding())
 
 
 def _ahead(ground: Ground, snapshot: Snapshot, replica: Replica) -> Iterator[Ask]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,6 +17,7 @@ from madang.planning.placement.demand import Demand
 from madang.planning.placement.fit import enough, fitting
 from madang.planning.placement.fleet import NO_DEVICE, Board, Bools, Fleet
 from madang.planning.placement.fragmentation import Fragmentation
+from madang.planning.placement.gang import Gang, GangPlacement, place_gang
 from madang.planning.placement.mix import Mix
 from madang.planning.placement.moves import Mover
 from madang.planning.placement.outlook import Outlook
@@ -25,9 +26,11 @@ from madang.planning.placement.prices import Prices
 from madang.planning.placement.reserve import BONUS, Ledger
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
+from madang.resources.holding import Holding
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
 from madang.resources.resource import Reason, Ref
 
+NOTHING = Holding()
 UNSEEN = -1
 """Free processors of a node that can't be seen: too few for anything."""
 DEMANDS_MAX = 2_000
@@ -35,17 +38,13 @@ DEMANDS_MAX = 2_000
 
 
 def free_of(layout: Layout, snapshot: Snapshot, *, everywhere: bool = False) -> Fleet:
-    """Return what is free: what there is, less what replicas have.
+    """Return what is free: what there is, less what is held.
 
     Lost nodes have nothing to give, unless `everywhere` asks what it were if they were seen.
-
-    A replica has what its status names, in whatever phase: the list is emptied only when its
-    processes are gone.
     """
     board = layout.fleet.board()
-    for replica in snapshot.replicas.values():
-        if replica.status.accelerators:
-            _change(board, layout.usage(replica.status), -1)
+    for held in snapshot.holdings():
+        _change(board, layout.usage(held), -1)
     np.maximum(board.free, 0, out=board.free, where=layout.fleet.free != NO_DEVICE)
     if not everywhere:
         seen = snapshot.seen.nodes
@@ -85,6 +84,7 @@ class Ground:
         self._placer = self._score(free)
         self._ledger: Ledger | None = None
         """What the plan is for, and what of it is used; none where there is no outlook."""
+        self._is_fresh = True
         self._now: dict[str, ReplicaStatus] = {}
         """What replicas have by now whose places changed since it was told what is free."""
 
@@ -102,6 +102,7 @@ class Ground:
         self.refusals.clear()
         self.draw.count(free)
         self._now.clear()
+        self._is_fresh = True
         # All that wait at once: each demand that comes later costs a look at every host.
         self._know(o.demand for ask in asks_waiting(snapshot) for o in self.layout.options(ask))
 
@@ -109,12 +110,12 @@ class Ground:
         self.refusals.clear()
         self.stuck.clear()
 
-    def choose(self, ask: Ask, but: str = "") -> tuple[Choice, Ask] | None:
-        """Return where an ask is met best, `but` on this node, and in which of its ways.
+    def choose(self, ask: Ask, but: Collection[str] = ()) -> tuple[Choice, Ask] | None:
+        """Return where an ask is met best, `but` on these nodes, and in which of its ways.
 
         What a way costs counts by what it does for that. None: nowhere now.
         """
-        hosts = [host for host, node in enumerate(self.layout.nodes) if node == but] if but else ()
+        hosts = [host for host, node in enumerate(self.layout.nodes) if node in but] if but else ()
         best, found = NOWHERE, None
         options = self.layout.options(ask)
         self._know([option.demand for option in options])
@@ -164,6 +165,12 @@ class Ground:
 
     def _milli(self, demand: Demand, kind: int) -> int:
         return demand.devices * demand.parts[kind] * MILLI // self.layout.fleet.kinds[kind].whole
+
+    def search(self, demand: Demand, bonus: Sequence[float], gang: Gang) -> GangPlacement | None:
+        """Return the best places for a gang, whatever pools may draw."""
+        self._know([demand])
+        found = place_gang(self._placer, gang, self.layout.topology, bonus)
+        return found if isinstance(found, GangPlacement) else None
 
     def fits(self, ask: Ask) -> bool:
         """Tell whether there is a place."""
@@ -254,7 +261,7 @@ class Ground:
     @property
     def is_fresh(self) -> bool:
         """Tell whether nothing was carried out on it since it was told what is free."""
-        return not self._now
+        return self._is_fresh and not self._now
 
     def status(self, replica: Replica) -> ReplicaStatus:
         """Return what a replica has by now."""
@@ -265,11 +272,19 @@ class Ground:
         self.change(self.status(replica), after)
         self._now[replica.uid] = after
 
-    def change(self, before: ReplicaStatus, after: ReplicaStatus) -> None:
-        """Give back what the one status has, and take what the other has."""
+    def change_all(self, before: Sequence[Holding], after: Sequence[Holding]) -> None:
+        """Let an attempt have what is decided for it."""
+        for held in before:
+            self.change(held, NOTHING)
+        for held in after:
+            self.change(NOTHING, held)
+        self._is_fresh = False
+
+    def change(self, before: Holding, after: Holding) -> None:
+        """Give back what was held, and take what is."""
         self._forget()
-        for status, sign in ((before, 1), (after, -1)):
-            host = _change(self.board, self.layout.usage(status), sign)
+        for held, sign in ((before, 1), (after, -1)):
+            host = _change(self.board, self.layout.usage(held), sign)
             if host is not None:
                 self.draw.note(host, self.board)
                 self._placer.refresh(host)
@@ -365,7 +380,7 @@ class Memo:
         if outlook is not ground.outlook:
             ground = self._ground = Ground(ground.layout, ground.layout.fleet, outlook)
             self._state = ()
-        state = (*_identity(snapshot, "replica", "service"), snapshot.seen.nodes)
+        state = (*_identity(snapshot, "replica", "service", "job", "attempt"), snapshot.seen.nodes)
         if not (_same(state, self._state) and ground.is_fresh):
             ground.sync(snapshot)
             self._state = state

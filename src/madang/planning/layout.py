@@ -16,7 +16,10 @@ from madang.planning.ask import NO_CAP, NO_FIGURE, Ask, Stock
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Fleet, Host, Kind
 from madang.planning.placement.reserve import Group
+from madang.planning.placement.topology import Topology
 from madang.planning.snapshot import Snapshot
+from madang.resources.holding import Holding
+from madang.resources.job import Level
 from madang.resources.place import (
     Accelerator,
     AcceleratorSpec,
@@ -28,11 +31,12 @@ from madang.resources.place import (
     Site,
 )
 from madang.resources.power import Watts, by_start, milliwatts
-from madang.resources.replica import ReplicaStatus
 from madang.resources.resource import Ref
 
 MIB = 2**20
 MILLI = 1000
+UNTOLD = ("", "", "")
+NOWHERE: Mapping[str, tuple[str, ...]] = {}
 UNKNOWN = 2**40
 """In place of processors or memory that a node does not tell: nothing is refused for them."""
 
@@ -55,7 +59,7 @@ PREFERRED = 5e4
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one replica has."""
+    """What is held on one node."""
 
     devices: tuple[tuple[int, int, int], ...]
     """(host, device, units), all of one host."""
@@ -78,6 +82,8 @@ class Layout:
     """(host, device) by the name of an accelerator."""
     bare: tuple[str, ...]
     """Nodes without any accelerator."""
+    topology: Topology
+    """Which hosts lie near each other."""
     _options: dict[Ask, tuple[Option, ...]] = field(default_factory=dict, compare=False)
 
     def options(self, ask: Ask) -> tuple[Option, ...]:
@@ -113,23 +119,23 @@ class Layout:
                 ask, Demand(milli_cores(ask.cores), host_mib, devices, tuple(parts)), bonus, group
             )  # fmt: skip
 
-    def usage(self, status: ReplicaStatus) -> Usage:
-        """Return what a replica has; accelerators that are no longer there count as nothing."""
+    def usage(self, held: Holding) -> Usage:
+        """Return what is held; accelerators that are no longer there count as nothing."""
         taken: dict[tuple[int, int], int] = {}
         kind = ""
-        for name in status.accelerators:
+        for name in held.accelerators:
             place = self.places.get(name)
             if place is not None:
                 stock = self.stocks[self.fleet.kind[place[0]]]
-                is_part = stock.shared and not status.whole
-                part, whole = max(1, status.memory_bytes), int(self.fleet.free[place])
+                is_part = stock.shared and not held.whole
+                part, whole = max(1, held.memory_bytes), int(self.fleet.free[place])
                 taken[place] = part if is_part else whole
                 kind = stock.kind
-        host_mib = -(-status.host_memory_bytes // MIB)
+        host_mib = -(-held.host_memory_bytes // MIB)
         if is_processor(kind):
-            host_mib += status.memory_bytes * len(taken) // MIB
+            host_mib += held.memory_bytes * len(taken) // MIB
         devices = tuple((*place, units) for place, units in taken.items())
-        return Usage(devices, milli_cores(status.cores), host_mib)
+        return Usage(devices, milli_cores(held.cores), host_mib)
 
     def copies(self, node: str, count: int) -> Layout:
         """Return so many nodes like one, and nothing else."""
@@ -153,6 +159,7 @@ class Layout:
         one, two = self.fleet, other.fleet
         return (
             (self.stocks, self.nodes, self.devices) == (other.stocks, other.nodes, other.devices)
+            and np.array_equal(self.topology.ids, other.topology.ids)
             and np.array_equal(one.free, two.free)
             and np.array_equal(one.cpu_milli, two.cpu_milli)
             and np.array_equal(one.memory_mib, two.memory_mib)
@@ -188,19 +195,30 @@ def layout_of(snapshot: Snapshot) -> Layout:
     kinds = [Kind(stock.name, max(1, stock.memory_bytes), stock.group) for stock in stocks]
     fleet = Fleet.of(kinds, hosts)
     bare = {ref.name for ref in snapshot.nodes} - {host.node for host in hosts}
-    return _laid(stocks, fleet, devices, tuple(sorted(bare)))
+    labels = {node: _where(node, snapshot) for node in {host.node for host in hosts}}
+    return _laid(stocks, fleet, devices, tuple(sorted(bare)), labels)
+
+
+def _where(name: str, snapshot: Snapshot) -> tuple[str, ...]:
+    """Return site, zone and rack of a node, as far as somebody has said so."""
+    node = snapshot.nodes.get(Ref("", name))
+    pool = snapshot.get(Pool, Ref("", node.spec.pool)) if node else None
+    labels = node.spec.labels if node else {}
+    return (pool.spec.site if pool else "", labels.get("zone", ""), labels.get("rack", ""))
 
 
 def _laid(
     stocks: tuple[Stock, ...], fleet: Fleet, devices: Mapping[str, tuple[tuple[str, ...], ...]],
-    bare: tuple[str, ...],
+    bare: tuple[str, ...], labels: Mapping[str, tuple[str, ...]] = NOWHERE,
 ) -> Layout:  # fmt: skip
     laid = tuple(devices[name] for name in fleet.names)
     places = {
         name: (h, d) for h, own in enumerate(laid) for d, names in enumerate(own) for name in names
     }
     nodes = tuple(name.rpartition(" ")[0] for name in fleet.names)
-    return Layout(stocks, fleet, nodes, laid, places, bare)
+    paths = [(*labels.get(node, UNTOLD), node) for node in nodes]
+    topology = Topology.of((*Level, "node"), paths)
+    return Layout(stocks, fleet, nodes, laid, places, bare, topology)
 
 
 def made_for(ask: Ask, nodes: int) -> Layout:

@@ -14,8 +14,8 @@ from itertools import islice
 
 from madang.planning.action import Action
 from madang.planning.ask import Ask
-from madang.planning.fix import NOTHING, Line, line_of
-from madang.planning.ground import Ground
+from madang.planning.fix import Line, line_of
+from madang.planning.ground import NOTHING, Ground
 from madang.planning.place import Placement, place
 from madang.planning.services import take_over
 from madang.planning.snapshot import Snapshot
@@ -116,9 +116,9 @@ def _way(line: Line | None, ground: Ground, may_move: Movable) -> Replica | None
         return None
     replica, ask = may_move[key]
     with ground.trial():
-        goal = place(ask, ground, but=replica.status.node)
+        goal = place(ask, ground, but=(replica.status.node,))
         if not isinstance(goal, Placement):
             return None
-        ground.change(NOTHING, goal.status())
+        ground.change(NOTHING, goal.holding())
         ground.change(replica.status, NOTHING)
         return replica if line.starts(ground) else None

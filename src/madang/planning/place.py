@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from madang.planning.ask import Ask, Filter, Refused
 from madang.planning.ground import Ground
-from madang.resources.replica import ReplicaStatus
+from madang.planning.placement.placer import Choice
+from madang.resources.holding import Holding
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,34 +24,39 @@ class Placement:
     ask: Ask
     """The one of the ways in which it was asked that is met."""
 
-    def status(self) -> ReplicaStatus:
-        """Return what a replica has that is put there, as its status says it."""
-        return ReplicaStatus(**self.held())
+    def holding(self) -> Holding:
+        """Return what is held by what is put there."""
+        return Holding(**self.held())
 
     def held(self) -> dict[str, Any]:
-        """Return the fields of a replica's status that say what it has."""
+        """Return the fields that say what is held."""
         ask = self.ask
         return {
             "node": self.node, "accelerators": self.accelerators, "whole": self.whole,
             "memory_bytes": ask.memory_bytes, "cores": ask.cores,
-            "host_memory_bytes": ask.host_memory_bytes, "variant": ask.variant,
+            "host_memory_bytes": ask.host_memory_bytes,
         }  # fmt: skip
 
 
-def place(ask: Ask, ground: Ground, but: str = "") -> Placement | Refused:
+def place(ask: Ask, ground: Ground, but: Collection[str] = ()) -> Placement | Refused:
     """Choose accelerators of one node and one kind: those whose loss harms the others least.
 
-    `but`: not on this node.
+    `but`: not on these nodes.
 
     See `placement.columns` for what harm is. Equal places go to the first name in order, so that
     the order of nodes does not matter.
     """
-    layout, found = ground.layout, ground.choose(ask, but)
+    found = ground.choose(ask, but)
     if found is None:
-        barred = {stock.kind for stock in layout.stocks if stock.bars_all(ask) is Filter.NO_WATTS}
+        stocks = ground.layout.stocks
+        barred = {stock.kind for stock in stocks if stock.bars_all(ask) is Filter.NO_WATTS}
         return Refused(ask, ground.fell(ask), tuple(sorted(barred)))
-    choice, way = found
-    host = choice.host
+    return placement(*found, ground)
+
+
+def placement(choice: Choice, way: Ask, ground: Ground) -> Placement:
+    """Say by names what was chosen by numbers."""
+    layout, host = ground.layout, choice.host
     stock = layout.stocks[layout.fleet.kind[host]]
     names = (name for device in choice.devices for name in layout.devices[host][device])
     is_whole = stock.shared and stock.is_whole(way)

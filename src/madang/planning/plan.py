@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from madang.planning import attempts
 from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
 from madang.planning.forecast import question
 from madang.planning.ground import Ground, Memo
+from madang.planning.jobs import Task, plan_job, retry_s, tasks
 from madang.planning.layout import Layout
 from madang.planning.moving import plan_moves
 from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
 from madang.planning.statuses import plan_nodes, plan_statuses
+from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica
 from madang.resources.resource import Reason
 
@@ -20,8 +23,8 @@ ROUNDS_MAX = 16
 """A plan is quiet after a handful of rounds; this many means that two rules chase each other."""
 
 
-REPLICA = "replica-"
-"""How uids of replicas begin: the only processes that planning may end."""
+OURS = ("replica-", "attempt-")
+"""How uids begin of what replicas and attempts run: the only processes that planning may end."""
 
 
 def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
@@ -60,17 +63,40 @@ def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Itera
             if chosen and _claim(chosen, touched):
                 yield chosen
                 _carry_out(ground, replica, chosen)
+    for task in tasks(snapshot):
+        yield from _of_task(task, snapshot, ground, touched)
     yield from _orphans(snapshot)
     yield from _thought(snapshot, ground.layout, memo)
+
+
+def _of_task(
+    task: Task, snapshot: Snapshot, ground: Ground, touched: set[str]
+) -> Iterator[Action]:
+    """Return what is next for a job and for its attempts."""
+    for action in plan_job(task, snapshot, ground):
+        if _claim(action, touched):
+            yield action
+            _take_places(ground, action, snapshot)
+    for attempt in task.attempts:
+        chosen = attempts.step(attempt, snapshot)
+        if chosen and _claim(chosen, touched):
+            yield chosen
+            _take_places(ground, chosen, snapshot)
 
 
 def _orphans(snapshot: Snapshot) -> Iterator[Action]:
     """Stop what runs for nobody: its replica was forgotten before the order to stop arrived."""
     claimed = {replica.uid for replica in snapshot.replicas.values()}
+    claimed |= {
+        member_uid(attempt, member)
+        for attempt in snapshot.attempts.values()
+        for member, place in enumerate(attempt.status.places)
+        if place.accelerators
+    }
     for uid in sorted(snapshot.seen.processes.keys() - claimed):
         node, epoch = snapshot.seen.places.get(uid), snapshot.seen.processes[uid].epoch
         is_told = (uid, epoch) in snapshot.seen.fenced
-        if node is not None and uid.startswith(REPLICA) and not is_told:
+        if node is not None and uid.startswith(OURS) and not is_told:
             order = Stop(node, uid, epoch)
             reason = Reason(code="process.orphaned")
             yield Action(Verb.STOP_ORPHAN, Unkept(uid), reason, effect=order)
@@ -99,6 +125,16 @@ def _carry_out(ground: Ground, replica: Replica, chosen: Action) -> None:
             ground.carry_out(replica, changed.status)
 
 
+def _take_places(ground: Ground, chosen: Action, snapshot: Snapshot) -> None:
+    """Let the rest of this round see what an attempt has let go of and taken."""
+    for changed in chosen.writes:
+        if isinstance(changed, Attempt):
+            known = snapshot.attempts.get(changed.ref)
+            before = known.status.places if known else ()
+            if before != changed.status.places:
+                ground.change_all(before, changed.status.places)
+
+
 def _claim(action: Action, touched: set[str]) -> bool:
     """Take the resources of this action for this round, unless one is taken."""
     uids = {resource.uid for resource in (*action.writes, *action.gone)}
@@ -109,5 +145,7 @@ def _claim(action: Action, touched: set[str]) -> bool:
 
 
 def _wake_s(snapshot: Snapshot) -> float | None:
-    times = (wake_s(replica, snapshot) for replica in snapshot.replicas.values())
-    return min((due for due in times if due is not None), default=None)
+    times = [wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
+    times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.attempts.values()]
+    times += [retry_s(job, snapshot) for job in snapshot.jobs.values()]
+    return min((due for due in times if due is not None and due > 0), default=None)

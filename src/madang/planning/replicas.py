@@ -97,7 +97,7 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
         return None
     left = snapshot.replicas.get(Ref(replica.project, replica.spec.replaces))
     known = None if left else ground.refusals.get(revision.uid)
-    found = None if known else place(ask, ground, but=left.status.node if left else "")
+    found = None if known else place(ask, ground, but=(left.status.node,) if left else ())
     if isinstance(found, Refused):
         fix = smallest_fix(found, ground, snapshot, replica)
         known = (found.reason, fix)
@@ -109,6 +109,7 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
         replica,
         P.STARTING,
         **found.held(),
+        variant=found.ask.variant,
         epoch=replica.status.epoch + 1,
         started_at=snapshot.now,
         since=snapshot.now,

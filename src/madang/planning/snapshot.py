@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar, cast
 
 from madang.planning.ages import Ages
 from madang.planning.placement.outlook import Outlook
+from madang.resources.attempt import Attempt
 from madang.resources.endpoint import Endpoint
+from madang.resources.holding import Holding
+from madang.resources.job import Job
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node
 from madang.resources.replica import Replica
@@ -178,6 +181,27 @@ class Snapshot:
     def accelerators(self) -> Mapping[Ref, Accelerator]:
         """All accelerators."""
         return self.all(Accelerator)
+
+    @property
+    def jobs(self) -> Mapping[Ref, Job]:
+        """All jobs."""
+        return self.all(Job)
+
+    @property
+    def attempts(self) -> Mapping[Ref, Attempt]:
+        """All attempts of jobs."""
+        return self.all(Attempt)
+
+    def holdings(self) -> Iterator[Holding]:
+        """Return what is not free, whoever has it, in whatever phase.
+
+        What is held is given back only when the processes that had it are gone.
+        """
+        for replica in self.replicas.values():
+            if replica.status.accelerators:
+                yield replica.status
+        for attempt in self.attempts.values():
+            yield from (place for place in attempt.status.places if place.accelerators)
 
     def after(self, changed: Iterable[AnyResource], gone: Iterable[AnyResource] = ()) -> Snapshot:
         """Return the snapshot in which these resources have changed or are gone."""

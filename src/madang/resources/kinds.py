@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from madang.resources.attempt import Attempt
 from madang.resources.endpoint import Endpoint
 from madang.resources.event import Event
+from madang.resources.job import Job
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node, Pool, Site
 from madang.resources.replica import Replica
@@ -18,11 +20,11 @@ KINDS: dict[str, type[AnyResource]] = {
     kind.kind: kind
     for kind in (
         Organization, Project, User, Key, Site, Pool, Node, Accelerator,
-        Model, Service, Revision, Build, Replica, Endpoint,
+        Model, Service, Revision, Build, Replica, Endpoint, Job, Attempt,
     )
 }  # fmt: skip
 
-WRITABLE = ("organization", "project", "user", "site", "pool", "model", "service")
+WRITABLE = ("organization", "project", "user", "site", "pool", "model", "service", "job")
 """Kinds that `apply` takes."""
 
 

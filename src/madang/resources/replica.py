@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from madang.resources.holding import Holding
 from madang.resources.resource import Condition, Frozen, Name, Resource
 
 
@@ -56,20 +57,12 @@ class ReplicaSpec(Frozen):
     """A digest of what finds room by that: it may be another project's, and nobody's business."""
 
 
-class ReplicaStatus(Condition):
+class ReplicaStatus(Holding, Condition):
     """Where it is, and what is known of its process."""
 
     phase: ReplicaPhase = ReplicaPhase.WAITING
-    node: str = ""
-    accelerators: tuple[str, ...] = ()
-    memory_bytes: int = 0
-    """On each of its accelerators."""
     variant: int = 0
     """Which of its revision's forms it has: 0 is the service's own."""
-    whole: bool = False
-    """It has accelerators that others could share for itself alone."""
-    cores: float = 0.0
-    host_memory_bytes: int = 0
     epoch: int = 0
     """How many times it has been given accelerators."""
     pid: int = 0

@@ -16,7 +16,7 @@ from typing import Any
 
 from madang.api.desk import Desk
 from madang.clocks import SystemClock, SystemRandom
-from madang.control.act import Hands, Tools
+from madang.control.act import Hands
 from madang.control.backups import Backups
 from madang.control.first import Hardware, prepare, tidy
 from madang.control.gateways import Gateways
@@ -26,7 +26,9 @@ from madang.control.loop import Loop
 from madang.control.notary import Kept, Notary
 from madang.control.observe import Observer
 from madang.control.once import Once
+from madang.control.tools import Tools
 from madang.control.world import World
+from madang.engines import program
 from madang.engines.fake import Fake
 from madang.governance.heads import SEED_BYTES, HeadsFile, Signer
 from madang.planning.reprice import reprice
@@ -34,6 +36,7 @@ from madang.planning.snapshot import Probed
 from madang.ports import Clock, Found, Launcher
 from madang.registry.blobs import FileBlobs
 from madang.registry.importing import import_model
+from madang.registry.saves import FileSaves
 from madang.resources.revision import Check
 from madang.settings import Home, audit_heads
 from madang.stores.backup import pieces
@@ -100,7 +103,10 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     launchers = {NODE: edges.node}
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
-    tools = Tools(launchers, {"fake": fake}, blobs, edges.judge, token, reprice)
+    saves = FileSaves(home.jobs)
+    tools = Tools(
+        launchers, {"fake": fake}, blobs, edges.judge, token, program.launch, saves, reprice
+    )
     notary = Notary(
         world, Signer(edges.seed), HeadsFile(edges.heads or audit_heads(home, {})), Kept(home)
     )

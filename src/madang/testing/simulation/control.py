@@ -7,13 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from madang.control.act import Hands, Tools
+from madang.control.act import Hands
 from madang.control.first import Hardware, prepare
 from madang.control.gateways import Gateways
 from madang.control.intake import Intake
 from madang.control.loop import Loop
 from madang.control.observe import Observer
+from madang.control.tools import Tools
 from madang.control.world import World
+from madang.engines import program
 from madang.engines.fake import Fake
 from madang.errors import Unavailable
 from madang.launchers.local import Local
@@ -21,6 +23,7 @@ from madang.planning.action import Plan
 from madang.planning.reprice import reprice
 from madang.planning.snapshot import Probed
 from madang.ports import Found
+from madang.registry.saves import FileSaves
 from madang.resources.model import ModelVersion
 from madang.resources.revision import Check
 from madang.testing.memory import MemoryStore
@@ -99,7 +102,10 @@ class Control:
         self.gateways = Gateways(world, token)
         self.observer = Observer(world, launchers, self.gateways, self._ask)
         files: Any = Files()
-        tools = Tools(launchers, {"fake": self.fake}, files, self._judge, token, reprice)
+        saves = FileSaves(history.home / "jobs")
+        tools = Tools(
+            launchers, {"fake": self.fake}, files, self._judge, token, program.launch, saves, reprice
+        )
         hands = Hands(world, self.observer, tools)
         self.intake = Intake(world, self.observer.seen, load, history.random, lambda: None)
         parts = [self.observer.watch(name) for name in launchers]

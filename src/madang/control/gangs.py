@@ -1,0 +1,177 @@
+"""The hands of jobs: start every rank of an attempt, end them, keep their checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+
+from madang.control.guard import guarded
+from madang.control.observe import Observer
+from madang.control.tools import Tools
+from madang.control.world import World
+from madang.errors import MadangError, Rejected, Unavailable
+from madang.planning.action import Launch, Record, Stop
+from madang.planning.attempts import STOP_GRACE_S
+from madang.planning.cadence import gang_mtbf_s, interval_s
+from madang.ports import Member
+from madang.resources.attempt import Attempt, member_uid
+from madang.resources.event import Event
+from madang.resources.holding import Holding
+from madang.resources.job import CHECKPOINTS_KEPT, Checkpoint, Job
+from madang.resources.place import Accelerator, Node
+from madang.resources.resource import Reason, Ref
+from madang.resources.rights import CONTROL
+
+REFUSED_KEPT = 20
+"""Names of folders that are no checkpoints, kept so that none is read again and again."""
+NOT_NOW = frozenset({"supervisor.closing", "supervisor.stale-term"})
+"""Refusals that say nothing about what was to be started."""
+
+
+class Gangs:
+    """Carries out what planning decides of attempts; every act may be done twice without harm."""
+
+    def __init__(self, world: World, observer: Observer, tools: Tools) -> None:
+        self.world = world
+        self.observer = observer
+        self.tools = tools
+        self._reading: dict[Ref, asyncio.Task[None]] = {}
+
+    async def launch(self, effect: Launch) -> None:
+        """Start the members of a gang, all at once; a refusal is told to planning as an end."""
+        attempt = self.world.get(CONTROL, Attempt, effect.attempt)
+        job = self._job(attempt) if attempt else None
+        if attempt is None or job is None:
+            return
+        attempt = await self._resumable(job, attempt)
+        await asyncio.to_thread(self.tools.saves.make, job, attempt)
+        members = list(self._members(job, attempt))
+        await asyncio.gather(*(self._start(node, member) for node, member in members))
+
+    async def _start(self, node: str, member: Member) -> None:
+        try:
+            await self.tools.launchers[node].start(self.tools.program(member))
+        except MadangError as error:
+            if isinstance(error, Unavailable) or error.code in NOT_NOW:
+                return  # seen no process of it after a while, planning sends the order again
+            reason = Reason(code=error.code, values=error.values)
+            self.observer.refuse(member.uid, member.attempt.spec.number, reason)
+
+    async def halt(self, orders: tuple[Stop, ...]) -> None:
+        """Tell every node to end its member, all at once."""
+        await asyncio.gather(*(guarded(f"stop {order.uid}", self._stop(order)) for order in orders))
+
+    async def _stop(self, order: Stop) -> None:
+        launcher = self.tools.launchers.get(order.node)
+        if launcher:
+            moment = await launcher.stop(order.uid, order.epoch, STOP_GRACE_S)
+            self.observer.stopped(order.node, order.uid, order.epoch, moment)
+
+    def _job(self, attempt: Attempt) -> Job | None:
+        return self.world.get(CONTROL, Job, Ref(attempt.project, attempt.spec.job))
+
+    def _members(self, job: Job, attempt: Attempt) -> Iterator[tuple[str, Member]]:
+        """Return each member of a gang, with its node."""
+        places = attempt.status.places
+        count = sum(len(place.accelerators) for place in places)
+        newest = job.status.checkpoints[-1] if job.status.checkpoints else None
+        every_s = interval_s(newest.write_s if newest else 0.0, gang_mtbf_s(count))
+        for number, place in enumerate(places):
+            yield place.node, self._member(job, attempt, number, place, every_s)
+
+    def _member(
+        self, job: Job, attempt: Attempt, number: int, place: Holding, every_s: float
+    ) -> Member:
+        devices = [
+            found
+            for name in place.accelerators
+            if (found := self.world.get(CONTROL, Accelerator, Ref("", name)))
+        ]
+        node = self.world.get(CONTROL, Node, Ref("", place.node))
+        saves = self.tools.saves
+        return Member(
+            uid=member_uid(attempt, number),
+            job=job,
+            attempt=attempt,
+            number=number,
+            master="127.0.0.1" if len(attempt.status.places) == 1 else attempt.status.places[0].node,
+            accelerators=place.accelerators,
+            accelerator_kind=devices[0].spec.accelerator if devices else "",
+            devices=tuple(device.spec.device for device in devices if device.spec.device),
+            cores=place.cores or (node.status.cores if node else 1.0),
+            secrets={},
+            progress=saves.progress(job, attempt),
+            checkpoints=saves.checkpoints(job),
+            cwd=saves.work(job),
+            checkpoint_every_s=every_s,
+        )
+
+    async def _resumable(self, job: Job, attempt: Attempt) -> Attempt:
+        """Return the attempt going on from the newest checkpoint that is still whole."""
+        good = list(job.status.checkpoints)
+        while good and not await asyncio.to_thread(self.tools.saves.is_whole, job, good[-1]):
+            good.pop()
+        name = good[-1].name if good else ""
+        if name == attempt.spec.resume_from:
+            return attempt
+        from_there = {"resume_from": name, "first_step": good[-1].step if good else 0}
+        kept: Attempt = attempt.model_copy(
+            update={"spec": attempt.spec.model_copy(update=from_there)}
+        )
+        changed: Job = job.with_status(checkpoints=tuple(good))
+        told = self._event(job, "checkpoint.damaged", {"checkpoint": attempt.spec.resume_from})
+        stored = await self.world.commit(CONTROL, [kept, changed], events=[told])
+        return next(each for each in stored if isinstance(each, Attempt))
+
+    def read(self, effect: Record) -> None:
+        """Read a checkpoint in the background; an older reading of the same job is let go."""
+        if effect.job in self._reading:
+            self._reading[effect.job].cancel()
+        work = guarded(f"checkpoint of {effect.job.name}", self._read(effect))
+        self._reading[effect.job] = asyncio.create_task(work)
+
+    async def _read(self, effect: Record) -> None:
+        attempt = self.world.get(CONTROL, Attempt, effect.attempt)
+        job = self.world.get(CONTROL, Job, effect.job)
+        if attempt is None or job is None:
+            return
+        name, saves = attempt.status.claim, self.tools.saves
+        try:
+            found = await asyncio.to_thread(saves.read, job, attempt, name)
+        except Rejected as error:
+            await self._refuse(job, name, error)
+        else:
+            await self._keep(job, attempt, found)
+        self._reading.pop(effect.job, None)
+
+    async def _keep(self, job: Job, attempt: Attempt, found: Checkpoint) -> None:
+        """Write a good checkpoint down, and let go of those that are too many."""
+        now = self.world.get(CONTROL, Job, job.ref)
+        if now is None or now.status.attempt != attempt.spec.number:
+            return  # a later attempt has begun meanwhile
+        older = [c for c in now.status.checkpoints if c.name != found.name]
+        kept = tuple([*older, found][-CHECKPOINTS_KEPT:])
+        changed: Job = now.with_status(
+            checkpoints=kept, step=max(now.status.step, found.step), fruitless=0, barren=0
+        )
+        values = {"checkpoint": found.name, "step": found.step, "bytes": found.size_bytes}
+        told = self._event(job, "checkpoint.kept", values)
+        await self.world.commit(CONTROL, [changed], events=[told])
+        names = {checkpoint.name for checkpoint in kept}
+        await asyncio.to_thread(self.tools.saves.keep_only, job, names)
+
+    async def _refuse(self, job: Job, name: str, error: Rejected) -> None:
+        now = self.world.get(CONTROL, Job, job.ref)
+        if now is None:
+            return
+        refused = (*now.status.refused, name)[-REFUSED_KEPT:]
+        changed: Job = now.with_status(refused=refused)
+        values = {**error.values, "checkpoint": name, "reason": error.code}
+        told = self._event(job, "checkpoint.refused", values)
+        await self.world.commit(CONTROL, [changed], events=[told])
+
+    def _event(self, job: Job, code: str, values: Mapping[str, str | int | float]) -> Event:
+        return Event(
+            at=self.world.clock.now(), actor="control", code=code, kind="job",
+            project=job.project, name=job.name, uid=job.uid, values=dict(values),
+        )  # fmt: skip

@@ -1,0 +1,75 @@
+"""A person's own program as the ranks of a gang: torchrun's environment, and Madang's beside it.
+
+Names and meaning of the variables are those of torchrun (PyTorch, "Environment Variables" of its
+elastic launcher), so that a program written for it runs unchanged.
+"""
+
+from __future__ import annotations
+
+from madang.ports import Member
+from madang.supervisor.protocol import LaunchPlan, Patience, RankPlan
+
+BASE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+VISIBLE = {
+    "nvidia": "CUDA_VISIBLE_DEVICES", "rebellions": "RBLN_DEVICES", "furiosa": "FURIOSA_DEVICES",
+}  # fmt: skip
+"""By vendor, the variable that says which devices a process sees."""
+STALL_LEAST_S, STALL_STEPS, FIRST_STEP_S = 60.0, 5.0, 1800.0
+
+
+def launch(member: Member) -> LaunchPlan:
+    """Return how the ranks of one member of a gang are started on its node."""
+    spec = member.job.spec
+    count = spec.ranks_per_node
+    shared = BASE | {"HOME": member.cwd} | spec.env | member.secrets | _own(member)
+    if member.devices:
+        vendor = member.accelerator_kind.partition("/")[0]
+        shared |= {VISIBLE[vendor]: ",".join(member.devices)} if vendor in VISIBLE else {}
+    stall_s = spec.resume.stall
+    return LaunchPlan(
+        uid=member.uid,
+        epoch=member.attempt.spec.number,
+        argv=spec.command,
+        env=shared,
+        cwd=spec.workdir or member.cwd,
+        accelerators=member.accelerators,
+        progress=member.progress,
+        patience=Patience(FIRST_STEP_S, STALL_LEAST_S, STALL_STEPS, stall_s or 0.0),
+        ranks=tuple(_rank(member, local) for local in range(count)),
+    )
+
+
+def _own(member: Member) -> dict[str, str]:
+    """Return what every rank of a gang is told alike."""
+    job, attempt = member.job, member.attempt
+    count = job.spec.ranks_per_node
+    threads = max(1, int(member.cores // count))
+    told = {
+        "MASTER_ADDR": member.master,
+        "MASTER_PORT": str(attempt.status.port),
+        "NODE_RANK": str(member.number),
+        "GROUP_RANK": str(member.number),
+        "WORLD_SIZE": str(job.spec.nodes * count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "TORCHELASTIC_RUN_ID": attempt.uid,
+        "OMP_NUM_THREADS": str(threads),
+        "MADANG_JOB": job.name,
+        "MADANG_JOB_UID": job.uid,
+        "MADANG_PROJECT": job.project,
+        "MADANG_ATTEMPT": str(attempt.spec.number),
+        "MADANG_CHECKPOINTS": member.checkpoints,
+        "MADANG_CHECKPOINT_EVERY_S": f"{member.checkpoint_every_s:.0f}",
+        "MADANG_STOP_FILE": f"{member.progress}/stop",
+    }
+    if attempt.spec.resume_from:
+        told["MADANG_RESUME_FROM"] = f"{member.checkpoints}/{attempt.spec.resume_from}"
+    return told
+
+
+def _rank(member: Member, local: int) -> RankPlan:
+    rank = member.number * member.job.spec.ranks_per_node + local
+    return RankPlan(rank, {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(local),
+        "MADANG_PROGRESS": f"{member.progress}/progress-{rank}.jsonl",
+    })  # fmt: skip

@@ -1,0 +1,171 @@
+"""The life of one attempt: from its phase and what is seen of its ranks to its next step.
+
+A gang lives and ends as one: when a rank ends before its time, or makes no step any more, all are
+stopped, and what they had is free once nothing of them runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from madang.planning.action import Action, Halt, Launch, Stop, Verb
+from madang.planning.blame import Blame, blame
+from madang.planning.snapshot import Snapshot
+from madang.resources.attempt import NEXT, Attempt, AttemptPhase, member_uid
+from madang.resources.holding import Holding
+from madang.resources.resource import Reason
+from madang.supervisor.protocol import Process
+
+START_PATIENCE_S = 5.0
+"""An order to start or stop that shows no result for this long is sent again."""
+STOP_GRACE_S = 10.0
+"""Between the signal to end and the one that ends."""
+
+P = AttemptPhase
+FREE = Holding()
+
+
+def change(attempt: Attempt, phase: AttemptPhase, **status: Any) -> Attempt:
+    """Move it to a phase that may follow the one it is in."""
+    before = attempt.status.phase
+    assert phase is before or phase in NEXT[before], (before, phase)
+    changed: Attempt = attempt.with_status(phase=phase, **status)
+    return changed
+
+
+def step(attempt: Attempt, snapshot: Snapshot) -> Action | None:
+    """Return what to do next for this attempt; None: nothing now."""
+    if attempt.status.phase is P.STOPPING:
+        return _stopping(attempt, snapshot)
+    if attempt.status.phase is P.ENDED:
+        return None
+    found = blame(attempt, snapshot)
+    if found:
+        return end(attempt, snapshot, found)
+    return _starting(attempt, snapshot) if attempt.status.phase is P.STARTING else None
+
+
+def wake_s(attempt: Attempt, snapshot: Snapshot) -> float | None:
+    """Return the seconds until time alone would change what `step` says."""
+    status = attempt.status
+    if status.phase is P.ENDED:
+        return None
+    if status.phase is P.STARTING:
+        return max(START_PATIENCE_S - snapshot.age_s(attempt.uid, status.started_at), 1.0)
+    if status.phase is P.STOPPING:
+        limit_s = START_PATIENCE_S + STOP_GRACE_S
+        return max(limit_s - snapshot.age_s(attempt.uid, status.since), 1.0)
+    lost = any(place.node not in snapshot.seen.nodes for place in status.places)
+    return 5.0 if lost else None
+
+
+def processes(attempt: Attempt, snapshot: Snapshot) -> Iterator[tuple[Holding, Process | None]]:
+    """Return the place and the process of each member of the gang."""
+    for member, place in enumerate(attempt.status.places):
+        process = snapshot.seen.processes.get(member_uid(attempt, member))
+        yield place, process
+
+
+def _starting(attempt: Attempt, snapshot: Snapshot) -> Action | None:
+    """Go on once every rank runs; send the orders again that show no result."""
+    missing = False
+    for place, process in processes(attempt, snapshot):
+        if place.node not in snapshot.seen.nodes:
+            return None
+        missing |= process is None
+    if missing:
+        if snapshot.age_s(attempt.uid, attempt.status.started_at) < START_PATIENCE_S:
+            return None
+        again: Attempt = attempt.with_status(started_at=snapshot.now)
+        reason = Reason(code="attempt.no-process")
+        return Action(Verb.REPEAT_ATTEMPT, attempt, reason, (again,), effect=Launch(attempt.ref))
+    ranks = [rank for _, process in processes(attempt, snapshot) if process for rank in process.ranks]
+    if not ranks or any(rank.pid == 0 and rank.exit_code is None for rank in ranks):
+        return None
+    running = change(attempt, P.RUNNING, running_at=snapshot.now, since=snapshot.now)
+    return Action(
+        Verb.RUN_ATTEMPT, attempt, Reason(code="attempt.running", values={"ranks": len(ranks)}),
+        (running,),
+    )  # fmt: skip
+
+
+def end(attempt: Attempt, snapshot: Snapshot, found: Blame) -> Action:
+    """Stop the whole gang, and keep what was the cause."""
+    seen = [rank for _, p in processes(attempt, snapshot) if p for rank in p.ranks]
+    stopped = change(
+        attempt,
+        P.STOPPING,
+        since=snapshot.now,
+        reason=found.cause,
+        outcome=found.outcome,
+        cause=found.cause,
+        rank=found.rank,
+        exit_code=found.exit_code,
+        last_lines=found.last_lines,
+        step=max((rank.step for rank in seen), default=attempt.status.step),
+        step_s=max((rank.step_s for rank in seen), default=0.0),
+    )
+    return Action(
+        Verb.STOP_ATTEMPT, attempt, found.cause, (stopped,), effect=Halt(tuple(_orders(attempt)))
+    )
+
+
+def _orders(attempt: Attempt) -> Iterator[Stop]:
+    for member, place in enumerate(attempt.status.places):
+        if place.accelerators:
+            yield Stop(place.node, member_uid(attempt, member), attempt.spec.number)
+
+
+def _stopping(attempt: Attempt, snapshot: Snapshot) -> Action | None:
+    """Give back what each member had once nothing of it runs; the attempt ends with the last."""
+    status = attempt.status
+    places = tuple(
+        FREE.model_copy(update={"node": place.node}) if _is_gone(attempt, member, snapshot) else place
+        for member, place in enumerate(status.places)
+    )
+    gone = Reason(code="attempt.processes-gone")
+    if not any(place.accelerators for place in places):
+        ended = change(attempt, P.ENDED, places=places, since=snapshot.now, ended_at=snapshot.now)
+        return Action(Verb.END_ATTEMPT, attempt, status.cause or gone, (ended,))
+    if places != status.places:
+        freed: Attempt = attempt.with_status(places=places)
+        return Action(Verb.RELEASE_ATTEMPT, attempt, gone, (freed,))
+    if snapshot.age_s(attempt.uid, status.since) < START_PATIENCE_S + STOP_GRACE_S:
+        return None
+    again: Attempt = attempt.with_status(since=snapshot.now)
+    why = Reason(code="attempt.still-running")
+    return Action(
+        Verb.REPEAT_HALT, attempt, why, (again,), effect=Halt(tuple(_orders(attempt)))
+    )  # fmt: skip
+
+
+def _is_gone(attempt: Attempt, member: int, snapshot: Snapshot) -> bool:
+    """Tell whether nothing of a member runs any more, or ever will."""
+    place = attempt.status.places[member]
+    if not place.accelerators:
+        return True
+    if place.node not in snapshot.seen.nodes:
+        return False
+    uid = member_uid(attempt, member)
+    process = snapshot.seen.processes.get(uid)
+    if process is None:
+        return (uid, attempt.spec.number) in snapshot.seen.fenced
+    return process.state == "exited"
+
+
+def is_adrift(attempt: Attempt, snapshot: Snapshot) -> bool:
+    """Tell whether all that is left of it is where nobody can see it.
+
+    What it still does there counts for nothing: its checkpoints bear an older epoch.
+    """
+    left = [place for place in attempt.status.places if place.accelerators]
+    return attempt.status.phase is P.STOPPING and not any(
+        place.node in snapshot.seen.nodes for place in left
+    )
+
+
+def is_over(attempt: Attempt, snapshot: Snapshot) -> bool:
+    """Tell whether the next one may begin."""
+    return attempt.status.phase is P.ENDED or is_adrift(attempt, snapshot)
+

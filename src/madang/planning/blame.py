@@ -1,0 +1,169 @@
+"""Whose doing it is that an attempt must end: which rank was the first, and what its lines say.
+
+When one rank of a gang is gone the others fail as well, a second later and with words of their own
+("Connection closed by peer"). So the cause is the rank that ended first, one ended by a signal
+before all others; and a line that tells of a consequence is never shown as the cause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from madang.errors import Value
+from madang.planning.snapshot import Snapshot
+from madang.resources.attempt import Attempt, AttemptPhase, Outcome, member_uid
+from madang.resources.place import NodePhase
+from madang.resources.resource import Reason, Ref
+from madang.supervisor.protocol import Rank
+
+NODE_LOST_S = 60.0
+"""A gang of which a node can't be seen for so long is started again elsewhere."""
+SIGBUS, SIGKILL = 7, 9
+LATER = 75
+"""Exit code (EX_TEMPFAIL of sysexits) by which a program asks to go on later."""
+NOT_FOUND = 127
+
+CONSEQUENCES = re.compile(
+    r"connection (closed|reset) by peer|timed out waiting|broken pipe|address already in use"
+    r"|connection refused|NCCL.*(abort|timeout)",
+    re.IGNORECASE,
+)
+"""What other ranks say when one is gone; seen with gloo, of NCCL read."""
+LIKELY: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("job.no-module", re.compile(r"ModuleNotFoundError: No module named '([^']{1,100})'")),
+    ("job.no-file", re.compile(r"No such file or directory: '([^']{1,200})'")),
+    ("job.accelerator-memory", re.compile(r"(CUDA out of memory|HIP out of memory)")),
+    ("job.memory", re.compile(r"(DefaultCPUAllocator|Cannot allocate memory|MemoryError)")),
+    ("job.shared-memory", re.compile(r"(unable to allocate shared memory)")),
+    ("job.disk-full", re.compile(r"(No space left on device|Disk quota exceeded)")),
+    ("job.file-too-large", re.compile(r"(File too large)")),
+)
+"""The likely cause by what the last lines say, in the order in which it is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """Why an attempt must end, and by whose doing."""
+
+    outcome: Outcome
+    cause: Reason
+    rank: int | None = None
+    exit_code: int | None = None
+    last_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One rank, where it runs."""
+
+    node: str
+    uid: str
+    rank: Rank
+
+
+def blame(attempt: Attempt, snapshot: Snapshot) -> Blame | None:
+    """Say why an attempt must end now; None while it goes on."""
+    ranks: list[_Seen] = []
+    members_gone = 0
+    for member, place in enumerate(attempt.status.places):
+        uid = member_uid(attempt, member)
+        refused = snapshot.seen.refused.get((uid, attempt.spec.number))
+        if refused:
+            return Blame(Outcome.FAULT, refused)
+        if place.node not in snapshot.seen.nodes:
+            if _is_lost(place.node, snapshot):
+                values: dict[str, Value] = {"node": place.node, "seconds": int(NODE_LOST_S)}
+                return Blame(Outcome.FAULT, Reason(code="attempt.node-lost", values=values))
+            continue
+        process = snapshot.seen.processes.get(uid)
+        if process is None:
+            if attempt.status.phase is AttemptPhase.RUNNING:
+                values = {"node": place.node}
+                return Blame(Outcome.FAULT, Reason(code="attempt.vanished", values=values))
+            continue
+        members_gone += process.state == "exited"
+        ranks += [_Seen(place.node, uid, rank) for rank in process.ranks]
+    return _ended(attempt, ranks, members_gone, snapshot) or _stalled(ranks, snapshot)
+
+
+def _is_lost(name: str, snapshot: Snapshot) -> bool:
+    node = snapshot.nodes.get(Ref("", name))
+    if node is None:
+        return True
+    is_lost = node.status.phase is NodePhase.LOST
+    return is_lost and snapshot.age_s(node.uid, node.status.since) >= NODE_LOST_S
+
+
+def _ended(
+    attempt: Attempt, ranks: Sequence[_Seen], members_gone: int, snapshot: Snapshot
+) -> Blame | None:
+    """Judge the ranks that have ended; None: none has, or those only before the others."""
+    bad = [seen for seen in ranks if seen.rank.exit_code]
+    if bad:
+        return _failed(min(bad, key=_first), bad, snapshot)
+    places = len(attempt.status.places)
+    if members_gone < places:
+        return None
+    if all(seen.rank.exit_code == 0 for seen in ranks) and ranks:
+        return Blame(Outcome.SUCCEEDED, Reason(code="attempt.done"), exit_code=0)
+    return Blame(Outcome.FAULT, Reason(code="attempt.leader-ended"))
+
+
+def _first(seen: _Seen) -> tuple[bool, float, int]:
+    """Put first whom a signal ended, and of these who ended first."""
+    code = seen.rank.exit_code or 0
+    return code > 0, seen.rank.ended_at or 0.0, seen.rank.rank
+
+
+def _failed(first: _Seen, bad: Sequence[_Seen], snapshot: Snapshot) -> Blame:
+    lines = snapshot.seen.lines.get(f"{first.uid}.{first.rank.rank}", ())
+    code = first.rank.exit_code or 0
+    outcome, cause = _judged(first.rank, code, lines)
+    if all(seen.rank.exit_code == LATER for seen in bad):
+        outcome, cause = Outcome.PREEMPTED, Reason(code="attempt.asks-to-go-on-later")
+    return Blame(outcome, cause, first.rank.rank, code, lines)
+
+
+def _judged(rank: Rank, code: int, lines: Sequence[str]) -> tuple[Outcome, Reason]:
+    """Say whose doing an exit code is, and what it is likely to come from."""
+    values: dict[str, Value] = {"rank": rank.rank, "exit_code": code, "signal": -code}
+    if code == NOT_FOUND and rank.step < 0 and rank.pid == 0:
+        return Outcome.ERROR, Reason(code="job.no-command", values=values)
+    for name, pattern in LIKELY:
+        for line in reversed(lines):
+            found = pattern.search(line)
+            if found:
+                return Outcome.ERROR, Reason(code=name, values=values | {"what": found.group(1)})
+    if code == -SIGKILL:
+        return Outcome.FAULT, Reason(code="job.killed", values=values)
+    if code == -SIGBUS:
+        return Outcome.ERROR, Reason(code="job.shared-memory", values=values | {"what": "SIGBUS"})
+    if code < 0:
+        return Outcome.FAULT, Reason(code="job.signalled", values=values)
+    if lines and CONSEQUENCES.search(lines[-1]):
+        return Outcome.FAULT, Reason(code="job.lost-others", values=values)
+    return Outcome.ERROR, Reason(code="job.exited", values=values)
+
+
+def _stalled(ranks: Sequence[_Seen], snapshot: Snapshot) -> Blame | None:
+    """Say which rank holds the others up, once one of them makes no step any more.
+
+    All stand still when one does: it is the one that is stopped, else the one with fewest steps.
+    """
+    still = [seen.rank for seen in ranks if seen.rank.stalled]
+    if not still:
+        return None
+    culprit = min((seen.rank for seen in ranks if seen.rank.exit_code is None), key=_slowest)
+    values: dict[str, Value] = {
+        "rank": culprit.rank, "step": culprit.step, "seconds": int(max(r.quiet_s for r in still)),
+    }  # fmt: skip
+    code = "attempt.halted" if culprit.halted else "attempt.stalled"
+    return Blame(Outcome.FAULT, Reason(code=code, values=values), culprit.rank)
+
+
+def _slowest(rank: Rank) -> tuple[bool, int, int]:
+    return not rank.halted, rank.step, rank.rank
+
+

@@ -1,0 +1,90 @@
+"""Places for a gang: each of its members on a node of its own, all of one kind; all or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from madang.planning.ask import Ask, Refused
+from madang.planning.ground import NOTHING, Ground
+from madang.planning.layout import Option
+from madang.planning.place import Placement, place, placement
+from madang.planning.placement.demand import Demand
+from madang.planning.placement.gang import Gang, GangPlacement
+from madang.resources.job import Near
+
+def place_gang(
+    ask: Ask, nodes: int, near: Near | None, ground: Ground
+) -> tuple[Placement, ...] | Refused:
+    """Choose accelerators of so many nodes, on each what is asked; the ground ends as it was.
+
+    See `placement.gang` for what near means. Of kinds that would all do, the one with the best sum
+    of scores gets it; of equal ones the first.
+    """
+    if nodes == 1:
+        found = place(ask, ground)
+        return (found,) if isinstance(found, Placement) else found
+    best: tuple[Option, GangPlacement] | None = None
+    for option in ground.layout.options(ask):
+        for single in _of_one_kind(option, ground):
+            way = ground.search(single.demand, single.bonus, _gang(single.demand, nodes, near))
+            if way and (best is None or way.score > best[1].score):
+                best = single, way
+    if best:
+        places = tuple(placement(choice, best[0].ask, ground) for choice in best[1].choices)
+        if _is_allowed(places, ground):
+            return places
+    if near is None or not near.required:
+        places = _one_by_one(ask, nodes, ground)
+        if len(places) == nodes:
+            return places
+    return _refused(ask, nodes, near, ground)
+
+
+def _of_one_kind(option: Option, ground: Ground) -> Iterator[Option]:
+    """Split an option by the kind of accelerator: what a gang computes goes at one speed."""
+    stocks, demand = ground.layout.stocks, option.demand
+    for kind in sorted({stocks[k].kind for k in demand.kinds}):
+        parts = tuple(
+            part if stock.kind == kind else 0
+            for part, stock in zip(demand.parts, stocks, strict=True)
+        )
+        yield replace(option, demand=replace(demand, parts=parts))
+
+
+def _gang(demand: Demand, nodes: int, near: Near | None) -> Gang:
+    level = near.level.value if near else ""
+    return Gang((demand,) * nodes, level, near is not None and near.required, is_apart=True)
+
+
+def _is_allowed(places: tuple[Placement, ...], ground: Ground) -> bool:
+    """Tell whether no pool would draw more than it may with all of them."""
+    with ground.trial():
+        for found in places:
+            ground.change(NOTHING, found.holding())
+        return ground.draw.is_within()
+
+
+def _one_by_one(ask: Ask, nodes: int, ground: Ground) -> tuple[Placement, ...]:
+    """Place each where it is best after those before it; as many as find room."""
+    places: list[Placement] = []
+    with ground.trial():
+        while len(places) < nodes:
+            found = place(ask, ground, but=frozenset(p.node for p in places))
+            if not isinstance(found, Placement):
+                break
+            if places and found.kind != places[0].kind:
+                break
+            places.append(found)
+            ground.change(NOTHING, found.holding())
+    return tuple(places)
+
+
+def _refused(ask: Ask, nodes: int, near: Near | None, ground: Ground) -> Refused:
+    """Say what holds the next one back once as many as can be are placed."""
+    with ground.trial():
+        placed = _one_by_one(ask, nodes, ground)
+        for found in placed:
+            ground.change(NOTHING, found.holding())
+        fell = ground.fell(ask)
+    return Refused(ask, fell, nodes=nodes, placed=len(placed), near=near.level if near else "")

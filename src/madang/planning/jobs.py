@@ -1,0 +1,281 @@
+"""What a job needs next: its first attempt, another one, or its end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from madang.errors import Value
+from madang.planning import attempts
+from madang.planning.action import Action, Launch, Record, Verb
+from madang.planning.ask import Ask, Refused
+from madang.planning.attempts import end, is_over
+from madang.planning.blame import Blame
+from madang.planning.cadence import lost_s
+from madang.planning.fix import smallest_fix
+from madang.planning.gangs import place_gang
+from madang.planning.ground import Ground
+from madang.planning.snapshot import Snapshot
+from madang.resources.attempt import (
+    Attempt,
+    AttemptPhase,
+    AttemptSpec,
+    AttemptStatus,
+    Outcome,
+)
+from madang.resources.job import NEXT, OVER, Job, JobPhase
+from madang.resources.place import Guarantee
+from madang.resources.resource import Reason, Ref
+
+GB = 10**9
+FRUITLESS_MAX = 3
+"""Attempts in a row that end by the job's own doing, and bring no step that is new."""
+BACK_OFF_S = 1.0
+BACK_OFF_S_MAX = 60.0
+PORT_FIRST, PORTS = 29_500, 1000
+"""Where rank 0 waits for the others: torchrun's own port, and those behind it."""
+
+AFTER_FAILED = "job.after-failed"
+J = JobPhase
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job with all its attempts."""
+
+    job: Job
+    attempts: tuple[Attempt, ...]
+    """Oldest first."""
+
+    @property
+    def newest(self) -> Attempt | None:
+        """The one that runs, or the last that did."""
+        return self.attempts[-1] if self.attempts else None
+
+
+def tasks(snapshot: Snapshot) -> Iterator[Task]:
+    """Gather what belongs to each job, who came first in front."""
+    own: dict[Ref, list[Attempt]] = {}
+    for attempt in snapshot.attempts.values():
+        own.setdefault(Ref(attempt.project, attempt.spec.job), []).append(attempt)
+    for job in sorted(snapshot.jobs.values(), key=lambda job: (job.created_at, job.ref)):
+        mine = sorted(own.get(job.ref, ()), key=lambda attempt: attempt.spec.number)
+        yield Task(job, tuple(mine))
+
+
+def change(job: Job, phase: JobPhase, **status: Any) -> Job:
+    """Move it to a phase that may follow the one it is in."""
+    before = job.status.phase
+    assert phase is before or phase in NEXT[before], (before, phase)
+    changed: Job = job.with_status(phase=phase, **status)
+    return changed
+
+
+def plan_job(task: Task, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
+    """Return the next steps of one job, apart from the life of its attempts."""
+    job, newest = task.job, task.newest
+    if job.deleted_at is not None:
+        yield from _take_down(task, snapshot)
+    elif job.status.phase in OVER:
+        return
+    elif job.status.phase is J.RUNNING and newest:
+        yield from _watch(job, newest, snapshot)
+    elif job.spec.cancel:
+        yield _over(job, J.CANCELLED, Reason(code="job.cancelled"), snapshot)
+    else:
+        yield from _begin(job, snapshot, ground)
+
+
+def _take_down(task: Task, snapshot: Snapshot) -> Iterator[Action]:
+    """Stop what runs; when nothing does, forget the job and what it had."""
+    reason = Reason(code="job.being-deleted")
+    living = [a for a in task.attempts if a.status.phase is not AttemptPhase.ENDED]
+    for attempt in living:
+        if attempt.status.phase is not AttemptPhase.STOPPING:
+            yield end(attempt, snapshot, Blame(Outcome.CANCELLED, reason))
+    if not living:
+        yield Action(Verb.FORGET_JOB, task.job, reason, gone=(*task.attempts, task.job))
+
+
+def _watch(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
+    """End it if it is cancelled, keep its checkpoints, and judge it once it is over."""
+    if is_over(attempt, snapshot):
+        yield _judge(job, attempt, snapshot)
+        return
+    is_living = attempt.status.phase in {AttemptPhase.STARTING, AttemptPhase.RUNNING}
+    if job.spec.cancel and is_living:
+        reason = Reason(code="job.cancelled")
+        yield end(attempt, snapshot, Blame(Outcome.CANCELLED, reason))
+        return
+    yield from _record(job, attempt, snapshot)
+
+
+def _record(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
+    """Have the newest folder read that a rank calls a checkpoint."""
+    status = attempt.status
+    if status.claim and status.claim_term == snapshot.term:
+        return
+    known = {checkpoint.name for checkpoint in job.status.checkpoints} | {*job.status.refused}
+    ranks = (r for _, p in attempts.processes(attempt, snapshot) if p for r in p.ranks)
+    claims = sorted((r.step, r.checkpoint) for r in ranks if r.checkpoint)
+    claim = claims[-1][1] if claims else status.claim
+    if not claim or claim in known:
+        return
+    asked: Attempt = attempt.with_status(claim=claim, claim_term=snapshot.term)
+    reason = Reason(code="checkpoint.claimed", values={"checkpoint": claim})
+    yield Action(
+        Verb.READ_CHECKPOINT, attempt, reason, (asked,), effect=Record(job.ref, attempt.ref)
+    )  # fmt: skip
+
+
+def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
+    """Decide what follows from how an attempt ended."""
+    status, own = attempt.status, job.status
+    cause = status.cause or Reason(code="attempt.processes-gone")
+    is_new = status.step > max(own.step, attempt.spec.first_step)
+    own_doing = status.outcome is Outcome.ERROR
+    fruitless = (0 if is_new else own.fruitless) + (own_doing and not is_new)
+    barren = 0 if is_new else own.barren + 1
+    ended_at = status.ended_at or snapshot.now
+    kept: dict[str, Any] = {
+        "step": max(own.step, status.step), "fruitless": fruitless, "barren": barren,
+        "run_s": own.run_s + max(0.0, ended_at - status.started_at),
+        "lost_s": own.lost_s + lost_s(job, attempt, ended_at),
+        "exit_code": status.exit_code, "last_lines": status.last_lines,
+    }  # fmt: skip
+    if status.outcome is Outcome.SUCCEEDED:
+        return _over(job, J.SUCCEEDED, cause, snapshot, kept)
+    kept["cause"] = cause
+    if status.outcome is Outcome.CANCELLED or job.spec.cancel:
+        return _over(job, J.CANCELLED, cause, snapshot, kept)
+    never = own.step < 0 and status.step < 0
+    if own_doing and (never or fruitless >= FRUITLESS_MAX):
+        return _over(job, J.FAILED, cause, snapshot, kept)
+    if own.attempt >= job.spec.resume.attempts:
+        values: dict[str, Value] = {"attempts": own.attempt}
+        return _over(job, J.FAILED, Reason(code="job.attempts", values=values), snapshot, kept)
+    wait_s = min(BACK_OFF_S * 2 ** (barren - 1), BACK_OFF_S_MAX) if barren else 0.0
+    waiting = change(
+        job, J.WAITING, **kept, reason=cause, since=snapshot.now, smallest_fix=None,
+        next_try=snapshot.now + wait_s if wait_s else None, blocked_by="",
+    )  # fmt: skip
+    return Action(Verb.RETRY_JOB, job, cause, (waiting,))
+
+
+def _over(
+    job: Job, phase: JobPhase, reason: Reason, snapshot: Snapshot, kept: dict[str, Any] | None = None
+) -> Action:  # fmt: skip
+    done = change(
+        job, phase, **(kept or {}), reason=reason, since=snapshot.now, ended_at=snapshot.now,
+        next_try=None, smallest_fix=None, blocked_by="",
+    )  # fmt: skip
+    verbs = {J.SUCCEEDED: Verb.FINISH_JOB, J.FAILED: Verb.FAIL_JOB, J.CANCELLED: Verb.CANCEL_JOB}
+    return Action(verbs[phase], job, reason, (done,))
+
+
+def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
+    """Find room for the next attempt, once nothing else is in the way."""
+    barrier = _barrier(job, snapshot)
+    if barrier and barrier[0].code == AFTER_FAILED:
+        yield _over(job, J.FAILED, barrier[0], snapshot, {"cause": barrier[0]})
+        return
+    if barrier:
+        yield from _hold(job, snapshot, *barrier)
+        return
+    if (retry_s(job, snapshot) or 0.0) > 0:
+        return
+    ask = ask_of_job(job)
+    found = place_gang(ask, job.spec.nodes, job.spec.near, ground)
+    if isinstance(found, Refused):
+        fix = smallest_fix(found, ground, snapshot, job)
+        yield from _hold(job, snapshot, found.reason, fix=fix)
+        return
+    newest = job.status.checkpoints[-1] if job.status.checkpoints else None
+    number = job.status.attempt + 1
+    digest = hashlib.sha256(f"{job.uid}/{number}".encode())
+    attempt = Attempt(
+        project=job.project,
+        name=f"{job.name}-{number}",
+        uid=f"attempt-{digest.hexdigest()[:16]}",
+        created_at=snapshot.now,
+        spec=AttemptSpec(
+            job=job.name, number=number, resume_from=newest.name if newest else "",
+            first_step=newest.step if newest else 0,
+        ),
+        status=AttemptStatus(
+            places=tuple(place.holding() for place in found), since=snapshot.now,
+            started_at=snapshot.now,
+            port=PORT_FIRST + int.from_bytes(digest.digest()[-4:], "big") % PORTS,
+        ),
+    )  # fmt: skip
+    running = change(
+        job, J.RUNNING, attempt=number, since=snapshot.now, reason=None, next_try=None,
+        smallest_fix=None, blocked_by="", refused=(),
+        began_at=snapshot.now if job.status.began_at is None else job.status.began_at,
+    )  # fmt: skip
+    values: dict[str, Value] = {
+        "nodes": ", ".join(dict.fromkeys(place.node for place in found)), "attempt": number,
+        "step": newest.step if newest else 0,
+    }  # fmt: skip
+    reason = Reason(code="attempt.placed", values=values)
+    yield Action(
+        Verb.START_ATTEMPT, attempt, reason, (attempt, running), effect=Launch(attempt.ref)
+    )
+
+
+def _barrier(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
+    """Return which job it comes after that has not succeeded, and as what that is known."""
+    for name in job.spec.after:
+        other = snapshot.jobs.get(Ref(job.project, name))
+        phase = other.status.phase if other else None
+        if phase is J.SUCCEEDED:
+            continue
+        code = "job.after" if phase else "job.after-missing"
+        if phase in OVER:
+            code = AFTER_FAILED
+        values: dict[str, Value] = {"job": name, "phase": phase.value if phase else ""}
+        return Reason(code=code, values=values), f"job/{name}"
+    return None
+
+
+def _hold(
+    job: Job, snapshot: Snapshot, reason: Reason, blocked_by: str = "", fix: Reason | None = None
+) -> Iterator[Action]:
+    """Say why it waits, once."""
+    status = job.status
+    if (status.reason, status.smallest_fix, status.blocked_by) == (reason, fix, blocked_by):
+        return
+    since = status.since if status.reason and status.reason.code == reason.code else snapshot.now
+    held: Job = job.with_status(
+        reason=reason, since=since, smallest_fix=fix, blocked_by=blocked_by, next_try=None
+    )
+    yield Action(Verb.HOLD_JOB, job, reason, (held,))
+
+
+def retry_s(job: Job, snapshot: Snapshot) -> float | None:
+    """Return the seconds until it is tried again, by whichever clock says so first."""
+    status = job.status
+    if status.phase is not J.WAITING or status.next_try is None:
+        return None
+    watched_s = status.next_try - status.since - snapshot.age_s(job.uid, status.since)
+    return min(status.next_try - snapshot.now, watched_s)
+
+
+def ask_of_job(job: Job) -> Ask:
+    """Return what each node of a job's gang is asked for.
+
+    Without an accelerator the node's processors are meant. Without a size accelerators are wanted
+    whole, and of the node's memory 1 GB.
+    """
+    needs = job.spec.needs
+    kind = needs.accelerator or "cpu"
+    is_cpu = kind.partition("/")[0] == "cpu"
+    whole = needs.memory is None and not is_cpu
+    return Ask(
+        kinds=frozenset({kind}), wanted_kind=kind, count=needs.count,
+        memory_bytes=needs.memory or (GB if is_cpu else 0),
+        guarantee=Guarantee.ISOLATED if whole else needs.guarantee,
+        cores=needs.cores, host_memory_bytes=needs.host_memory, grade=job.spec.grade,
+    )  # fmt: skip

@@ -1,0 +1,188 @@
+"""job: work that ends. Control makes one attempt after the other until it has."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from madang.errors import Unfit
+from madang.resources.place import Grade
+from madang.resources.quantity import Duration
+from madang.resources.resource import Condition, Frozen, Name, Reason, Resource
+from madang.resources.service import Needs
+
+NODES_MAX = 1024
+RANKS_MAX = 64
+"""Of one node."""
+ARGUMENTS_MAX = 256
+CHECKPOINTS_KEPT = 3
+ATTEMPTS_MAX = 1000
+
+
+def _split(written: object) -> object:
+    if not isinstance(written, str):
+        return written
+    try:
+        return tuple(shlex.split(written))
+    except ValueError as error:
+        raise Unfit("value.command", written=written, cause=str(error)) from None
+
+
+Command = Annotated[
+    tuple[Annotated[str, Field(max_length=8192, pattern=r"^[^\x00]*$")], ...],
+    BeforeValidator(_split), Field(min_length=1, max_length=ARGUMENTS_MAX),
+]  # fmt: skip
+"""A program and its arguments; a string is split as a shell would, and nothing in it expanded."""
+
+Variable = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Text = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
+Folder = Annotated[str, Field(max_length=512, pattern=r"^/[^\x00]*$")]
+Source = Annotated[str, Field(max_length=256, pattern=r"^(volume|model)://[^/\x00]+$")]
+
+
+class Resume(Frozen):
+    """How it goes on after an attempt has ended before its time."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    source: Folder | Literal[""] = Field(default="", alias="from")
+    """The mounted folder that has its checkpoints; empty: the job's own."""
+    stall: Duration | None = Field(default=None, ge=1, le=86_400)
+    """An attempt without a step for so long is ended; None: learnt from how long its steps take."""
+    attempts: int = Field(default=20, ge=1, le=ATTEMPTS_MAX, strict=True)
+    """So many in all, whatever ended them."""
+
+
+class Level(StrEnum):
+    """How near to each other the nodes of a gang may be asked to lie, the widest first."""
+
+    SITE = "site"
+    ZONE = "zone"
+    RACK = "rack"
+
+
+class Near(Frozen):
+    """How near to each other the nodes of a gang lie."""
+
+    level: Level
+    required: bool = False
+    """All in one; otherwise as near as it can be had."""
+
+
+def _near(written: object) -> object:
+    return {"level": written} if isinstance(written, str) else written
+
+
+class JobSpec(Frozen):
+    """What is run, on what, and how it goes on after a fault."""
+
+    command: Command
+    """Started once per rank, with torchrun's environment."""
+    needs: Needs = Needs()
+    """Of each node; without an accelerator its processors are meant."""
+    nodes: int = Field(default=1, ge=1, le=NODES_MAX, strict=True)
+    """A gang: all or none."""
+    near: Annotated[Near, BeforeValidator(_near)] | None = None
+    """How near its nodes lie: `rack`, or `{level: rack, required: true}`."""
+    ranks: int | None = Field(default=None, ge=1, le=RANKS_MAX, strict=True)
+    """Of each node; None: one per accelerator."""
+    env: dict[Variable, Text] = Field(default_factory=dict, max_length=256)
+    secrets: dict[Variable, Name] = Field(default_factory=dict, max_length=64)
+    """By variable, the secret whose text it gets."""
+    mounts: dict[Folder, Source] = Field(default_factory=dict, max_length=32)
+    """By folder, the volume or model that lies there."""
+    workdir: Folder | Literal[""] = ""
+    """Where it starts; empty: where its code lies, or else an empty folder."""
+    resume: Resume = Resume()
+    after: tuple[Name, ...] = Field(default=(), max_length=64)
+    """Jobs of the same project that must have succeeded."""
+    grade: Grade = Grade.OPEN
+    """Of the data that it works on: it runs only on sites that may hold such data."""
+    cancel: bool = False
+    """Whether it is to be ended, and not tried again."""
+
+    @property
+    def ranks_per_node(self) -> int:
+        """How many ranks each node has."""
+        return self.ranks or self.needs.count
+
+
+class JobPhase(StrEnum):
+    """Where a job is, as its user sees it; NEXT says which phase may follow which."""
+
+    WAITING = "waiting"
+    """For other jobs, for room, or for its next attempt."""
+    RUNNING = "running"
+    """An attempt is starting, running or being stopped."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+_J = JobPhase
+NEXT: dict[JobPhase, frozenset[JobPhase]] = {
+    _J.WAITING: frozenset({_J.RUNNING, _J.FAILED, _J.CANCELLED}),
+    _J.RUNNING: frozenset({_J.WAITING, _J.SUCCEEDED, _J.FAILED, _J.CANCELLED}),
+    _J.SUCCEEDED: frozenset(),
+    _J.FAILED: frozenset(),
+    _J.CANCELLED: frozenset(),
+}
+OVER = frozenset({_J.SUCCEEDED, _J.FAILED, _J.CANCELLED})
+"""Phases in which nothing of a job is tried any more."""
+
+
+class Checkpoint(Frozen):
+    """A checkpoint that control has read from end to end and found whole."""
+
+    name: str
+    """Of its folder."""
+    step: int
+    attempt: int
+    """Which attempt wrote it."""
+    digest: str
+    """SHA-256 of its manifest, in hex."""
+    size_bytes: int
+    at: float
+    """Unix seconds."""
+    write_s: float = 0.0
+    """How long it took to write, as its writer says; 0: not said."""
+
+
+class JobStatus(Condition):
+    """What has come of it so far."""
+
+    phase: JobPhase = JobPhase.WAITING
+    attempt: int = 0
+    """The number of the newest; also the epoch of its processes."""
+    step: int = -1
+    """The highest that any attempt has reached, as last written down."""
+    total: int = 0
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """The good ones that are kept, oldest first."""
+    refused: tuple[str, ...] = ()
+    """Names of folders that the newest attempt called checkpoints and that are none."""
+    fruitless: int = 0
+    """Attempts in a row that ended by its own doing without a step that was new."""
+    barren: int = 0
+    """Attempts in a row without such a step, whatever ended them."""
+    began_at: float | None = None
+    """Unix seconds at which its first attempt started."""
+    ended_at: float | None = None
+    run_s: float = 0.0
+    """For how long ended attempts had accelerators;"""
+    lost_s: float = 0.0
+    """and how much of that was work that had to be done again, or was none."""
+    exit_code: int | None = None
+    cause: Reason | None = None
+    """Why the last attempt that did not succeed ended."""
+    last_lines: tuple[str, ...] = ()
+
+
+class Job(Resource[JobSpec, JobStatus]):
+    """Work that ends."""
+
+    kind: ClassVar[str] = "job"
+

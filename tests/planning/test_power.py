@@ -122,7 +122,7 @@ def test_less_memory_is_a_fix_where_it_is_free_beside_others():
     paper = Paper(world)
     paper.settle()
     fix = paper.replicas("bot")[1].status.smallest_fix
-    assert (fix.code, fix.values) == ("placement.fix-memory", {"memory": "30000MB"})
+    assert (fix.code, fix.values) == ("placement.fix-memory", {"memory": "30GB"})
 
 
 def test_another_pool_takes_what_one_may_not():

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 from pydantic import ValidationError
 
+from madang.messages import say
+from madang.planning.preview import wish
+from madang.resources.manifest import read
+from madang.resources.quantity import size_bytes, written_size
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Reason, Ref
 from madang.resources.service import REPLICAS_MAX, ServicePhase, ServiceSpec, ServiceStatus
@@ -60,7 +66,7 @@ def test_less_memory_than_the_model_needs_is_refused_with_the_least_that_would_d
     status = told(asked(needs={"memory": memory}))
     assert status.reason is not None
     assert status.reason.code == "model.too-large"
-    assert status.smallest_fix == Reason(code="placement.fix-memory", values={"memory": "1000MB"})
+    assert status.smallest_fix == Reason(code="placement.fix-memory", values={"memory": "1GB"})
 
 
 CONTRADICTORY = {
@@ -113,3 +119,51 @@ def test_more_replicas_than_the_fleet_holds_start_as_many_as_fit_and_the_rest_sa
     assert phases.count(ReplicaPhase.WAITING) == 98
     assert told(paper).phase is ServicePhase.DEGRADED
     assert fell(told(paper).reason) == {"wrong_kind": 2, "busy": 1}
+
+
+@pytest.mark.parametrize(
+    ("has", "needs", "fix"),
+    [({"memory_gb": 32}, {"memory": "40GB"}, "needs: {memory: 32GB}"),
+     ({"memory_gb": 31.9994}, {"memory": "32GB"}, "needs: {memory: 31.9GB}"),
+     ({"memory_gb": 0.5}, {"memory": "1GB"}, "needs: {memory: 500MB}"),
+     ({"kind": "cpu", "memory_gb": 256, "shared": True}, {"memory": "2TB"},
+      "needs: {memory: 256GB}"),
+     ({}, {"host_memory": "2TB"}, "needs: {host_memory: 255GB}")],
+)  # fmt: skip
+def test_a_fix_says_memory_as_people_write_it_and_no_more_than_there_is(has, needs, fix):
+    paper = Paper(snapshot(node("a", **has), model(size_gb=0.1), service(needs=needs)))
+    paper.settle()
+    found = told(paper).smallest_fix
+    for lang in ("en", "ko"):
+        assert say(found.code, found.values, lang).text.endswith(fix), lang
+
+
+def test_a_fix_says_memory_to_the_megabyte_where_the_model_needs_nearly_all():
+    needs = {"memory": "33GB"}
+    paper = Paper(
+        snapshot(node("a", memory_gb=31.9994), model(size_gb=31.95), service(needs=needs))
+    )
+    paper.settle()
+    assert told(paper).smallest_fix.values == {"memory": "31.999GB"}
+
+
+def test_a_fix_says_processors_and_power_to_the_last_digit_that_was_tried():
+    for code, values, written in (
+        ("placement.fix-cores", {"cores": 127.5}, "{cores: 127.5}"),
+        ("placement.fix-power", {"pool": "p", "power": 1234.567}, "power_kw_max: 1234.567"),
+    ):
+        assert say(code, values, "en").text.endswith(written)
+
+
+@given(st.integers(0, 10**12))
+def test_whole_megabytes_are_read_as_the_size_that_was_written(megabytes):
+    assert size_bytes(written_size(megabytes * 10**6)) == megabytes * 10**6
+
+
+def test_what_changes_of_memory_is_told_as_people_write_it():
+    before = snapshot(model(), service(needs={"host_memory": "31.999GB", "memory": "1GB"}))
+    needs = {"host_memory": "32GB", "memory": "500MB"}
+    body = {"kind": "service", "name": "bot", "model": "tiny", "needs": needs}
+    assert set(wish(read(body, PROJECT), before, "new").fields) == {
+        "needs.host_memory: 31.999GB -> 32GB", "needs.memory: 1GB -> 500MB"
+    }  # fmt: skip

@@ -75,7 +75,12 @@ def say(code: str, values: Mapping[str, Value | None], lang: str) -> Sentence:
 
 
 def _written(value: Value | None) -> str:
-    """Write a number as people do, and everything else on one line, without what could act."""
+    """Write a number as people do, and everything else on one line, without what could act.
+
+    What says no more than thousandths may be meant to be typed, and is written as it is.
+    """
+    if isinstance(value, float) and round(value, 3) == value and abs(value) < 10**12:
+        return f"{value:.15g}"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return "" if value is None else inert(" ".join(str(value).split()))

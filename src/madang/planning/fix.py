@@ -105,25 +105,20 @@ def _ahead(ground: Ground, snapshot: Snapshot, replica: Replica) -> Iterator[Ask
 
 def _smaller(ask: Ask, ground: Ground) -> Iterator[tuple[Ask, Reason]]:
     """Return what else could be asked for, with how to ask for it."""
-    # Whole numbers of MB, rounded down, so that what is written is what was tried.
-    memory = most_bytes(ask, ground) // MB * MB
-    if 0 < memory < ask.memory_bytes and memory * ask.count >= ask.total_bytes_min:
-        yield (
-            replace(ask, memory_bytes=memory),
-            _fix("placement.fix-memory", memory=f"{memory // MB}MB"),
-        )
+    for memory in _less(ask.memory_bytes, most_bytes(ask, ground)):
+        if memory * ask.count >= ask.total_bytes_min:
+            fix = _fix("placement.fix-memory", memory=written_size(memory))
+            yield replace(ask, memory_bytes=memory), fix
     for count in range(ask.count - 1, 0, -1):
         if ask.memory_bytes * count >= ask.total_bytes_min:
             yield replace(ask, count=count), _fix("placement.fix-count", count=count)
     cores = most_cores(ask, ground) if ask.cores else 0
     if 0 < cores < ask.cores:
         yield replace(ask, cores=cores), _fix("placement.fix-cores", cores=cores)
-    host = most_host_bytes(ask, ground) // MB * MB if ask.host_memory_bytes else 0
-    if 0 < host < ask.host_memory_bytes:
-        yield (
-            replace(ask, host_memory_bytes=host),
-            _fix("placement.fix-host-memory", memory=f"{host // MB}MB"),
-        )
+    host_bytes = ask.host_memory_bytes
+    for host in _less(host_bytes, host_bytes and most_host_bytes(ask, ground)):
+        fix = _fix("placement.fix-host-memory", memory=written_size(host))
+        yield replace(ask, host_memory_bytes=host), fix
     for guarantee in (Guarantee.LIMITED, Guarantee.SHARED):
         if guarantee.height < ask.guarantee.height:
             yield (
@@ -132,6 +127,17 @@ def _smaller(ask: Ask, ground: Ground) -> Iterator[tuple[Ask, Reason]]:
             )
     if ask.wanted_kind:
         yield replace(ask, wanted_kind=""), _fix("placement.fix-kind", kind=ask.wanted_kind)
+
+
+def _less(asked: int, most: int) -> list[int]:
+    """Return what to write for the most that there is, where more was asked; the best first.
+
+    Three digits, or whole MB. What is kept by the MiB is a little less than people say, and then
+    the rounder size may fit too.
+    """
+    step = max(MB, 10 ** (len(str(most)) - 3))
+    sizes = -(-most // step) * step, most // step * step, most // MB * MB
+    return [size for size in dict.fromkeys(sizes) if 0 < size < asked]
 
 
 def _fix(code: str, **values: Value) -> Reason:

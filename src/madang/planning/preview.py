@@ -71,7 +71,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "")
 def _written(key: str, value: object) -> object:
     if value is None or value == "":
         return "-"
-    return written_size(value) if key == "memory" and isinstance(value, int) else value
+    return written_size(value) if key.endswith("memory") and isinstance(value, int) else value
 
 
 def follow(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[Snapshot, Plan]:

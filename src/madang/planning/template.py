@@ -120,7 +120,7 @@ def shape_of(version: ModelVersion, engine: EngineFacts, given_bytes: int | None
     room = (given_bytes - fixed) // per_token if per_token else 0
     context = room // CONTEXT_TOKENS_MIN * CONTEXT_TOKENS_MIN
     if context < CONTEXT_TOKENS_MIN:
-        least = f"{-(-least_bytes(version, engine) // 10**6)}MB"
+        least = written_size(-(-least_bytes(version, engine) // 10**6) * 10**6)
         values: dict[str, str | int | float] = {"memory": written_size(given_bytes), "least": least}
         fix = Reason(code="placement.fix-memory", values={"memory": least})
         return Unmet(Reason(code="model.too-large", values=values), fix=fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import BeforeValidator
@@ -30,7 +31,7 @@ def size_bytes(written: str | int | float) -> int:
     if not match or isinstance(written, bool) or unit not in _SIZES:
         raise Unfit("value.size", written=str(written))
     exact = isinstance(written, int)  # a float would change what was stored above 2^53
-    size = int(written) if exact else int(float(match.group(1)) * _SIZES[unit])
+    size = int(written) if exact else int(Decimal(match.group(1)) * _SIZES[unit])
     if size > SIZE_BYTES_MAX:
         raise Unfit("value.size-large", written=str(written), limit=SIZE_BYTES_MAX)
     return size
@@ -51,14 +52,16 @@ def duration_s(written: str | float) -> float:
 
 
 def written_size(size: int) -> str:
-    """Write a size as people do.
+    """Write a size as people do: whole MB exactly, so that it is read as the same; else roughly.
 
-    >>> written_size(98362432), written_size(80_000_000_000)
-    ('98.4MB', '80GB')
+    >>> written_size(98362432), written_size(80_000_000_000), written_size(31_999_000_000)
+    ('98.4MB', '80GB', '31.999GB')
     """
+    is_whole = size % _SIZES["MB"] == 0
     for unit in ("TB", "GB", "MB", "KB"):
-        if size >= _SIZES[unit]:
-            return f"{round(size / _SIZES[unit], 1):g}{unit}"
+        one = _SIZES[unit]
+        if size >= one and not (is_whole and size * 1000 % one):
+            return f"{round(size / one, 3 if is_whole else 1):.12g}{unit}"
     return f"{size}B"
 
 

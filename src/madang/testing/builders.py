@@ -35,7 +35,7 @@ FAKE = EngineFacts(
 )
 
 
-def node(name: str, *, cards: int = 1, kind: str = "nvidia/h100", memory_gb: int = 80,
+def node(name: str, *, cards: int = 1, kind: str = "nvidia/h100", memory_gb: float = 80,
          shared: bool = False) -> list[AnyResource]:  # fmt: skip
     """Return a node that is in sight, with its accelerators."""
     status = NodeStatus(phase=NodePhase.READY, cores=16, memory_bytes=256 * GB)
@@ -44,7 +44,7 @@ def node(name: str, *, cards: int = 1, kind: str = "nvidia/h100", memory_gb: int
     ]
     for index in range(cards):
         spec = AcceleratorSpec(
-            node=name, accelerator=kind, memory_bytes=memory_gb * GB, shared=shared,
+            node=name, accelerator=kind, memory_bytes=int(memory_gb * GB), shared=shared,
             device=str(index), watts=published(kind),
         )  # fmt: skip
         card = f"{name}-{index}"

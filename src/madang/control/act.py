@@ -42,6 +42,7 @@ GATE_AGAIN_S = 1.0
 NOT_NOW = frozenset({"supervisor.closing", "supervisor.stale-term"})
 """Refusals that say nothing about what was to be started."""
 
+
 class Hands:
     """Carries out effects through the ports."""
 

@@ -9,7 +9,7 @@ from madang.control.guard import guarded
 from madang.control.observe import Observer
 from madang.control.tools import Tools
 from madang.control.world import World
-from madang.errors import MadangError, Rejected, Unavailable
+from madang.errors import MadangError, Rejected, Unavailable, Value
 from madang.planning.action import Launch, Record, Stop
 from madang.planning.attempts import STOP_GRACE_S
 from madang.planning.cadence import gang_mtbf_s, interval_s
@@ -22,6 +22,7 @@ from madang.resources.place import Accelerator, Node
 from madang.resources.resource import Reason, Ref
 from madang.resources.rights import CONTROL
 
+LOOPBACK = "127.0.0.1"
 REFUSED_KEPT = 20
 """Names of folders that are no checkpoints, kept so that none is read again and again."""
 NOT_NOW = frozenset({"supervisor.closing", "supervisor.stale-term"})
@@ -94,7 +95,7 @@ class Gangs:
             job=job,
             attempt=attempt,
             number=number,
-            master="127.0.0.1" if len(attempt.status.places) == 1 else attempt.status.places[0].node,
+            master=attempt.status.places[0].node if job.spec.nodes > 1 else LOOPBACK,
             accelerators=place.accelerators,
             accelerator_kind=devices[0].spec.accelerator if devices else "",
             devices=tuple(device.spec.device for device in devices if device.spec.device),
@@ -154,7 +155,11 @@ class Gangs:
         changed: Job = now.with_status(
             checkpoints=kept, step=max(now.status.step, found.step), fruitless=0, barren=0
         )
-        values = {"checkpoint": found.name, "step": found.step, "bytes": found.size_bytes}
+        values: dict[str, Value] = {
+            "checkpoint": found.name,
+            "step": found.step,
+            "bytes": found.size_bytes,
+        }
         told = self._event(job, "checkpoint.kept", values)
         await self.world.commit(CONTROL, [changed], events=[told])
         names = {checkpoint.name for checkpoint in kept}
@@ -170,7 +175,7 @@ class Gangs:
         told = self._event(job, "checkpoint.refused", values)
         await self.world.commit(CONTROL, [changed], events=[told])
 
-    def _event(self, job: Job, code: str, values: Mapping[str, str | int | float]) -> Event:
+    def _event(self, job: Job, code: str, values: Mapping[str, Value]) -> Event:
         return Event(
             at=self.world.clock.now(), actor="control", code=code, kind="job",
             project=job.project, name=job.name, uid=job.uid, values=dict(values),

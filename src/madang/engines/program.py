@@ -21,7 +21,7 @@ def launch(member: Member) -> LaunchPlan:
     """Return how the ranks of one member of a gang are started on its node."""
     spec = member.job.spec
     count = spec.ranks_per_node
-    shared = BASE | {"HOME": member.cwd} | spec.env | member.secrets | _own(member)
+    shared = {**BASE, "HOME": member.cwd, **spec.env, **member.secrets, **_own(member)}
     if member.devices:
         vendor = member.accelerator_kind.partition("/")[0]
         shared |= {VISIBLE[vendor]: ",".join(member.devices)} if vendor in VISIBLE else {}

@@ -164,14 +164,23 @@ class Refused:
     fell: tuple[tuple[Filter, int], ...]
     no_watts: tuple[str, ...] = ()
     """Kinds that fell to the filter of that name."""
+    nodes: int = 1
+    """On how many nodes it is asked for, all at once;"""
+    placed: int = 0
+    """and on how many there is room: the filters are of the next one."""
+    near: str = ""
+    """How near to each other these must lie."""
 
     @property
     def reason(self) -> Reason:
         """Say what was asked for and how the filters went."""
         fell = dict(self.fell)
         return Reason(
-            code="placement.nowhere",
+            code="placement.nowhere" if self.nodes == 1 else "placement.no-gang",
             values={
+                "gang": self.nodes,
+                "placed": self.placed,
+                "near": self.near,
                 "count": self.ask.count,
                 "memory": written_size(self.ask.memory_bytes),
                 "kind": ", ".join(dict.fromkeys(way.kind for way in self.ask.ways)),

@@ -80,7 +80,9 @@ def _starting(attempt: Attempt, snapshot: Snapshot) -> Action | None:
         again: Attempt = attempt.with_status(started_at=snapshot.now)
         reason = Reason(code="attempt.no-process")
         return Action(Verb.REPEAT_ATTEMPT, attempt, reason, (again,), effect=Launch(attempt.ref))
-    ranks = [rank for _, process in processes(attempt, snapshot) if process for rank in process.ranks]
+    ranks = [
+        rank for _, process in processes(attempt, snapshot) if process for rank in process.ranks
+    ]
     if not ranks or any(rank.pid == 0 and rank.exit_code is None for rank in ranks):
         return None
     running = change(attempt, P.RUNNING, running_at=snapshot.now, since=snapshot.now)
@@ -121,7 +123,9 @@ def _stopping(attempt: Attempt, snapshot: Snapshot) -> Action | None:
     """Give back what each member had once nothing of it runs; the attempt ends with the last."""
     status = attempt.status
     places = tuple(
-        FREE.model_copy(update={"node": place.node}) if _is_gone(attempt, member, snapshot) else place
+        FREE.model_copy(update={"node": place.node})
+        if _is_gone(attempt, member, snapshot)
+        else place
         for member, place in enumerate(status.places)
     )
     gone = Reason(code="attempt.processes-gone")
@@ -168,4 +172,3 @@ def is_adrift(attempt: Attempt, snapshot: Snapshot) -> bool:
 def is_over(attempt: Attempt, snapshot: Snapshot) -> bool:
     """Tell whether the next one may begin."""
     return attempt.status.phase is P.ENDED or is_adrift(attempt, snapshot)
-

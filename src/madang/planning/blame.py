@@ -85,7 +85,7 @@ def blame(attempt: Attempt, snapshot: Snapshot) -> Blame | None:
             continue
         members_gone += process.state == "exited"
         ranks += [_Seen(place.node, uid, rank) for rank in process.ranks]
-    return _ended(attempt, ranks, members_gone, snapshot) or _stalled(ranks, snapshot)
+    return _ended(attempt, ranks, members_gone, snapshot) or _stalled(ranks)
 
 
 def _is_lost(name: str, snapshot: Snapshot) -> bool:
@@ -147,7 +147,7 @@ def _judged(rank: Rank, code: int, lines: Sequence[str]) -> tuple[Outcome, Reaso
     return Outcome.ERROR, Reason(code="job.exited", values=values)
 
 
-def _stalled(ranks: Sequence[_Seen], snapshot: Snapshot) -> Blame | None:
+def _stalled(ranks: Sequence[_Seen]) -> Blame | None:
     """Say which rank holds the others up, once one of them makes no step any more.
 
     All stand still when one does: it is the one that is stopped, else the one with fewest steps.
@@ -165,5 +165,3 @@ def _stalled(ranks: Sequence[_Seen], snapshot: Snapshot) -> Blame | None:
 
 def _slowest(rank: Rank) -> tuple[bool, int, int]:
     return not rank.halted, rank.step, rank.rank
-
-

@@ -15,13 +15,15 @@ import numpy as np
 from madang.errors import Value
 from madang.planning.ask import Ask, Filter, Refused
 from madang.planning.draw import MANY
+from madang.planning.gangs import Want, want_of
 from madang.planning.ground import NOTHING, Ground, empty, free_of
 from madang.planning.layout import MIB, MILLI, is_processor, made_for
 from madang.planning.leaving import LEAVING, leaving_first, serial
-from madang.planning.place import Placement, place
 from madang.planning.placement.fit import fitting
+from madang.planning.queue import is_in_line, line_mark
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
+from madang.resources.job import Job
 from madang.resources.place import Guarantee
 from madang.resources.quantity import written_size
 from madang.resources.replica import Replica, ReplicaPhase
@@ -39,25 +41,29 @@ ADDED_MAX = 16
 
 
 def smallest_fix(
-    refused: Refused, ground: Ground, snapshot: Snapshot, replica: Replica
+    refused: Refused, ground: Ground, snapshot: Snapshot, waiter: Replica | Job
 ) -> Reason | None:
-    """Find the smallest change that would let this replica start; None: none is known.
+    """Find the smallest change that would let this one start; None: none is known.
 
     What asks for less goes where nobody else who waits fits. All else makes room for which those
     that wait ahead of it are asked first, as planning would.
     """
-    ask = refused.ask
-    for smaller, fix in _smaller(ask, ground):
-        if ground.fits(smaller):
+    want = Want(refused.ask)
+    if isinstance(waiter, Job):
+        want = want_of(waiter)
+    for smaller, fix in _smaller(refused.ask, ground):
+        if replace(want, ask=smaller).fits(ground):
             return fix
-    line = line_of(ask, ground, snapshot, replica)
+    if 0 < refused.placed < want.nodes and replace(want, nodes=refused.placed).fits(ground):
+        return _fix("placement.fix-nodes", nodes=refused.placed)
+    line = line_of(want, ground, snapshot, waiter)
     if line is None:
         return None
     return (
-        _scaled(line, ground, snapshot, replica)
+        _scaled(line, ground, snapshot, waiter)
         or _found(refused, line, ground, snapshot)
         or _powered(refused, line, ground)
-        or _added(line, ground)
+        or _added(refused, line, ground)
     )
 
 
@@ -65,36 +71,50 @@ def smallest_fix(
 class Line:
     """One that waits, and those who come before it."""
 
-    ask: Ask
-    ahead: tuple[Ask, ...]
+    want: Want
+    ahead: tuple[Want, ...]
+
+    @property
+    def ask(self) -> Ask:
+        """What it asks for on each of its nodes."""
+        return self.want.ask
 
     def starts(self, ground: Ground) -> bool:
         """Tell whether it has a place once those ahead have theirs; the ground ends as it was."""
         with ground.trial():
             _take(self.ahead, ground)
-            return ground.fits(self.ask)
+            return self.want.fits(ground)
 
 
-def line_of(ask: Ask, ground: Ground, snapshot: Snapshot, replica: Replica) -> Line | None:
-    """Return the line that a replica waits in; None where too many are ahead of it."""
-    ahead = tuple(islice(_ahead(ground, snapshot, replica), AHEAD_MAX + 1))
-    return Line(ask, ahead) if len(ahead) <= AHEAD_MAX else None
+def line_of(want: Want, ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Line | None:
+    """Return the line that one waits in; None where too many are ahead of it."""
+    ahead = tuple(islice(_ahead(ground, snapshot, waiter), AHEAD_MAX + 1))
+    return Line(want, ahead) if len(ahead) <= AHEAD_MAX else None
 
 
-def _take(asks: Iterable[Ask], ground: Ground) -> None:
+def _take(wants: Iterable[Want], ground: Ground) -> None:
     """Let these have places, as far as there are any."""
-    for ask in asks:
-        found = place(ask, ground)
-        if isinstance(found, Placement):
-            ground.change(NOTHING, found.holding())
+    for want in wants:
+        want.take(ground)
 
 
-def _ahead(ground: Ground, snapshot: Snapshot, replica: Replica) -> Iterator[Ask]:
-    """Return what those ask for who wait and whose service is planned before this one."""
-    own = Ref(replica.project, replica.spec.service)
+def _ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterator[Want]:
+    """Return what those ask for who wait and are planned before this one: jobs after services."""
+    yield from map(Want, _replicas_ahead(ground, snapshot, waiter))
+    if isinstance(waiter, Job):
+        waiting = [
+            job for job in snapshot.jobs.values()
+            if line_mark(job) < line_mark(waiter) and is_in_line(job, snapshot)
+        ]  # fmt: skip
+        yield from map(want_of, sorted(waiting, key=line_mark))
+
+
+def _replicas_ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterator[Ask]:
+    own = Ref(waiter.project, waiter.spec.service) if isinstance(waiter, Replica) else None
     waiting = [
         r for r in snapshot.replicas.values()
-        if ground.status(r).phase is ReplicaPhase.WAITING and Ref(r.project, r.spec.service) < own
+        if ground.status(r).phase is ReplicaPhase.WAITING
+        and (own is None or Ref(r.project, r.spec.service) < own)
     ]  # fmt: skip
     for other in sorted(waiting, key=lambda r: (r.project, r.spec.service, serial(r))):
         revision = snapshot.revisions.get(Ref(other.project, other.spec.revision))
@@ -176,10 +196,10 @@ def most_host_bytes(ask: Ask, ground: Ground) -> int:
     return most
 
 
-def _scaled(line: Line, ground: Ground, snapshot: Snapshot, replica: Replica) -> Reason | None:
+def _scaled(line: Line, ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Reason | None:
     """Return which other service of the project to scale down, and how far."""
     best: tuple[int, str, int] | None = None
-    for name, own in _others(snapshot, replica):
+    for name, own in _others(snapshot, waiter):
         leaving = leaving_first(own)
         fewer = len(own) + 1 if best is None else min(best[0], len(own) + 1)
         for count in range(1, fewer):
@@ -197,18 +217,19 @@ def _would_start(line: Line, ground: Ground, leaving: Sequence[Replica]) -> bool
     with ground.trial():
         for other in leaving:
             ground.change(ground.status(other), NOTHING)
-        return ground.fits(line.ask) and line.starts(ground)
+        return line.want.fits(ground) and line.starts(ground)
 
 
-def _others(snapshot: Snapshot, replica: Replica) -> Iterator[tuple[str, list[Replica]]]:
+def _others(snapshot: Snapshot, waiter: Replica | Job) -> Iterator[tuple[str, list[Replica]]]:
     """Return the other services of its own project that have settled on one revision."""
+    service_of_its_own = waiter.spec.service if isinstance(waiter, Replica) else ""
     own: dict[str, list[Replica]] = {}
     for other in snapshot.replicas.values():
-        is_other = other.spec.service != replica.spec.service
-        if other.project == replica.project and is_other and other.status.phase not in LEAVING:
+        is_other = other.spec.service != service_of_its_own
+        if other.project == waiter.project and is_other and other.status.phase not in LEAVING:
             own.setdefault(other.spec.service, []).append(other)
     for name, replicas in sorted(own.items())[:SERVICES_MAX]:
-        service = snapshot.services.get(Ref(replica.project, name))
+        service = snapshot.services.get(Ref(waiter.project, name))
         revisions = {r.spec.revision for r in replicas}
         is_settled = service and service.deleted_at is None and len(revisions) == 1
         if service and is_settled and len(replicas) == service.spec.scale:
@@ -258,14 +279,18 @@ def _enough_mw(line: Line, ground: Ground, pool: str) -> Iterator[int]:
             board, options = ground.board, ground.layout.options(line.ask)
             adds = [ground.draw.least_mw(pool, board, option.demand) for option in options]
             least = min((each for each in adds if each is not None), default=None)
-            most = None if least is None else ground.draw.mw(pool) + least
+            most = None if least is None else ground.draw.mw(pool) + least * line.want.nodes
         if most is not None:
             yield -(-most // MW_PER_W) * MW_PER_W
 
 
-def _added(line: Line, ground: Ground) -> Reason | None:
-    """Return what to add: nodes like one that would do were it empty, else any that do."""
+def _added(refused: Refused, line: Line, ground: Ground) -> Reason | None:
+    """Return what to add: nodes like one that would do were it empty, else any that do.
+
+    Of a gang as many as have no room; that the others keep theirs is the line's to grant.
+    """
     layout, ask = ground.layout, line.ask
+    line = Line(replace(line.want, nodes=line.want.nodes - refused.placed), line.ahead)
     best: tuple[int, int, str] | None = None
     for option in layout.options(ask):
         for host in np.flatnonzero(fitting(layout.fleet.board(), option.demand)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from madang.planning.ask import Ask, Refused
 from madang.planning.ground import NOTHING, Ground
@@ -11,16 +11,60 @@ from madang.planning.layout import Option
 from madang.planning.place import Placement, place, placement
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.gang import Gang, GangPlacement
-from madang.resources.job import Near
+from madang.resources.job import Job, Near
+from madang.resources.place import Guarantee
 
-def place_gang(
-    ask: Ask, nodes: int, near: Near | None, ground: Ground
-) -> tuple[Placement, ...] | Refused:
+GB = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What is asked for at once: by a replica of one node, by a gang of several."""
+
+    ask: Ask
+    """Of each node."""
+    nodes: int = 1
+    near: Near | None = None
+
+    def fits(self, ground: Ground) -> bool:
+        """Tell whether there is a place for all of it."""
+        if self.nodes == 1:
+            return ground.fits(self.ask)
+        return not isinstance(place_gang(self, ground), Refused)
+
+    def take(self, ground: Ground) -> None:
+        """Let it have its places, if there are any."""
+        found = place_gang(self, ground)
+        for each in () if isinstance(found, Refused) else found:
+            ground.change(NOTHING, each.holding())
+
+
+def want_of(job: Job) -> Want:
+    """Return what a job's gang asks for, on each of its nodes.
+
+    Without an accelerator the node's processors are meant. Without a size accelerators are wanted
+    whole, and of the node's memory 1 GB.
+    """
+    needs = job.spec.needs
+    kind = needs.accelerator or "cpu"
+    is_cpu = kind.partition("/")[0] == "cpu"
+    whole = needs.memory is None and not is_cpu
+    ask = Ask(
+        kinds=frozenset({kind}), count=needs.count,
+        memory_bytes=needs.memory or (GB if is_cpu else 0),
+        guarantee=Guarantee.ISOLATED if whole else needs.guarantee,
+        cores=needs.cores, host_memory_bytes=needs.host_memory, grade=job.spec.grade,
+    )  # fmt: skip
+    return Want(ask, job.spec.nodes, job.spec.near)
+
+
+def place_gang(want: Want, ground: Ground) -> tuple[Placement, ...] | Refused:
     """Choose accelerators of so many nodes, on each what is asked; the ground ends as it was.
 
     See `placement.gang` for what near means. Of kinds that would all do, the one with the best sum
     of scores gets it; of equal ones the first.
     """
+    ask, nodes, near = want.ask, want.nodes, want.near
     if nodes == 1:
         found = place(ask, ground)
         return (found,) if isinstance(found, Placement) else found
@@ -38,7 +82,7 @@ def place_gang(
         places = _one_by_one(ask, nodes, ground)
         if len(places) == nodes:
             return places
-    return _refused(ask, nodes, near, ground)
+    return _refused(want, ground)
 
 
 def _of_one_kind(option: Option, ground: Ground) -> Iterator[Option]:
@@ -80,11 +124,12 @@ def _one_by_one(ask: Ask, nodes: int, ground: Ground) -> tuple[Placement, ...]:
     return tuple(places)
 
 
-def _refused(ask: Ask, nodes: int, near: Near | None, ground: Ground) -> Refused:
+def _refused(want: Want, ground: Ground) -> Refused:
     """Say what holds the next one back once as many as can be are placed."""
     with ground.trial():
-        placed = _one_by_one(ask, nodes, ground)
+        placed = _one_by_one(want.ask, want.nodes, ground)
         for found in placed:
             ground.change(NOTHING, found.holding())
-        fell = ground.fell(ask)
-    return Refused(ask, fell, nodes=nodes, placed=len(placed), near=near.level if near else "")
+        fell = ground.fell(want.ask)
+    near = want.near.level.value if want.near and want.near.required else ""
+    return Refused(want.ask, fell, nodes=want.nodes, placed=len(placed), near=near)

@@ -10,13 +10,14 @@ from typing import Any
 from madang.errors import Value
 from madang.planning import attempts
 from madang.planning.action import Action, Launch, Record, Verb
-from madang.planning.ask import Ask, Refused
+from madang.planning.ask import Refused
 from madang.planning.attempts import end, is_over
 from madang.planning.blame import Blame
 from madang.planning.cadence import lost_s
 from madang.planning.fix import smallest_fix
-from madang.planning.gangs import place_gang
+from madang.planning.gangs import place_gang, want_of
 from madang.planning.ground import Ground
+from madang.planning.queue import AFTER_FAILED, blocker, line_mark, retry_s
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import (
     Attempt,
@@ -26,10 +27,8 @@ from madang.resources.attempt import (
     Outcome,
 )
 from madang.resources.job import NEXT, OVER, Job, JobPhase
-from madang.resources.place import Guarantee
 from madang.resources.resource import Reason, Ref
 
-GB = 10**9
 FRUITLESS_MAX = 3
 """Attempts in a row that end by the job's own doing, and bring no step that is new."""
 BACK_OFF_S = 1.0
@@ -37,7 +36,6 @@ BACK_OFF_S_MAX = 60.0
 PORT_FIRST, PORTS = 29_500, 1000
 """Where rank 0 waits for the others: torchrun's own port, and those behind it."""
 
-AFTER_FAILED = "job.after-failed"
 J = JobPhase
 
 
@@ -60,7 +58,7 @@ def tasks(snapshot: Snapshot) -> Iterator[Task]:
     own: dict[Ref, list[Attempt]] = {}
     for attempt in snapshot.attempts.values():
         own.setdefault(Ref(attempt.project, attempt.spec.job), []).append(attempt)
-    for job in sorted(snapshot.jobs.values(), key=lambda job: (job.created_at, job.ref)):
+    for job in sorted(snapshot.jobs.values(), key=line_mark):
         mine = sorted(own.get(job.ref, ()), key=lambda attempt: attempt.spec.number)
         yield Task(job, tuple(mine))
 
@@ -146,16 +144,16 @@ def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
         "exit_code": status.exit_code, "last_lines": status.last_lines,
     }  # fmt: skip
     if status.outcome is Outcome.SUCCEEDED:
-        return _over(job, J.SUCCEEDED, cause, snapshot, kept)
+        return _over(job, J.SUCCEEDED, cause, snapshot, **kept)
     kept["cause"] = cause
     if status.outcome is Outcome.CANCELLED or job.spec.cancel:
-        return _over(job, J.CANCELLED, cause, snapshot, kept)
+        return _over(job, J.CANCELLED, cause, snapshot, **kept)
     never = own.step < 0 and status.step < 0
     if own_doing and (never or fruitless >= FRUITLESS_MAX):
-        return _over(job, J.FAILED, cause, snapshot, kept)
+        return _over(job, J.FAILED, cause, snapshot, **kept)
     if own.attempt >= job.spec.resume.attempts:
         values: dict[str, Value] = {"attempts": own.attempt}
-        return _over(job, J.FAILED, Reason(code="job.attempts", values=values), snapshot, kept)
+        return _over(job, J.FAILED, Reason(code="job.attempts", values=values), snapshot, **kept)
     wait_s = min(BACK_OFF_S * 2 ** (barren - 1), BACK_OFF_S_MAX) if barren else 0.0
     waiting = change(
         job, J.WAITING, **kept, reason=cause, since=snapshot.now, smallest_fix=None,
@@ -165,10 +163,10 @@ def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
 
 
 def _over(
-    job: Job, phase: JobPhase, reason: Reason, snapshot: Snapshot, kept: dict[str, Any] | None = None
+    job: Job, phase: JobPhase, reason: Reason, snapshot: Snapshot, **kept: Any
 ) -> Action:  # fmt: skip
     done = change(
-        job, phase, **(kept or {}), reason=reason, since=snapshot.now, ended_at=snapshot.now,
+        job, phase, **kept, reason=reason, since=snapshot.now, ended_at=snapshot.now,
         next_try=None, smallest_fix=None, blocked_by="",
     )  # fmt: skip
     verbs = {J.SUCCEEDED: Verb.FINISH_JOB, J.FAILED: Verb.FAIL_JOB, J.CANCELLED: Verb.CANCEL_JOB}
@@ -179,15 +177,14 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     """Find room for the next attempt, once nothing else is in the way."""
     barrier = _barrier(job, snapshot)
     if barrier and barrier[0].code == AFTER_FAILED:
-        yield _over(job, J.FAILED, barrier[0], snapshot, {"cause": barrier[0]})
+        yield _over(job, J.FAILED, barrier[0], snapshot, cause=barrier[0])
         return
     if barrier:
         yield from _hold(job, snapshot, *barrier)
         return
     if (retry_s(job, snapshot) or 0.0) > 0:
         return
-    ask = ask_of_job(job)
-    found = place_gang(ask, job.spec.nodes, job.spec.near, ground)
+    found = place_gang(want_of(job), ground)
     if isinstance(found, Refused):
         fix = smallest_fix(found, ground, snapshot, job)
         yield from _hold(job, snapshot, found.reason, fix=fix)
@@ -226,18 +223,15 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
 
 
 def _barrier(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
-    """Return which job it comes after that has not succeeded, and as what that is known."""
-    for name in job.spec.after:
-        other = snapshot.jobs.get(Ref(job.project, name))
-        phase = other.status.phase if other else None
-        if phase is J.SUCCEEDED:
-            continue
-        code = "job.after" if phase else "job.after-missing"
-        if phase in OVER:
-            code = AFTER_FAILED
-        values: dict[str, Value] = {"job": name, "phase": phase.value if phase else ""}
-        return Reason(code=code, values=values), f"job/{name}"
-    return None
+    """Say which job it comes after that has not succeeded, and as what that is known."""
+    other = blocker(job, snapshot)
+    if other is None:
+        return None
+    name = other.name if isinstance(other, Job) else other
+    code = "job.after" if isinstance(other, Job) else "job.after-missing"
+    if isinstance(other, Job) and other.status.phase in OVER:
+        code = AFTER_FAILED
+    return Reason(code=code, values={"job": name}), f"job/{name}"
 
 
 def _hold(
@@ -252,30 +246,3 @@ def _hold(
         reason=reason, since=since, smallest_fix=fix, blocked_by=blocked_by, next_try=None
     )
     yield Action(Verb.HOLD_JOB, job, reason, (held,))
-
-
-def retry_s(job: Job, snapshot: Snapshot) -> float | None:
-    """Return the seconds until it is tried again, by whichever clock says so first."""
-    status = job.status
-    if status.phase is not J.WAITING or status.next_try is None:
-        return None
-    watched_s = status.next_try - status.since - snapshot.age_s(job.uid, status.since)
-    return min(status.next_try - snapshot.now, watched_s)
-
-
-def ask_of_job(job: Job) -> Ask:
-    """Return what each node of a job's gang is asked for.
-
-    Without an accelerator the node's processors are meant. Without a size accelerators are wanted
-    whole, and of the node's memory 1 GB.
-    """
-    needs = job.spec.needs
-    kind = needs.accelerator or "cpu"
-    is_cpu = kind.partition("/")[0] == "cpu"
-    whole = needs.memory is None and not is_cpu
-    return Ask(
-        kinds=frozenset({kind}), wanted_kind=kind, count=needs.count,
-        memory_bytes=needs.memory or (GB if is_cpu else 0),
-        guarantee=Guarantee.ISOLATED if whole else needs.guarantee,
-        cores=needs.cores, host_memory_bytes=needs.host_memory, grade=job.spec.grade,
-    )  # fmt: skip

@@ -15,6 +15,7 @@ from itertools import islice
 from madang.planning.action import Action
 from madang.planning.ask import Ask
 from madang.planning.fix import Line, line_of
+from madang.planning.gangs import Want
 from madang.planning.ground import NOTHING, Ground
 from madang.planning.place import Placement, place
 from madang.planning.services import take_over
@@ -42,7 +43,7 @@ def plan_moves(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
         mark = (replica.spec.revision, *(other.uid for other, _ in may_move))
         if not may_move or mark in ground.stuck:
             continue
-        found = _way(line_of(ask, ground, snapshot, replica), ground, may_move)
+        found = _way(line_of(Want(ask), ground, snapshot, replica), ground, may_move)
         if found is None:
             ground.stuck.add(mark)
             continue

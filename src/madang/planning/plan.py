@@ -8,9 +8,10 @@ from madang.planning import attempts
 from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
 from madang.planning.forecast import question
 from madang.planning.ground import Ground, Memo
-from madang.planning.jobs import Task, plan_job, retry_s, tasks
+from madang.planning.jobs import Task, plan_job, tasks
 from madang.planning.layout import Layout
 from madang.planning.moving import plan_moves
+from madang.planning.queue import retry_s
 from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
@@ -69,9 +70,7 @@ def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Itera
     yield from _thought(snapshot, ground.layout, memo)
 
 
-def _of_task(
-    task: Task, snapshot: Snapshot, ground: Ground, touched: set[str]
-) -> Iterator[Action]:
+def _of_task(task: Task, snapshot: Snapshot, ground: Ground, touched: set[str]) -> Iterator[Action]:
     """Return what is next for a job and for its attempts."""
     for action in plan_job(task, snapshot, ground):
         if _claim(action, touched):

@@ -85,7 +85,7 @@ class FileSaves:
         return digest == checkpoint.digest
 
     def keep_only(self, job: Job, names: Collection[str]) -> None:
-        """Remove the checkpoints of a job but these; what has no manifest is still being written."""
+        """Remove the checkpoints of a job but these, and none that is still being written."""
         root = Path(self.checkpoints(job))
         with suppress(FileNotFoundError):
             for found in os.scandir(root):

@@ -185,4 +185,3 @@ class Job(Resource[JobSpec, JobStatus]):
     """Work that ends."""
 
     kind: ClassVar[str] = "job"
-

@@ -19,7 +19,7 @@ from madang import __version__
 from madang.errors import Corrupt, Rejected, refuse_newer
 from madang.forms import marked
 from madang.planning.action import Plan
-from madang.planning.plan import REPLICA, plan
+from madang.planning.plan import OURS, plan
 from madang.planning.snapshot import Seen, Snapshot
 from madang.resources.model import Model
 from madang.resources.place import Pool, Site
@@ -181,7 +181,7 @@ def bare(snapshot: Snapshot) -> Snapshot:
 def _bare_seen(seen: Seen) -> Seen:
     """Return what is seen of replicas; of what a process announced only where it answers."""
     processes = {
-        uid: _bare_process(each) for uid, each in seen.processes.items() if uid.startswith(REPLICA)
+        uid: _bare_process(each) for uid, each in seen.processes.items() if uid.startswith(OURS)
     }
     places = {uid: node for uid, node in seen.places.items() if uid in processes}
     return replace(seen, processes=processes, places=places, lines={})

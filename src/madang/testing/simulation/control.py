@@ -104,8 +104,9 @@ class Control:
         files: Any = Files()
         saves = FileSaves(history.home / "jobs")
         tools = Tools(
-            launchers, {"fake": self.fake}, files, self._judge, token, program.launch, saves, reprice
-        )
+            launchers, {"fake": self.fake}, files, self._judge, token, program.launch, saves,
+            reprice,
+        )  # fmt: skip
         hands = Hands(world, self.observer, tools)
         self.intake = Intake(world, self.observer.seen, load, history.random, lambda: None)
         parts = [self.observer.watch(name) for name in launchers]

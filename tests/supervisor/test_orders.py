@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from madang.supervisor import orders, protocol
+from madang.supervisor.protocol import RankPlan
 
 SLEEP = ("sleep", "1000")
 STUBBORN = ("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1000; done")
@@ -258,6 +263,7 @@ def test_a_broken_line_is_answered_and_ends_nothing(running, line):
         {"restart": "sometimes"},
         {"grace_s": "soon"},
         {"grace_s": -1},
+        {"grace_s": float("nan")},
         {"surprise": 1},
     ],
 )
@@ -266,6 +272,75 @@ def test_a_broken_plan_is_answered_and_starts_nothing(running, broken):
     refused = code(running.ask("start", plan=plan))
     assert refused in ("supervisor.bad-order", "supervisor.spawn-failed")
     assert running.observe()["processes"] == []
+
+
+RANK = {"rank": 0, "env": {"RANK": "0"}}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"ranks": 1},
+        {"ranks": [1]},
+        {"ranks": ["rank"]},
+        {"ranks": [{}]},
+        {"ranks": [{"rank": "0"}]},
+        {"ranks": [{"rank": []}]},
+        {"ranks": [{"rank": -1}]},
+        {"ranks": [{"rank": 1 << 40}]},
+        {"ranks": [{"rank": 0, "surprise": 1}]},
+        {"ranks": [{"rank": 0, "env": []}]},
+        {"ranks": [{"rank": 0, "env": {"A": 1}}]},
+        {"ranks": [{"rank": 0, "env": {"A": "x" * (64 << 10)}}]},
+        {"ranks": [{"rank": number} for number in range(65)]},
+        {"ranks": [RANK, RANK]},
+        {"ranks": [RANK], "env": []},
+        {"ranks": [RANK], "argv": ["sleep", 1]},
+        {"ranks": [RANK], "restart": "always"},
+        {"ranks": [RANK], "progress": 1},
+        {"ranks": [RANK], "progress": "here"},
+        {"ranks": [RANK], "progress": "/a\0b"},
+        {"ranks": [RANK], "progress": "/" + "x" * 1024},
+        {"ranks": [RANK], "patience": 1},
+        {"ranks": [RANK], "patience": {"first_s": "long"}},
+        {"ranks": [RANK], "patience": {"least_s": -1}},
+        {"ranks": [RANK], "patience": {"steps": float("nan")}},
+        {"ranks": [RANK], "patience": {"fixed_s": float("inf")}},
+        {"ranks": [RANK], "patience": {"surprise": 1}},
+    ],
+)
+def test_a_broken_member_of_a_gang_is_answered_and_starts_nothing(running, broken):
+    plan = {"uid": "a", "epoch": 1, "argv": ["sleep", "1000"], "env": {}, **broken}
+    assert code(running.ask("start", plan=plan)) == "supervisor.bad-order"
+    assert running.observe()["processes"] == []
+
+
+def test_what_is_written_of_a_member_is_read_as_it_was():
+    plan = protocol.LaunchPlan(
+        "a", 1, ("train",), ranks=(RankPlan(3, {"RANK": "3"}),), progress="/p",
+        patience=protocol.Patience(first_s=7, fixed_s=0.5),
+    )  # fmt: skip
+    rank = protocol.Rank(3, exit_code=-9, ended_at=1.5, metrics={"loss": 0.5})
+    process = protocol.Process("a", 1, "exited", exit_code=1, ranks=(rank,))
+    carried = json.loads(json.dumps(protocol.order("start", 1, 1, plan=plan)))["plan"]
+    assert protocol.plan_from(carried) == plan
+    assert protocol.process_from(json.loads(json.dumps(orders.brief(process)))) == process
+
+
+def test_a_plain_plan_is_written_as_ever_so_that_an_older_supervisor_reads_it():
+    written = protocol.order("start", 1, 1, plan=protocol.LaunchPlan("a", 1, ("engine",)))
+    assert not {"ranks", "progress", "patience"} & written["plan"].keys()
+
+
+def test_what_everybody_does_fits_into_one_line_whatever_ranks_tell():
+    told = {f"metric-{number:02}-{'x' * 22}": 0.123456789 for number in range(16)}
+    full = protocol.Rank(1, metrics=told, phase="p" * 64, checkpoint="c" * 128, error="e" * 200)
+    ranks = tuple(dataclasses.replace(full, rank=number) for number in range(64))
+    found = [protocol.Process(f"job-{n}", 1, "running", n, ranks=ranks) for n in range(16)]
+    room = orders.Orders(SimpleNamespace(closing=False, reports=lambda: found, seq=1))
+    told_of = room.observation()
+    assert len(protocol.encode({"id": 1, "ok": told_of})) <= protocol.LINE_BYTES_MAX
+    assert [len(each["ranks"]) for each in told_of["processes"]] == [64] * 16
 
 
 def test_a_line_over_the_bound_closes_its_connection_only(running):

@@ -6,20 +6,35 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from madang.supervisor import logring, protocol
 from madang.supervisor.children import Children, Refused
-from madang.supervisor.protocol import LINE_BYTES_MAX, VERSION, LaunchPlan, Process, encode
+from madang.supervisor.protocol import (
+    LINE_BYTES_MAX,
+    RANKS_MAX,
+    VERSION,
+    LaunchPlan,
+    Patience,
+    Process,
+    Rank,
+    encode,
+)
 
 TAIL_LINES_MAX = 1000
 STORES_MAX = 100
 """States that were lost, and whose controls are refused for good."""
 SECONDS_MAX = 3600.0
 """Bounds of a tail, and of a grace or a wait; more is cut to it."""
+RANK_NUMBER_MAX = 1 << 20
+ENV_CHARS_MAX = 64 << 10
+"""Of one rank, names and values."""
+PATH_CHARS_MAX = 1024
 _UNSAID = Process("", -1, "waiting")
+_UNSAID_OF_RANK = Rank(-1)
 
 
 class Orders:
@@ -60,14 +75,17 @@ class Orders:
         """
         if self._children.closing:
             raise Refused("supervisor.closing")
-        found = [_brief(process) for process in self._children.reports()]
+        found = [brief(process) for process in self._children.reports()]
         while len(encode({"": found})) > LINE_BYTES_MAX - 1024:
-            ended = [process for process in found if process["state"] == "exited"]
-            found = [p for p in found if p not in ended[: len(ended) // 4 + 1]]
+            if ended := [process for process in found if process["state"] == "exited"]:
+                found = [p for p in found if p not in ended[: len(ended) // 4 + 1]]
+            else:
+                for rank in (rank for p in found for rank in p.get("ranks", ())):
+                    rank.pop("metrics", None)  # the rest of all that may live fits
         return self._now() | {"processes": found}
 
     def _now(self, process: Process | None = None) -> dict[str, Any]:
-        return {"seq": self._children.seq, "boot": self._boot} | _brief(process)
+        return {"seq": self._children.seq, "boot": self._boot} | brief(process)
 
     def _heed(self, term: int, store: str) -> None:
         """Refuse an older control; terms of a state that was lost and made anew begin low."""
@@ -109,10 +127,44 @@ def read_plan(body: dict[str, Any]) -> LaunchPlan:
     match body:
         case {"epoch": int(), "argv": [str(), *_]} if plan.restart in ("always", "never"):
             _name(plan.uid)
-            seconds(plan.grace_s)
+            plan = replace(plan, grace_s=seconds(plan.grace_s))
             if all(isinstance(name, str) for name in plan.accelerators):
-                return plan
+                return _member(plan) if plan.ranks else plan
     raise Refused("supervisor.bad-order", problem="epoch, argv, restart or accelerators")
+
+
+def _member(plan: LaunchPlan) -> LaunchPlan:
+    """Check what only a member of a gang has; raises Refused."""
+    numbers = [each.rank for each in plan.ranks]
+    folder, limits = plan.progress, [getattr(plan.patience, n) for n in Patience.__slots__]
+    fine = {
+        "ranks": len(numbers) <= RANKS_MAX
+        and _are(int, numbers)
+        and all(0 <= number <= RANK_NUMBER_MAX for number in numbers)
+        and len(set(numbers)) == len(numbers),
+        "env": all(_is_env(env) for env in (plan.env, *(each.env for each in plan.ranks))),
+        "argv": _are(str, plan.argv),
+        "restart": plan.restart == "never",
+        "progress": _are(str, [folder])
+        and len(folder) <= PATH_CHARS_MAX
+        and (folder.startswith("/") or not folder)
+        and folder.isprintable(),
+        "patience": _are(int | float, limits) and all(0 <= limit < 1e9 for limit in limits),
+    }
+    for problem, is_fine in fine.items():
+        if not is_fine:
+            raise Refused("supervisor.bad-order", plan.uid, problem=problem)
+    return plan
+
+
+def _are(kind: Any, values: Iterable[object]) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _is_env(env: object) -> bool:
+    """Tell whether it is an environment, of a size that every machine takes."""
+    words: list[Any] = [*env.keys(), *env.values()] if isinstance(env, dict) else [None]
+    return _are(str, words) and sum(map(len, words)) <= ENV_CHARS_MAX
 
 
 def seconds(value: object) -> float:
@@ -129,7 +181,14 @@ def _name(value: object) -> str:
     raise Refused("supervisor.bad-order", problem="uid must match [a-z0-9-]{1,63}")
 
 
-def _brief(process: Process | None) -> dict[str, Any]:
+def brief(process: Process | None) -> dict[str, Any]:
     """Write a process without what its reader knows by default."""
-    kept = {name: getattr(process, name) for name in Process.__slots__ if process}
-    return {k: v for k, v in kept.items() if k == "state" or v != getattr(_UNSAID, k)}
+    kept = _said(process, _UNSAID) | {"state": process.state} if process else {}
+    if process and process.ranks:
+        kept["ranks"] = [_said(rank, _UNSAID_OF_RANK) for rank in process.ranks]
+    return kept
+
+
+def _said(found: Process | Rank, unsaid: Process | Rank) -> dict[str, Any]:
+    kept = {name: getattr(found, name) for name in found.__slots__}
+    return {name: value for name, value in kept.items() if value != getattr(unsaid, name)}

@@ -5,12 +5,14 @@ Each line to the supervisor is an *order*, each line back is its *answer*, match
     {"v": 1, "id": 7, "verb": "start",   "term": 3, "plan": {…LaunchPlan…}}
     {"v": 1, "id": 8, "verb": "stop",    "term": 3, "uid": "…", "epoch": 2, "grace_s": 10}
     {"v": 1, "id": 9, "verb": "observe", "term": 3, "after": 41, "wait_s": 5}
-    {"v": 1, "id": 10, "verb": "tail",   "term": 3, "uid": "…", "lines": 50}
+    {"v": 1, "id": 10, "verb": "tail",   "term": 3, "uid": "…", "lines": 50, "rank": 1}
     {"v": 1, "id": 11, "verb": "signal", "term": 3, "uid": "…", "epoch": 2, "signal": "SIGTERM"}
+    {"v": 1, "id": 12, "verb": "progress", "term": 3, "uid": "…", "epoch": 2, "rank": 0, "after": 0}
 
     {"id": 7, "ok": {"seq": 42, "boot": "…", …}}   start, stop, signal: the process as it is now
     {"id": 9, "ok": {"seq": 42, "boot": "…", "processes": [{…Process…}]}}
-    {"id": 10, "ok": {"lines": ["…"]}}
+    {"id": 10, "ok": {"lines": ["…"], "ranks": [1], "at": [1790000000.5]}}
+    {"id": 12, "ok": {"lines": ["…"], "next": 5120}}
     {"id": 8, "error": {"code": "supervisor.stale-term", "subject": "…", "values": {}}}
 
 Rules. An order whose *term* is below the highest seen is refused: an older control has been
@@ -24,6 +26,14 @@ or a lower one is carried out: it was sent before, and is late. The `seq` of an 
 observations are younger: those of the same `boot` from it on. `observe` answers at once when its
 `after` is below the current `seq` or belongs to another `boot` of the supervisor, else when
 something changes or `wait_s` has passed.
+
+A plan with `ranks` is one member of a gang: its program runs once per rank, below one leader that
+starts them, passes signals on (SIGTERM, then SIGCONT), and tells how each ended. `tail` without
+`rank` gives the lines of all of them as they came, and says whose each is (-1: the leader's) and
+when it came, in Unix seconds; with `"first": true` the first lines of the attempt instead of the
+last. `progress` gives whole lines of one rank's progress file from a byte offset on. Of a member
+`seq` counts the end of a rank, a stall and its end, a new checkpoint and the first step; not every
+step.
 """
 
 from __future__ import annotations
@@ -40,9 +50,35 @@ LINE_BYTES_MAX = 1 << 20
 READY_FD = "MADANG_READY_FD"
 """Environment variable: the file descriptor on which a child announces itself, one JSON line."""
 
-Verb = Literal["start", "stop", "observe", "tail", "signal"]
+RANKS_MAX = 64
+"""Of one plan."""
+
+Verb = Literal["start", "stop", "observe", "tail", "signal", "progress"]
 State = Literal["running", "waiting", "exited"]
 """running; waiting for its next restart; exited (for good: its plan says never to restart)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankPlan:
+    """One rank of a gang: the plan's program is started once for each."""
+
+    rank: int
+    """Among all of the gang, also those on other nodes."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """What its environment has beyond the plan's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a rank may make no progress before it counts as stalled."""
+
+    first_s: float = 1800.0
+    """Before its first step, after its last, and in a phase that was never seen to end; 0: ever."""
+    least_s: float = 60.0
+    steps: float = 5.0
+    """Then as many times its median step, or the longest such phase; never below `least_s`."""
+    fixed_s: float = 0.0
+    """Above 0: so long, whatever was learnt, once the first step is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +99,46 @@ class LaunchPlan:
     """Names of the accelerators it holds; kept for the report."""
     grace_s: float = 10.0
     """Time between SIGTERM and SIGKILL when it is stopped."""
+    ranks: tuple[RankPlan, ...] = ()
+    """A member of a gang: these ranks of it run here. Empty: a plain process."""
+    progress: str = ""
+    """A folder, made if it is missing, for the ranks' files `progress-<rank>.jsonl`: one folder for
+    each epoch, because a file of an earlier attempt would be read as this one's."""
+    patience: Patience = Patience()
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """What the supervisor knows of one rank: its process, and what it says of its own progress."""
+
+    rank: int
+    pid: int = 0
+    """0: not started yet, or ended."""
+    exit_code: int | None = None
+    """Negative: minus the number of the signal that ended it."""
+    ended_at: float | None = None
+    error: str = ""
+    """Why its program could not be started."""
+    step: int = -1
+    """-1: none yet."""
+    total: int = 0
+    step_s: float = 0.0
+    """Median of its last step times; 0: not known."""
+    phase: str = ""
+    """What it does instead of steps: `evaluation`, …"""
+    quiet_s: float = 0.0
+    """Since its last progress, on a clock that stands still while the machine sleeps."""
+    stalled: bool = False
+    """Quiet for longer than the plan's patience. Whether that means anything is for whoever sees
+    the whole gang: a rank may never say a thing, and leave that to rank 0."""
+    halted: bool = False
+    """Stopped by a signal, or waiting for a disk: of ranks that are quiet the likely cause."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """The last value of each."""
+    checkpoint: str = ""
+    """Name of the newest checkpoint it says it has written: a claim."""
+    bad_lines: int = 0
+    """Lines of its progress file that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +164,7 @@ class Process:
     """Processor time that all processes of its session have used; 0: not known."""
     halted: bool = False
     """Stopped by a signal; it does nothing until it is told to go on."""
+    ranks: tuple[Rank, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +200,34 @@ def order(verb: Verb, order_id: int, term: int, **arguments: Any) -> dict[str, A
     >>> order("tail", 1, 2, uid="a", lines=3)
     {'v': 1, 'id': 1, 'verb': 'tail', 'term': 2, 'uid': 'a', 'lines': 3}
     """
-    plain = {k: asdict(v) if isinstance(v, LaunchPlan) else v for k, v in arguments.items()}
+    plain = {k: _plain(v) if isinstance(v, LaunchPlan) else v for k, v in arguments.items()}
     return {"v": VERSION, "id": order_id, "verb": verb, "term": term, **plain}
 
 
 def plan_from(body: Mapping[str, Any]) -> LaunchPlan:
     """Read a LaunchPlan; unknown keys raise TypeError."""
-    sequences = {k: tuple(body[k]) for k in ("argv", "accelerators") if k in body}
-    return LaunchPlan(**{**body, **sequences})
+    read: dict[str, Any] = {k: tuple(body[k]) for k in ("argv", "accelerators") if k in body}
+    if "ranks" in body:
+        read["ranks"] = tuple(RankPlan(**rank) for rank in body["ranks"])
+    if "patience" in body:
+        read["patience"] = Patience(**body["patience"])
+    return LaunchPlan(**{**body, **read})
 
 
 def process_from(body: Mapping[str, Any]) -> Process:
     """Read a Process; unknown keys raise TypeError."""
-    return Process(**{**body, "accelerators": tuple(body.get("accelerators", ()))})
+    ranks = tuple(Rank(**rank) for rank in body.get("ranks", ()))
+    accelerators = tuple(body.get("accelerators", ()))
+    return Process(**{**body, "accelerators": accelerators, "ranks": ranks})
+
+
+def _plain(plan: LaunchPlan) -> dict[str, Any]:
+    """Write a plan; what only members of a gang have is left out of others.
+
+    So an older supervisor, which outlives the control that started it, understands them.
+    """
+    body = asdict(plan)
+    if not plan.ranks:
+        for name in ("ranks", "progress", "patience"):
+            del body[name]
+    return body

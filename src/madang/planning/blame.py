@@ -23,7 +23,6 @@ NODE_LOST_S = 60.0
 SIGBUS, SIGKILL = 7, 9
 LATER = 75
 """Exit code (EX_TEMPFAIL of sysexits) by which a program asks to go on later."""
-NOT_FOUND = 127
 
 CONSEQUENCES = re.compile(
     r"connection (closed|reset) by peer|timed out waiting|broken pipe|address already in use"
@@ -129,8 +128,8 @@ def _failed(first: _Seen, bad: Sequence[_Seen], snapshot: Snapshot) -> Blame:
 def _judged(rank: Rank, code: int, lines: Sequence[str]) -> tuple[Outcome, Reason]:
     """Say whose doing an exit code is, and what it is likely to come from."""
     values: dict[str, Value] = {"rank": rank.rank, "exit_code": code, "signal": -code}
-    if code == NOT_FOUND and rank.step < 0 and rank.pid == 0:
-        return Outcome.ERROR, Reason(code="job.no-command", values=values)
+    if rank.error:
+        return Outcome.ERROR, Reason(code="job.no-command", values=values | {"what": rank.error})
     for name, pattern in LIKELY:
         for line in reversed(lines):
             found = pattern.search(line)
@@ -148,14 +147,17 @@ def _judged(rank: Rank, code: int, lines: Sequence[str]) -> tuple[Outcome, Reaso
 
 
 def _stalled(ranks: Sequence[_Seen]) -> Blame | None:
-    """Say which rank holds the others up, once one of them makes no step any more.
+    """Say which rank holds the others up, once none of them makes a step any more.
 
     All stand still when one does: it is the one that is stopped, else the one with fewest steps.
+    One that evaluates, or saves, does so for all; and some may leave it to others to tell of steps.
     """
-    still = [seen.rank for seen in ranks if seen.rank.stalled]
-    if not still:
+    living = [seen.rank for seen in ranks if seen.rank.exit_code is None]
+    telling = [rank for rank in living if rank.step >= 0 or rank.phase] or living
+    still = [rank for rank in telling if rank.stalled]
+    if not still or (len(still) < len(telling) and not any(rank.halted for rank in still)):
         return None
-    culprit = min((seen.rank for seen in ranks if seen.rank.exit_code is None), key=_slowest)
+    culprit = min(living, key=_slowest)
     values: dict[str, Value] = {
         "rank": culprit.rank, "step": culprit.step, "seconds": int(max(r.quiet_s for r in still)),
     }  # fmt: skip

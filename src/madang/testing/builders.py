@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
+from madang.resources.job import Job, JobSpec, JobStatus
 from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion
 from madang.resources.place import (
     Accelerator,
@@ -72,12 +73,22 @@ def service(name: str = "bot", *, project: str = PROJECT, **spec: object) -> Ser
     )
 
 
+def job(name: str = "train", *, project: str = PROJECT, created_at: float = 0.0,
+        **spec: object) -> Job:  # fmt: skip
+    """Return a job as somebody has just applied it."""
+    written = JobSpec.model_validate({"command": "python train.py", **spec})
+    return Job(
+        project=project, name=name, uid=f"job-{name}", created_at=created_at, spec=written,
+        status=JobStatus(),
+    )  # fmt: skip
+
+
 def snapshot(*resources: AnyResource | Iterable[AnyResource], now: float = 1000.0,
              term: int = 1) -> Snapshot:  # fmt: skip
     """Return a snapshot of these, in which every node is in sight and nothing runs."""
     kept: dict[str, dict[Ref, AnyResource]] = {}
     for given in resources:
-        for resource in (given,) if isinstance(given, Node | Model | Service) else given:
+        for resource in (given,) if isinstance(given, Job | Node | Model | Service) else given:
             assert not isinstance(resource, tuple)
             kept.setdefault(resource.kind, {})[resource.ref] = resource
     nodes = frozenset(ref.name for ref in kept.get("node", {}))

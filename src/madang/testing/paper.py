@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from madang.planning.action import Plan
 from madang.planning.snapshot import Snapshot
+from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.twin.ideal import Ideal
@@ -25,6 +27,30 @@ class Paper(Ideal):
         """Plan once and write down what is intended; nothing is done yet."""
         self.done.append(super().intend())
         return self.done[-1]
+
+    def tell(self, attempt: Attempt, rank: int, **said: Any) -> None:
+        """Let a rank say something of itself, or end: by the fields of `Rank`."""
+        for member in range(len(attempt.status.places)):
+            uid = member_uid(attempt, member)
+            process = self.snapshot.seen.processes.get(uid)
+            if process is None:
+                continue
+            ranks = tuple(replace(r, **said) if r.rank == rank else r for r in process.ranks)
+            is_over = all(r.exit_code is not None for r in ranks)
+            state = "exited" if is_over else process.state
+            changed = replace(process, ranks=ranks, state=state)
+            self._see(processes={**self.snapshot.seen.processes, uid: changed})
+
+    def print(self, attempt: Attempt, rank: int, *lines: str) -> None:
+        """Let a rank have printed its last lines."""
+        for member in range(len(attempt.status.places)):
+            uid = f"{member_uid(attempt, member)}.{rank}"
+            self._see(lines={**self.snapshot.seen.lines, uid: lines})
+
+    def attempts(self, job: str) -> list[Attempt]:
+        """Return a job's attempts, oldest first."""
+        own = (a for a in self.snapshot.attempts.values() if a.spec.job == job)
+        return sorted(own, key=lambda attempt: attempt.spec.number)
 
     def leap(self, seconds: float) -> None:
         """Set the wall clock; no time passes."""

@@ -6,15 +6,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from madang.planning.action import Plan, Reprice, RunGate, Start, Stop
+from madang.planning.action import Halt, Launch, Plan, Record, Reprice, RunGate, Start, Stop
 from madang.planning.ages import watched
 from madang.planning.ground import Memo
 from madang.planning.plan import plan
 from madang.planning.reprice import reprice
 from madang.planning.snapshot import Probed, Snapshot
+from madang.resources.attempt import member_uid
+from madang.resources.holding import Holding
+from madang.resources.job import CHECKPOINTS_KEPT, Checkpoint
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.revision import Build, Check, Verdict
-from madang.supervisor.protocol import Process
+from madang.supervisor.protocol import Process, Rank
 
 QUIET_TURNS_MAX = 200
 """Turns without an end mean that two rules chase each other."""
@@ -61,6 +64,13 @@ class Ideal:
                     self._start(ref)
                 case Stop() as stop:
                     self._stop(stop)
+                case Launch(ref):
+                    self._launch(ref)
+                case Halt(orders):
+                    for stop in orders:
+                        self._stop(stop)
+                case Record() as record:
+                    self._keep(record)
                 case RunGate(build, _):
                     self._judge(build)
                 case Reprice(question):
@@ -124,20 +134,41 @@ class Ideal:
 
     def _start(self, ref: Ref) -> None:
         replica = self.snapshot.replicas[ref]
-        status, seen = replica.status, self.snapshot.seen
-        running = seen.processes.get(replica.uid)
-        is_known = running is not None and running.epoch >= status.epoch
-        if is_known or not self._reaches(status.node, replica.uid):
+        self._run(replica.uid, replica.status.epoch, replica.status)
+
+    def _launch(self, ref: Ref) -> None:
+        """Start every rank of a gang."""
+        attempt = self.snapshot.attempts[ref]
+        count = self.snapshot.jobs[Ref(ref.project, attempt.spec.job)].spec.ranks_per_node
+        for member, place in enumerate(attempt.status.places):
+            ranks = tuple(Rank(member * count + local, pid=1) for local in range(count))
+            self._run(member_uid(attempt, member), attempt.spec.number, place, ranks)
+
+    def _run(self, uid: str, epoch: int, held: Holding, ranks: tuple[Rank, ...] = ()) -> None:
+        seen = self.snapshot.seen
+        running = seen.processes.get(uid)
+        is_known = running is not None and running.epoch >= epoch
+        if is_known or not self._reaches(held.node, uid):
             return
-        self._begun_s[replica.uid, status.epoch] = self.snapshot.steady_s
+        self._begun_s[uid, epoch] = self.snapshot.steady_s
         process = Process(
-            uid=replica.uid, epoch=status.epoch, state="running", pid=1, started_at=self.now,
-            accelerators=status.accelerators,
+            uid=uid, epoch=epoch, state="running", pid=1, started_at=self.now,
+            accelerators=held.accelerators, ranks=ranks,
         )  # fmt: skip
         self._see(
-            processes={**seen.processes, replica.uid: process},
-            places={**seen.places, replica.uid: status.node},
+            processes={**seen.processes, uid: process}, places={**seen.places, uid: held.node}
         )
+
+    def _keep(self, record: Record) -> None:
+        """Find the checkpoint that an attempt claims good; its name ends in its step."""
+        job, attempt = self.snapshot.jobs[record.job], self.snapshot.attempts[record.attempt]
+        name = attempt.status.claim
+        step = int(name.rpartition("-")[2])
+        found = Checkpoint(
+            name=name, step=step, attempt=attempt.spec.number, digest="", size_bytes=1, at=self.now
+        )
+        kept = (*job.status.checkpoints, found)[-CHECKPOINTS_KEPT:]
+        self._store([job.with_status(checkpoints=kept, step=max(job.status.step, step))])
 
     def _stop(self, stop: Stop) -> None:
         if not self._reaches(stop.node, stop.uid):

@@ -217,6 +217,8 @@ class Api(Door):
         self.say({
             "version": "0", "term": 1, "revision": self.world.revision, "api": "http://api",
             "gateway": self.gateway, "nodes": [node], "services": services, "processes": [own],
+            "pools": [{"name": p["name"], **p["spec"], **p["status"]}
+                      for p in self.world.all("pool").values()],
             "usage": {"requests": 3, "prompt_tokens": 2, "output_tokens": 1},
         })  # fmt: skip
 

@@ -39,6 +39,29 @@ def test_get_shows_columns_and_json_gives_an_array(run, kind: str) -> None:
     assert all(item["name"] in line for item, line in zip(found, lines[1:], strict=False))
 
 
+@pytest.mark.parametrize(
+    ("lang", "heading", "sentence"),
+    [("en", "DRAWS MAY DRAW NO FIGURE OF", "Accelerators of pool gpu draw 12.35kW of 40kW."),
+     ("ko", "전력 전력 한도 수치 없음", "gpu 자원풀의 가속기가 쓰는 전력: 40kW 중 12.35kW")],
+)  # fmt: skip
+def test_a_pool_shows_what_it_draws_beside_what_it_may(
+    run, world, monkeypatch, lang, heading, sentence
+) -> None:
+    monkeypatch.setenv("MADANG_LANG", lang)
+    npus = ["furiosa/rngd", "rebellions/atom-max"]
+    for name, most, draws, unknown in (("gpu", 40.0, 12.345, ()), ("npu", None, None, npus)):
+        world.put("pool", name, {"site": "seoul", "power_kw_max": most},
+                  {"power_kw": draws, "no_watts": unknown}, project="")  # fmt: skip
+    head, gpu, npu = (line.split() for line in run("get", "pool").out.splitlines())
+    assert " ".join(head[2:]) == heading
+    assert gpu == ["gpu", "seoul", "12.35kW", "40kW"]
+    assert npu == ["npu", "seoul", "furiosa/rngd,", "rebellions/atom-max"]
+    told = run("status").out
+    assert sentence in told
+    assert "npu" not in told
+    assert json.loads(run("get", "pool/gpu", "--json").out)["status"]["power_kw"] == 12.345
+
+
 @pytest.mark.usefixtures("hello")
 def test_one_object_is_an_object_in_json_and_in_yaml(run) -> None:
     whole = json.loads(run("get", "service", "hello", "-o", "json").out)

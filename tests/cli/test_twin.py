@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from madang.ports import Write
-from madang.resources.place import Node, Pool, PoolSpec, Site, SiteSpec
+from madang.resources.place import Node, Pool, PoolSpec, PoolStatus, Site, SiteSpec
 from madang.resources.rights import CONTROL
 from madang.resources.tenancy import Empty
 from madang.settings import Home
@@ -61,9 +61,9 @@ def test_what_is_no_record_is_refused(run, tmp_path: Path, content, code: str) -
 @pytest.fixture
 def town(tmp_path: Path) -> Path:
     """A record of a service that waits for one more accelerator than there is."""
-    place = {"status": Empty()}
-    sites = [Site(name="seoul", uid="s", spec=SiteSpec(), **place),
-             Pool(name="default", uid="p", spec=PoolSpec(site="seoul"), **place)]  # fmt: skip
+    sites = [Site(name="seoul", uid="s", spec=SiteSpec(), status=Empty()),
+             Pool(name="default", uid="p", spec=PoolSpec(site="seoul"), status=PoolStatus()),
+             ]  # fmt: skip
     wanted = service(scale=3, needs={"accelerator": "nvidia", "memory": "40GB"})
     cards = [*node("a", cards=1), *node("b", cards=1)]
     path = tmp_path / "town.json.gz"

@@ -7,7 +7,9 @@ from typing import Any
 
 from madang.clocks import SystemRandom
 from madang.control.first import Hardware, prepare
-from madang.resources.place import Grade
+from madang.resources.place import Grade, Pool, PoolStatus
+from madang.resources.resource import Ref
+from madang.resources.rights import SETUP
 from madang.settings import Home
 from madang.testing.control import CPU, NODE
 
@@ -70,6 +72,25 @@ async def test_a_pool_needs_its_site_and_a_place_that_is_used_stays(yard: Yard) 
     ):  # fmt: skip
         answer = await yard.client.delete(f"/api/v1/{place}")
         assert answer.status_code == status, (place, answer.text)
+
+
+async def test_a_pool_tells_what_it_draws_now_and_stores_none_of_it(yard: Yard) -> None:
+    await yard.add_model()
+    watts = {"cpu": {"idle": 50, "full": 200}}
+    await yard.apply({**POOL, "power_kw_max": 0.5, "watts": watts})
+    assert (await yard.get("pool/default"))["status"] == {"power_kw": 0.05, "no_watts": []}
+    await yard.apply({"kind": "service", "name": "bot", "model": "tiny"})
+    await yard.until("service", "bot", "ready")
+    assert [p["status"]["power_kw"] for p in (await yard.get("pool"))["items"]] == [0.2]
+    assert (await yard.get("status"))["pools"] == [
+        {"name": "default", "site": "local", "power_kw_max": 0.5, "power_kw": 0.2, "no_watts": [],
+         "watts": {"cpu": {"idle": 50.0, "full": 200.0}}},
+    ]  # fmt: skip
+    (changed,) = (await yard.get("changes", after=0, kind="pool"))["items"]
+    assert changed["resource"]["status"]["power_kw"] == 0.2
+    stored = yard.desk.world.get(SETUP, Pool, Ref("", "default"))
+    assert stored is not None
+    assert stored.status == PoolStatus()
 
 
 async def test_a_place_lies_in_no_project(yard: Yard) -> None:

@@ -24,6 +24,7 @@ from madang.resources.place import (
     NodeStatus,
     Pool,
     PoolSpec,
+    PoolStatus,
     Site,
     SiteSpec,
 )  # fmt: skip
@@ -69,7 +70,7 @@ def pool(name: str, site: str, grade: Grade = Grade.OPEN, **of: object) -> list[
     spec = PoolSpec.model_validate({"site": site, **of})
     return [
         Site(name=site, uid=f"s-{site}", spec=SiteSpec(grade=grade), status=Empty()),
-        Pool(name=name, uid=f"p-{name}", spec=spec, status=Empty()),
+        Pool(name=name, uid=f"p-{name}", spec=spec, status=PoolStatus()),
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from madang.api.shown import power
 from madang.planning.action import assume
 from madang.planning.ask import Ask, Filter, Refused
 from madang.planning.ground import Memo
@@ -15,11 +16,10 @@ from madang.planning.layout import layout_of
 from madang.planning.place import Placement, place
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
-from madang.resources.place import AcceleratorSpec, Node, Pool, PoolSpec
-from madang.resources.power import PUBLISHED, Watts, published
+from madang.resources.place import AcceleratorSpec, Node, Pool, PoolSpec, PoolStatus
+from madang.resources.power import PUBLISHED, Watts, milliwatts, published
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import AnyResource, Ref
-from madang.resources.tenancy import Empty
 from madang.testing.builders import GB, PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper
 
@@ -29,7 +29,7 @@ H100 = PUBLISHED["nvidia/h100"]
 
 def pool(kw: float | None, name: str = "default", **of: Any) -> list[AnyResource]:
     spec = PoolSpec.model_validate({"site": "s", "power_kw_max": kw, **of})
-    return [Pool(name=name, uid=f"pool-{name}", spec=spec, status=Empty())]
+    return [Pool(name=name, uid=f"pool-{name}", spec=spec, status=PoolStatus())]
 
 
 def limit(paper: Paper, kw: float | None, name: str = "default") -> None:
@@ -190,6 +190,19 @@ def test_the_longest_start_of_a_kind_that_is_known_counts():
     assert AcceleratorSpec(node="n", accelerator="x/y", memory_bytes=1, shared=False).watts is None
 
 
+def test_what_a_pool_draws_is_told_with_the_kinds_of_which_nobody_knows_it():
+    boxes = [node("c", kind="cpu", shared=True), node("r", kind="furiosa/rngd", memory_gb=48)]
+    far = [changed(box, pool="far") for box in boxes]
+    rngd = changed(node("x", kind="furiosa/rngd", memory_gb=48), pool="default")
+    pools, card = [pool(2.0), pool(None, "far"), pool(None, "empty")], {"accelerator": "nvidia"}
+    paper = Paper(snapshot(node("n", cards=2), rngd, *far, *pools, model(), service(needs=card)))
+    paper.settle()
+    told = power(paper.snapshot)
+    assert told["pool-default"].model_dump() == {"power_kw": 0.76, "no_watts": ("furiosa/rngd",)}
+    assert told["pool-far"].model_dump() == {"power_kw": None, "no_watts": ("furiosa/rngd",)}
+    assert told["pool-empty"].model_dump() == {"power_kw": None, "no_watts": ()}
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_no_pool_is_taken_above_its_limit_whatever_comes_and_goes(seed):
     chance = random.Random(seed)
@@ -226,8 +239,13 @@ def test_no_pool_is_taken_above_its_limit_whatever_comes_and_goes(seed):
         for _ in range(chance.randint(1, 6)):
             paper.turn()
             now = {name: drawn_kw(paper.snapshot, name) for name in pools}
+            told, draw = power(paper.snapshot), paper.memo.ground(paper.snapshot).draw
             for name, cap in caps.items():
                 assert cap is None or now[name] <= max(cap, was[name]) + 1e-9, (seed, step)
+                shown_kw = told[f"pool-{name}"].power_kw or 0.0
+                assert shown_kw == pytest.approx(now[name]), (seed, step)
+                if name in draw.caps:
+                    assert draw.mw(name) == milliwatts(shown_kw * 1000), "told is what is counted"
             was = now
     planned = plan(paper.snapshot)
     assert planned == plan(paper.snapshot, paper.memo)

@@ -12,10 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from madang.planning.action import assume
 from madang.planning.ground import Memo
 from madang.planning.plan import plan
-from madang.resources.place import Pool, PoolSpec
+from madang.resources.place import Pool, PoolSpec, PoolStatus
 from madang.resources.replica import HOLDING
 from madang.resources.resource import Ref
-from madang.resources.tenancy import Empty
 from madang.testing.builders import PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper
 
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.timeout(600)
 """A quarter of a minute of processor time; on a busy machine that is long."""
 
 NAMES = st.sampled_from(["a", "b", "c"])
-POOL = Pool(name="default", uid="pool", spec=PoolSpec(site="s"), status=Empty())
+POOL = Pool(name="default", uid="pool", spec=PoolSpec(site="s"), status=PoolStatus())
 
 
 class World(RuleBasedStateMachine):

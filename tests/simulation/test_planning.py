@@ -24,6 +24,7 @@ from madang.resources.place import (
     Node,
     Pool,
     PoolSpec,
+    PoolStatus,
     Site,
     SiteSpec,
 )
@@ -77,7 +78,7 @@ class Field(Paper):
         sites = [Site(name=grade.value.lower(), uid=f"site-{grade}", spec=SiteSpec(grade=grade),
                       status=Empty()) for grade in Grade]  # fmt: skip
         pools = [Pool(name=site.name, uid=f"pool-{site.name}", spec=PoolSpec(site=site.name),
-                      status=Empty()) for site in sites]  # fmt: skip
+                      status=PoolStatus()) for site in sites]  # fmt: skip
         world = snapshot(*nodes, sites, pools, model(size_gb=2), model("large", size_gb=30))
         makers = frozenset(kind.partition("/")[0] for kind in KINDS)
         super().__init__(replace(world, engines={"fake": replace(FAKE, accelerator_kinds=makers)}))

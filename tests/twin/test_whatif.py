@@ -12,7 +12,7 @@ from madang.errors import NotFound, Rejected
 from madang.planning.action import Action, Plan, Stop, Verb
 from madang.planning.plan import plan
 from madang.planning.snapshot import Seen, Snapshot
-from madang.resources.place import Pool, PoolSpec, Site, SiteSpec
+from madang.resources.place import Pool, PoolSpec, PoolStatus, Site, SiteSpec
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.tenancy import Empty
@@ -29,7 +29,7 @@ def places(*pools: tuple[str, str]) -> Iterable[AnyResource]:
     for site in dict.fromkeys(site for site, _ in pools):
         yield Site(name=site, uid=f"site-{site}", spec=SiteSpec(), status=Empty())
     for site, pool in pools:
-        yield Pool(name=pool, uid=f"pool-{pool}", spec=PoolSpec(site=site), status=Empty())
+        yield Pool(name=pool, uid=f"pool-{pool}", spec=PoolSpec(site=site), status=PoolStatus())
 
 
 def in_pool(pool: str, name: str, **parts: Any) -> list[AnyResource]:

@@ -25,6 +25,7 @@ from madang.api.desk import (
     ref_of,
 )
 from madang.api.once import Asking, answered, once
+from madang.api.shown import shown
 from madang.control.doctor import examine, examine_models, examine_store
 from madang.control.first import PROJECT
 from madang.control.intake import Applied, Revoked
@@ -94,7 +95,12 @@ async def whoami(who: Caller) -> dict[str, Any]:
 async def status(who: Reader, desk: AtDesk) -> dict[str, Any]:
     """Return everything at a glance, as far as the caller may see it."""
     seen = desk.observer.seen()
-    return {**desk.where(), **report(who, desk.world, desk.intake, seen)}
+    pools = shown(desk.world, desk.intake.list(who, "pool", None))
+    return {
+        **desk.where(),
+        **report(who, desk.world, desk.intake, seen),
+        "pools": [{"name": each["name"], **each["spec"], **each["status"]} for each in pools],
+    }
 
 
 @router.get("/doctor")
@@ -163,7 +169,7 @@ async def changes(
         changed = await desk.world.store.changes(who, after) if desk.world.revision > after else ()
         newest = max((r.resource_version for r, _ in changed), default=after)
         items = [
-            {"gone": gone, "resource": resource.shown()}
+            {"gone": gone, "resource": shown(desk.world, [resource])[0]}
             for resource, gone in changed
             if kind in {None, resource.kind} and project in {None, resource.project}
         ]
@@ -294,7 +300,7 @@ async def list_resources(
 ) -> dict[str, Any]:
     """Return every resource of a kind that the caller may see."""
     found = desk.intake.list(who, kind, project)
-    return {"revision": desk.world.revision, "items": [resource.shown() for resource in found]}
+    return {"revision": desk.world.revision, "items": shown(desk.world, found)}
 
 
 @router.get("/{kind}/{name:path}/explanation")
@@ -347,7 +353,8 @@ async def get_resource(
     who: Caller, desk: AtDesk, kind: Kind, name: str, project: Project = None
 ) -> dict[str, Any]:
     """Return one resource."""
-    return desk.intake.find(who, kind, ref_of(who, kind, name, project)).shown()
+    found = desk.intake.find(who, kind, ref_of(who, kind, name, project))
+    return shown(desk.world, [found])[0]
 
 
 @router.delete("/key/{name:path}")

@@ -12,7 +12,7 @@ from madang.answers import Resource
 from madang.cli.kinds import KINDS, kind_of, naming, thing
 from madang.cli.logs import events
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import phase, reason, say, show_json, size, table, tell
+from madang.cli.output import phase, power, reason, say, show_json, size, table, tell
 
 Output = Literal["table", "yaml", "json"]
 Cell = Callable[[Mapping[str, Any]], object]
@@ -113,7 +113,10 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
     "organization": (_NAME, ("column.title", _spec("title"))),
     "endpoint": (_NAME, ("column.service", _spec("service"))),
     "site": (_NAME, ("column.title", _spec("title")), ("column.grade", _spec("grade"))),
-    "pool": (_NAME, ("column.site", _spec("site"))),
+    "pool": (_NAME, ("column.site", _spec("site")),
+        ("column.draws", lambda r: power(r["status"]["power_kw"])),
+        ("column.may-draw", lambda r: power(r["spec"]["power_kw_max"])),
+        ("column.no-watts", lambda r: ", ".join(r["status"]["no_watts"]))),
 }  # fmt: skip
 """Columns by kind; a kind without its own has a name and a project."""
 _PLAIN = (_NAME, ("column.project", lambda r: r["project"]))

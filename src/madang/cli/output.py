@@ -103,6 +103,15 @@ def size(number_bytes: int) -> str:
     return f"{number_bytes}B" if number_bytes else ""
 
 
+def power(power_kw: float | None) -> str:
+    """Write what something draws as people do; nothing where nobody knows it.
+
+    >>> power(1234.567), power(0.0), power(None)
+    ('1234.57kW', '0kW', '')
+    """
+    return "" if power_kw is None else f"{round(power_kw, 2):.12g}kW"
+
+
 def moment(at: float) -> str:
     """Return a time of the user's clock, without the day when it is today."""
     then = time.localtime(at)

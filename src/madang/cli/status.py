@@ -7,7 +7,7 @@ from typing import Any
 
 from madang.cli.fleet import counted
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import next_step, phase, reason, say, show_json, size, table, tell
+from madang.cli.output import next_step, phase, power, reason, say, show_json, size, table, tell
 
 NODE = (
     "column.node", "column.phase", "column.cores", "column.memory", "column.accelerators",
@@ -41,6 +41,9 @@ def status(*, options: Options = DEFAULTS) -> None:
         table(POOL, list(_pools(found["nodes"])))
     else:
         table(NODE, [_node(node) for node in found["nodes"]])
+    for pool in found["pools"]:
+        if most := power(pool["power_kw_max"]):
+            tell("status.power", pool=pool["name"], most=most, draws=power(pool["power_kw"] or 0))
     say()
     if found["services"]:
         table(SERVICE, [_service(service) for service in found["services"]])

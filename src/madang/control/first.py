@@ -21,6 +21,7 @@ from madang.resources.place import (
     NodeStatus,
     Pool,
     PoolSpec,
+    PoolStatus,
     Site,
     SiteSpec,
 )
@@ -131,7 +132,7 @@ def _places(world: World, hardware: Sequence[Hardware], now: float) -> Iterable[
                 spec=SiteSpec(grade=each.grade), status=Empty(),
             )  # fmt: skip
         yield Pool(
-            name=each.pool, uid=f"pool-{each.pool}", created_at=now, spec=spec, status=Empty()
+            name=each.pool, uid=f"pool-{each.pool}", created_at=now, spec=spec, status=PoolStatus()
         )
 
 

@@ -288,6 +288,17 @@ def watts_of(spec: AcceleratorSpec, pool: PoolSpec | None) -> Watts | None:
     return (by_start(pool.watts, spec.accelerator) if pool else None) or spec.watts
 
 
+def drawing(snapshot: Snapshot) -> Iterator[tuple[AcceleratorSpec, str, Watts | None, bool]]:
+    """Give every accelerator, under a limit or not: its pool, its figures, whether it works."""
+    held = {name for r in snapshot.replicas.values() for name in r.status.accelerators}
+    pools = snapshot.all(Pool)
+    for each in snapshot.accelerators.values():
+        node = snapshot.nodes.get(Ref("", each.spec.node))
+        pool = pools.get(Ref("", node.spec.pool)) if node else None
+        watts = watts_of(each.spec, pool.spec if pool else None)
+        yield each.spec, pool.name if pool else "", watts, each.name in held
+
+
 def _stocks(
     pools: _Pools, units: Mapping[tuple[str, ...], Accelerator]
 ) -> tuple[tuple[Stock, ...], dict[_Mark, int]]:

@@ -69,7 +69,16 @@ class PoolSpec(Frozen):
     of them."""
 
 
-class Pool(Resource[PoolSpec, Empty]):
+class PoolStatus(Frozen):
+    """What is told of a pool whenever somebody looks; none of it is stored."""
+
+    power_kw: float | None = None
+    """What its accelerators draw now by their figures; None: there is no figure of any."""
+    no_watts: tuple[str, ...] = ()
+    """Kinds in it of which nobody knows what they draw."""
+
+
+class Pool(Resource[PoolSpec, PoolStatus]):
     """Nodes that are planned together."""
 
     kind: ClassVar[str] = "pool"

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 
 from madang.answers import Json
 from madang.planning.explain import Explanation, explain
-from madang.planning.layout import watts_of
+from madang.planning.layout import drawing
 from madang.planning.replicas import accelerator_kind
 from madang.planning.snapshot import Probed, Snapshot
-from madang.resources.place import Pool
 from madang.resources.power import Watts
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import Ref
@@ -229,16 +228,12 @@ def _accelerators(before: Snapshot, after: Snapshot) -> Iterator[Json]:
 
 def tallies(snapshot: Snapshot) -> dict[_Alike, Tally]:
     """Count accelerators by what is alike; one that several share is used once."""
-    held = {name for r in snapshot.replicas.values() for name in r.status.accelerators}
     total: Counter[_Alike] = Counter()
     used: Counter[_Alike] = Counter()
-    pools = snapshot.all(Pool)
-    for accelerator in snapshot.accelerators.values():
-        spec, node = accelerator.spec, snapshot.nodes.get(Ref("", accelerator.spec.node))
-        pool = pools.get(Ref("", node.spec.pool)) if node else None
-        key = spec.accelerator, spec.memory_bytes, watts_of(spec, pool.spec if pool else None)
+    for spec, _, watts, works in drawing(snapshot):
+        key = spec.accelerator, spec.memory_bytes, watts
         total[key] += 1
-        used[key] += accelerator.name in held
+        used[key] += works
     return {key: Tally(used[key], count) for key, count in total.items()}
 
 

@@ -149,6 +149,47 @@ class Log(TypedDict):
     lines: list[str]
 
 
+class RankCourse(TypedDict):
+    """One rank of a job, as its node sees it now."""
+
+    rank: int
+    node: str
+    step: int
+    phase: str
+    quiet_s: float
+    exit_code: int | None
+    metrics: dict[str, float]
+
+
+class Course(TypedDict):
+    """Where a job is."""
+
+    name: str
+    phase: str
+    attempt: int
+    attempts: int
+    step: int
+    total: int
+    step_s: float
+    left_s: float | None
+    saved_step: int
+    run_s: float
+    lost_s: float
+    goodput: float | None
+    reason: Reason | None
+    cause: Reason | None
+    ranks: list[RankCourse]
+
+
+class RankLines(TypedDict):
+    """What one rank has said of its progress."""
+
+    attempt: int
+    rank: int
+    lines: list[str]
+    next: int
+
+
 class NewKey(TypedDict):
     """A key's secret, told once."""
 

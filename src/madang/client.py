@@ -29,6 +29,7 @@ from madang.answers import (
     Change,
     Changes,
     Check,
+    Course,
     Event,
     Explanation,
     Json,
@@ -36,6 +37,7 @@ from madang.answers import (
     Log,
     Message,
     NewKey,
+    RankLines,
     Resource,
     Revoked,
 )
@@ -202,12 +204,28 @@ class Client:
         found: Explanation = self._json("GET", f"{path}/explanation", query)
         return found
 
-    def logs(self, kind: str, name: str, lines: int = 100) -> Sequence[Log]:
-        """Return the last lines of a service's replicas, a replica, or a `process`."""
+    def logs(
+        self, kind: str, name: str, lines: int = 100, rank: int | None = None
+    ) -> Sequence[Log]:
+        """Return the last lines of a service's replicas, a replica, a job's ranks, a `process`."""
         path, query = self._ref(kind, name)
+        query = {**query, "lines": lines} | ({} if rank is None else {"rank": rank})
         items: Sequence[Log]
-        items = self._json("GET", f"{path}/logs", {**query, "lines": lines})["items"]
+        items = self._json("GET", f"{path}/logs", query)["items"]
         return items
+
+    def course(self, job: str) -> Course:
+        """Return where a job is."""
+        path, query = self._ref("job", job)
+        found: Course = self._json("GET", f"{path}/course", query)
+        return found
+
+    def progress(self, job: str, rank: int = 0, after: int = 0) -> RankLines:
+        """Return what a rank of the newest attempt has said of its progress behind that byte."""
+        path, query = self._ref("job", job)
+        query = {**query, "rank": rank, "after": after}
+        found: RankLines = self._json("GET", f"{path}/progress", query)
+        return found
 
     def changes(self, after: int, wait_s: float = WAIT_S, kind: str = "") -> Changes:
         """Wait for what changes after that revision, at most `wait_s`; in the project, if any."""

@@ -178,8 +178,16 @@ class Launcher(Protocol):
         is not older than the moment returned does not show is gone, and stays so.
         """
 
-    async def tail(self, uid: str, lines: int) -> Sequence[str]:
-        """Return the last lines it printed; empty for something unknown."""
+    async def tail(self, uid: str, lines: int, rank: int | None = None) -> Sequence[str]:
+        """Return the last lines it printed; empty for something unknown.
+
+        Of a gang those of all its ranks there, by when they came, or those of one.
+        """
+
+    async def progress(
+        self, uid: str, epoch: int, rank: int, after: int
+    ) -> tuple[Sequence[str], int]:
+        """Return what a rank has said of its progress behind that byte, and where that ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ COMMANDS = {
     "model": "model", "key": "key", "login": "login", "logout": "login", "whoami": "login",
     "export": "export", "backup": "backup", "restore": "backup", "doctor": "doctor",
     "support": "support", "audit": "audit", "twin": "twin",
+    "submit": "job", "watch": "job", "cancel": "job",
     "schema": "about", "version": "about", "completion": "about",
 }  # fmt: skip
 """Every command, and the file that holds it."""

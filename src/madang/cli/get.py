@@ -42,6 +42,14 @@ def _newest(r: Mapping[str, Any]) -> Mapping[str, Any]:
     return versions[-1] if versions else {}
 
 
+def _steps(status: Mapping[str, Any]) -> str:
+    return str(status["step"]) if status["step"] >= 0 else ""
+
+
+def _saved(status: Mapping[str, Any]) -> str:
+    return status["checkpoints"][-1]["name"] if status["checkpoints"] else ""
+
+
 COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
     "service": (
         _NAME, _PHASE,
@@ -71,6 +79,22 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.recipe", _spec("recipe")),
         ("column.accelerator", _spec("accelerator")),
         ("column.gate", lambda r: ", ".join(r["spec"]["gate"])),
+        _REASON,
+    ),
+    "job": (
+        _NAME, _PHASE,
+        ("column.step", lambda r: _steps(r["status"])),
+        ("column.attempt", lambda r: r["status"]["attempt"] or ""),
+        ("column.nodes", _spec("nodes")),
+        ("column.saved", lambda r: _saved(r["status"])),
+        _REASON,
+    ),
+    "attempt": (
+        _NAME, _PHASE,
+        ("column.outcome", lambda r: phase(r["status"]["outcome"] or "")),
+        ("column.node", lambda r: ", ".join(p["node"] for p in r["status"]["places"])),
+        ("column.step", lambda r: _steps(r["status"])),
+        ("column.resumed", lambda r: r["spec"]["resume_from"]),
         _REASON,
     ),
     "model": (

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from madang.answers import Event
+from madang.answers import Event, Log
 from madang.cli.kinds import KINDS, naming, thing
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import happening, moment, say, show_json, tell
-from madang.client import WAIT_S, Client
+from madang.client import WAIT_S
 
 LOOK_S = 1.0
 LINES_FOLLOWED = 500
@@ -29,27 +29,30 @@ def logs(
     *,
     lines: Annotated[int, Parameter(name=("--lines", "-n"))] = 100,
     follow: Follow = False,
+    rank: Annotated[int | None, Parameter(show_default=False)] = None,
     options: Options = DEFAULTS,
 ) -> None:
-    """Show what a service's replicas, one replica, or a part of Madang printed.
+    """Show what a service's replicas, one replica, a job, or a part of Madang printed.
 
     Parameters
     ----------
     what
-        service/NAME, replica/NAME, process/control or process/gateway.
+        service/NAME, replica/NAME, job/NAME, attempt/NAME, process/control or process/gateway.
     name
         The name, where it was not given with the kind.
     lines
         How many of the last lines.
     follow
         Go on with what is printed from now.
+    rank
+        One rank of a job [default: all of them].
     """
     kind, name = thing(what, name, (*KINDS, "process"))
     with options.client() as client, naming(client, kind, name):
         if follow:
-            _follow(client, kind, name, lines, options.json)
+            _follow(lambda n: client.logs(kind, name, n, rank), lines, options.json)
             return
-        items = client.logs(kind, name, lines)
+        items = client.logs(kind, name, lines, rank)
     if options.json:
         show_json({"items": items})
         return
@@ -59,11 +62,11 @@ def logs(
         tell("logs.none")
 
 
-def _follow(client: Client, kind: str, name: str, lines: int, as_json: bool) -> None:
+def _follow(look: Callable[[int], Sequence[Log]], lines: int, as_json: bool) -> None:
     """Print the last lines, then what is new; all tails are equally long, so that they overlap."""
     seen: dict[str, Sequence[str]] | None = None
     while True:
-        items = client.logs(kind, name, LINES_FOLLOWED)
+        items = look(LINES_FOLLOWED)
         for item in items:
             known = None if seen is None else seen.get(item["replica"], ())
             fresh = item["lines"][-lines:] if known is None else unseen(known, item["lines"])

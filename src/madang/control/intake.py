@@ -28,6 +28,7 @@ from madang.planning.preview import Change, follow, misplaced, telling, wish
 from madang.planning.snapshot import Seen
 from madang.ports import Random
 from madang.resources.event import Event
+from madang.resources.job import Job, JobSpec
 from madang.resources.kinds import KINDS, WRITABLE
 from madang.resources.manifest import MANIFESTS_MAX, Manifest, read
 from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion, split_model
@@ -139,7 +140,7 @@ class Intake:
         """Read one document, and refuse whoever may not bring it."""
         manifest = read(document, project)
         allow_write(who, manifest.kind, manifest.ref.project, manifest.subject)
-        if isinstance(manifest.spec, ModelSpec):
+        if isinstance(manifest.spec, ModelSpec | JobSpec):
             allow(who, Right.OPERATE, "", manifest.subject)
         return manifest
 
@@ -205,7 +206,10 @@ class Intake:
         subject = f"{resource.kind}/{resource.name}"
         if resource.deleted_at is not None:
             raise Conflict("resource.being-deleted", subject)
-        allow_change(who, self.world.list(who, resource.kind).get(resource.ref), resource)
+        before = self.world.list(who, resource.kind).get(resource.ref)
+        allow_change(who, before, resource)
+        if isinstance(resource, Job) and isinstance(before, Job):
+            _check_same(before, resource, subject)
         organization, _, project = resource.project.partition("/")
         if isinstance(resource, Project | User):
             self._need(Organization, Ref(organization, organization), subject, changes)
@@ -239,11 +243,11 @@ class Intake:
 
     async def _delete(self, who: Principal, found: AnyResource) -> AnyResource:
         allow_change(who, found, None)
-        if isinstance(found, Service):
+        if isinstance(found, Service | Job):
             if found.deleted_at is not None:
                 return found
             going: AnyResource = found.model_copy(update={"deleted_at": self.world.clock.now()})
-            event = self._told(who, going, "service.delete-asked")
+            event = self._told(who, going, f"{found.kind}.delete-asked")
             return (await self._commit(who, [going], events=[event]))[0]
         self._check_free(who, found, f"{found.kind}/{found.name}")
         event = self._told(who, found, f"{found.kind}.deleted")
@@ -392,6 +396,14 @@ class Intake:
             uid=resource.uid,
             values=values,
         )
+
+
+def _check_same(before: Job, after: Job, subject: str) -> None:
+    """Refuse another spec for a job that is there: what has run can't be another."""
+    if before.spec.model_copy(update={"cancel": after.spec.cancel}) != after.spec:
+        raise Conflict("job.fixed", subject)
+    if before.spec.cancel and not after.spec.cancel:
+        raise Conflict("job.stays-cancelled", subject)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from madang.control.pulse import Pulses
 from madang.control.world import World
 from madang.errors import MadangError, Unavailable
 from madang.planning.placement.outlook import Outlook
-from madang.planning.snapshot import THOUGHT_NEVER_S, Probed, Seen
+from madang.planning.snapshot import THOUGHT_NEVER_S, Probed, Seen, rank_key
 from madang.ports import Launcher
+from madang.resources.attempt import Attempt, AttemptPhase, member_uid
 from madang.resources.resource import Reason
 from madang.resources.rights import CONTROL
 from madang.supervisor.protocol import Moment, Observation, Process
@@ -168,9 +169,17 @@ class Observer:
             elif process.state == "running":
                 self._lines.pop(process.uid, None)
                 self._probe(process)
+            await self._hear_ranks(node, process)
         self._look(node, view)
         self._is_tidy = False
         self.world.wake()
+
+    async def _hear_ranks(self, node: str, process: Process) -> None:
+        """Take in the last words of ranks that have ended in error."""
+        for rank in process.ranks:
+            key = rank_key(process.uid, rank.rank)
+            if rank.exit_code and key not in self._lines:
+                self._lines[key] = await self._last_lines(node, process.uid, rank.rank)
 
     def _fold(self, node: str, view: Observation | None) -> None:
         """Put a node's view in the place of its last one; None: it is out of sight.
@@ -198,9 +207,9 @@ class Observer:
             else:
                 del self._found[uid], self._places[uid], self._processes[uid]
 
-    async def _last_lines(self, node: str, uid: str) -> tuple[str, ...]:
+    async def _last_lines(self, node: str, uid: str, rank: int | None = None) -> tuple[str, ...]:
         try:
-            return tuple(await self.launchers[node].tail(uid, LAST_LINES))
+            return tuple(await self.launchers[node].tail(uid, LAST_LINES, rank))
         except MadangError:
             return ()
 
@@ -212,12 +221,18 @@ class Observer:
             for uid, epoch in [k for k in known if there.get(k[0], k[1]) > k[1]]:
                 del known[uid, epoch]
         replicas = {replica.uid for replica in self.world.list(CONTROL, "replica").values()}
+        members = {
+            member_uid(attempt, member)
+            for attempt in self.world.list(CONTROL, "attempt").values()
+            if isinstance(attempt, Attempt) and attempt.status.phase is not AttemptPhase.ENDED
+            for member in range(len(attempt.status.places))
+        }
         for uid, epoch in [k for k in self._probed if k[0] not in replicas]:
             del self._probed[uid, epoch]
         for told in (self._refused, self._stopped):
-            for key in [k for k in told if k[0] not in replicas and k[0] not in there]:
+            for key in [k for k in told if k[0] not in replicas | members and k[0] not in there]:
                 del told[key]
-        for uid in [uid for uid in self._lines if uid not in there]:
+        for uid in [uid for uid in self._lines if uid.partition(".")[0] not in there]:
             del self._lines[uid]
         self._pulses.keep(set(there.items()))
 

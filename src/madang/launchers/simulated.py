@@ -181,10 +181,20 @@ class Simulated:
         body = await self._line.ask(self._node, "stop", uid=uid, epoch=epoch, grace_s=grace_s)
         return Moment(str(body.get("boot")), int(body.get("seq", 0)))
 
-    async def tail(self, uid: str, lines: int) -> Sequence[str]:
-        """Return the last lines it printed; empty for something unknown."""
-        body = await self._line.ask(self._node, "tail", uid=uid, lines=lines)
+    async def tail(self, uid: str, lines: int, rank: int | None = None) -> Sequence[str]:
+        """Return the last lines it printed, or one of its ranks did; empty for what is unknown."""
+        which = {} if rank is None else {"rank": rank}
+        body = await self._line.ask(self._node, "tail", uid=uid, lines=lines, **which)
         return tuple(body.get("lines", ()))
+
+    async def progress(
+        self, uid: str, epoch: int, rank: int, after: int
+    ) -> tuple[Sequence[str], int]:
+        """Return what a rank has said of its progress behind that byte, and where that ends."""
+        body = await self._line.ask(
+            self._node, "progress", uid=uid, epoch=epoch, rank=rank, after=after
+        )
+        return tuple(body.get("lines", ())), int(body.get("next", after))
 
     async def close(self) -> None:
         """Let the connection go, for every node that shares it."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from madang.errors import Value
-from madang.planning.snapshot import Snapshot
+from madang.planning.snapshot import Snapshot, rank_key
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome, member_uid
 from madang.resources.place import NodePhase
 from madang.resources.resource import Reason, Ref
@@ -117,7 +117,7 @@ def _first(seen: _Seen) -> tuple[bool, float, int]:
 
 
 def _failed(first: _Seen, bad: Sequence[_Seen], snapshot: Snapshot) -> Blame:
-    lines = snapshot.seen.lines.get(f"{first.uid}.{first.rank.rank}", ())
+    lines = snapshot.seen.lines.get(rank_key(first.uid, first.rank.rank), ())
     code = first.rank.exit_code or 0
     outcome, cause = _judged(first.rank, code, lines)
     if all(seen.rank.exit_code == LATER for seen in bad):

@@ -89,7 +89,7 @@ class Seen:
     places: Mapping[str, str] = field(default_factory=dict)
     """The node of each process, by uid."""
     lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The last lines of processes that ended, by uid."""
+    """The last lines of processes that ended, by uid; of ranks, by `rank_key`."""
     probed: Mapping[tuple[str, int], Probed] = field(default_factory=dict)
     """By (uid, epoch)."""
     pulses: Mapping[tuple[str, int], Pulse] = field(default_factory=dict)
@@ -108,6 +108,11 @@ class Seen:
     """What is expected to come, and what free accelerators are worth to it."""
     thought_at: float = -THOUGHT_NEVER_S
     """When that was last asked for, in steady seconds."""
+
+
+def rank_key(uid: str, rank: int) -> str:
+    """Return by what the last lines of one rank of a process are known."""
+    return f"{uid}.{rank}"
 
 
 Kept = Mapping[str, Mapping[Ref, AnyResource]]

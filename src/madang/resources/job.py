@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, Strict
 
 from madang.errors import Unfit
 from madang.resources.place import Grade
@@ -39,6 +39,7 @@ Command = Annotated[
 
 Variable = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Text = Annotated[str, Field(max_length=32_768, pattern=r"^[^\x00]*$")]
+FolderOrNone = Annotated[str, Field(max_length=512, pattern=r"^(/[^\x00]*)?$")]
 Folder = Annotated[str, Field(max_length=512, pattern=r"^/[^\x00]*$")]
 Source = Annotated[str, Field(max_length=256, pattern=r"^(volume|model)://[^/\x00]+$")]
 
@@ -48,7 +49,7 @@ class Resume(Frozen):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    source: Folder | Literal[""] = Field(default="", alias="from")
+    source: FolderOrNone = Field(default="", alias="from")
     """The mounted folder that has its checkpoints; empty: the job's own."""
     stall: Duration | None = Field(default=None, ge=1, le=86_400)
     """An attempt without a step for so long is ended; None: learnt from how long its steps take."""
@@ -94,14 +95,14 @@ class JobSpec(Frozen):
     """By variable, the secret whose text it gets."""
     mounts: dict[Folder, Source] = Field(default_factory=dict, max_length=32)
     """By folder, the volume or model that lies there."""
-    workdir: Folder | Literal[""] = ""
+    workdir: FolderOrNone = ""
     """Where it starts; empty: where its code lies, or else an empty folder."""
     resume: Resume = Resume()
     after: tuple[Name, ...] = Field(default=(), max_length=64)
     """Jobs of the same project that must have succeeded."""
     grade: Grade = Grade.OPEN
     """Of the data that it works on: it runs only on sites that may hold such data."""
-    cancel: bool = False
+    cancel: Annotated[bool, Strict()] = False
     """Whether it is to be ended, and not tried again."""
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from madang.errors import Rejected, Unavailable
-from madang.supervisor.protocol import LaunchPlan, Moment, Observation, Process
+from madang.supervisor.protocol import LaunchPlan, Moment, Observation, Process, Rank
 
 
 class PaperNode:
@@ -53,6 +53,7 @@ class PaperNode:
             uid=plan.uid, epoch=plan.epoch, state="running", pid=len(self.plans),
             announced={"url": "http://127.0.0.1:9", "pid": len(self.plans)},
             accelerators=plan.accelerators,
+            ranks=tuple(Rank(rank.rank, pid=1) for rank in plan.ranks),
         )  # fmt: skip
         self.move()
 
@@ -65,10 +66,18 @@ class PaperNode:
             self.move()
         return self.moment
 
-    async def tail(self, uid: str, lines: int) -> Sequence[str]:
+    async def tail(self, uid: str, lines: int, rank: int | None = None) -> Sequence[str]:
         """Return lines that say whose they are."""
+        del rank
         self._check()
         return [f"line {n} of {uid}" for n in range(min(lines, 3))] if uid in self.plans else []
+
+    async def progress(
+        self, uid: str, epoch: int, rank: int, after: int
+    ) -> tuple[Sequence[str], int]:
+        """Return nothing: ranks on paper say nothing."""
+        del uid, epoch, rank
+        return (), after
 
     def end(self, uid: str, exit_code: int) -> None:
         """Let a process end by itself."""

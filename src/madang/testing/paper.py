@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from madang.planning.action import Plan
-from madang.planning.snapshot import Snapshot
+from madang.planning.snapshot import Snapshot, rank_key
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
@@ -44,8 +44,8 @@ class Paper(Ideal):
     def print(self, attempt: Attempt, rank: int, *lines: str) -> None:
         """Let a rank have printed its last lines."""
         for member in range(len(attempt.status.places)):
-            uid = f"{member_uid(attempt, member)}.{rank}"
-            self._see(lines={**self.snapshot.seen.lines, uid: lines})
+            key = rank_key(member_uid(attempt, member), rank)
+            self._see(lines={**self.snapshot.seen.lines, key: lines})
 
     def attempts(self, job: str) -> list[Attempt]:
         """Return a job's attempts, oldest first."""

@@ -1,0 +1,89 @@
+"""Where a job is: what its ranks say now, what it has saved, and what it has lost."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from madang.planning.attempts import processes
+from madang.planning.snapshot import Snapshot
+from madang.resources.attempt import AttemptPhase
+from madang.resources.job import Job, JobPhase
+from madang.resources.resource import Frozen, Reason, Ref
+from madang.supervisor.protocol import Rank
+
+
+class RankCourse(Frozen):
+    """One rank, as its node sees it now."""
+
+    rank: int
+    node: str
+    step: int
+    phase: str
+    quiet_s: float
+    """Since it last said anything."""
+    exit_code: int | None
+    metrics: dict[str, float]
+
+
+class Course(Frozen):
+    """A job on its way."""
+
+    name: str
+    phase: JobPhase
+    attempt: int
+    attempts: int
+    """How many it may have."""
+    step: int
+    """The highest that any rank has said, now or before; -1: none."""
+    total: int
+    """0: it has not said how many there are."""
+    step_s: float
+    left_s: float | None
+    """What is left at this speed; None: not known."""
+    saved_step: int
+    """Of the newest good checkpoint; -1: there is none."""
+    run_s: float
+    """For how long its attempts had accelerators, this one included;"""
+    lost_s: float
+    """and how much of that brought nothing that lasts."""
+    goodput: float | None
+    """The other part of it; None: it has not run yet."""
+    reason: Reason | None
+    cause: Reason | None
+    """Why the last attempt ended that did not succeed."""
+    ranks: tuple[RankCourse, ...]
+
+
+def course(job: Job, snapshot: Snapshot) -> Course:
+    """Return where a job is."""
+    status = job.status
+    attempt = snapshot.attempts.get(Ref(job.project, f"{job.name}-{status.attempt}"))
+    is_on = attempt is not None and attempt.status.phase is not AttemptPhase.ENDED
+    found: list[tuple[str, Rank]] = []
+    if attempt is not None and is_on:
+        for place, process in processes(attempt, snapshot):
+            found += [(place.node, rank) for rank in (process.ranks if process else ())]
+    ranks = sorted(found, key=lambda each: each[1].rank)
+    step = max((rank.step for _, rank in ranks), default=-1)
+    total = max((rank.total for _, rank in ranks), default=status.total)
+    times = [rank.step_s for _, rank in ranks if rank.step_s > 0]
+    step_s = median(times) if times else 0.0
+    since_s = max(0.0, snapshot.now - attempt.status.started_at) if attempt and is_on else 0.0
+    run_s = status.run_s + since_s
+    return Course(
+        name=job.name, phase=status.phase, attempt=status.attempt,
+        attempts=job.spec.resume.attempts, step=max(step, status.step), total=total,
+        step_s=step_s, left_s=(total - step - 1) * step_s if total and step_s else None,
+        saved_step=status.checkpoints[-1].step if status.checkpoints else -1,
+        run_s=run_s, lost_s=status.lost_s,
+        goodput=1 - status.lost_s / run_s if run_s > 0 else None,
+        reason=status.reason, cause=status.cause,
+        ranks=tuple(
+            RankCourse(
+                rank=rank.rank, node=node, step=rank.step, phase=rank.phase,
+                quiet_s=round(rank.quiet_s, 1), exit_code=rank.exit_code,
+                metrics=dict(rank.metrics),
+            )
+            for node, rank in ranks
+        ),
+    )  # fmt: skip

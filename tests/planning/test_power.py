@@ -11,8 +11,8 @@ import pytest
 from madang.api.shown import power
 from madang.planning.action import assume
 from madang.planning.ask import Ask, Filter, Refused
-from madang.planning.ground import Memo
 from madang.planning.layout import layout_of
+from madang.planning.memo import Memo
 from madang.planning.place import Placement, place
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot

@@ -39,8 +39,7 @@ class Draw:
             if stock.pool in self.caps and stock.more_mw > 0:
                 self._of_pool[stock.pool].append(k)
         if self.caps:
-            count = np.bincount(self._kind, (self._whole >= 0).sum(axis=1), len(self._stocks))
-            for stock, devices in zip(self._stocks, count, strict=True):
+            for stock, devices in zip(self._stocks, fleet.capacity, strict=True):
                 self._beside[stock.pool] += max(0, stock.idle_mw) * int(devices)
         self.count(fleet)
 

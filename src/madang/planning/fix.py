@@ -94,14 +94,12 @@ def _take(asks: Iterable[Ask], ground: Ground) -> None:
 
 def _ahead(ground: Ground, snapshot: Snapshot, replica: Replica) -> Iterator[Ask]:
     """Return what those ask for who wait and whose service is planned before this one."""
-    own = Ref(replica.project, replica.spec.service)
     waiting = [
         r for r in snapshot.replicas.values()
-        if ground.status(r).phase is ReplicaPhase.WAITING and Ref(r.project, r.spec.service) < own
+        if ground.status(r).phase is ReplicaPhase.WAITING and r.service < replica.service
     ]  # fmt: skip
-    for other in sorted(waiting, key=lambda r: (r.project, r.spec.service, serial(r))):
-        revision = snapshot.revisions.get(Ref(other.project, other.spec.revision))
-        ask = ask_of(revision, snapshot) if revision else None
+    for other in sorted(waiting, key=lambda r: (r.service, serial(r))):
+        ask = ask_of(other.revision, snapshot)
         if ask:
             yield ask
 

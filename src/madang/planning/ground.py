@@ -10,8 +10,8 @@ import numpy as np
 
 from madang.planning.ask import Ask, Filter
 from madang.planning.draw import Draw
-from madang.planning.forecast import is_for, mix_of
-from madang.planning.layout import MILLI, Layout, Option, Usage, layout_of
+from madang.planning.forecast import booked, milli_of
+from madang.planning.layout import Layout, Option, Usage
 from madang.planning.placement.columns import MADANG, NOWHERE, Columns
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fit import enough, fitting
@@ -26,7 +26,7 @@ from madang.planning.placement.reserve import BONUS, Ledger
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
-from madang.resources.resource import Reason, Ref
+from madang.resources.resource import Reason
 
 UNSEEN = -1
 """Free processors of a node that can't be seen: too few for anything."""
@@ -96,7 +96,7 @@ class Ground:
     def sync(self, snapshot: Snapshot) -> None:
         """Go on from another state of the same hardware."""
         free = free_of(self.layout, snapshot)
-        self._ledger = self._booked(snapshot)
+        self._ledger = booked(self.outlook, snapshot, self.layout) if self.outlook else None
         if self._placer.sync(free):
             self.stuck.clear()
         self.refusals.clear()
@@ -157,13 +157,10 @@ class Ground:
         if ledger is None:
             return option.bonus
         has_room = (
-            ledger.has_room(option.group, k, self._milli(option.demand, k))
+            ledger.has_room(option.group, k, milli_of(option.demand, k, self.layout))
             for k in range(len(option.bonus))
         )
         return tuple(own + BONUS * room for own, room in zip(option.bonus, has_room, strict=True))
-
-    def _milli(self, demand: Demand, kind: int) -> int:
-        return demand.devices * demand.parts[kind] * MILLI // self.layout.fleet.kinds[kind].whole
 
     def fits(self, ask: Ask) -> bool:
         """Tell whether there is a place."""
@@ -284,21 +281,6 @@ class Ground:
                 self._demands.setdefault(demand, len(self._demands))
             self._placer = self._score(self.board.fleet())
 
-    def _booked(self, snapshot: Snapshot) -> Ledger | None:
-        """Book what replicas have on the plan of the outlook."""
-        if self.outlook is None:
-            return None
-        ledger, places, kinds = Ledger(dict(self.outlook.reserve)), self.layout.places, self.layout
-        for (ref, name), count in _by_first(snapshot).items():
-            revision, place = snapshot.revisions.get(ref), places.get(name)
-            ask = ask_of(revision, snapshot) if revision and place else None
-            k = int(kinds.fleet.kind[place[0]]) if place else 0
-            options = kinds.options(ask) if ask else ()
-            option = next((each for each in options if each.demand.parts[k]), None)
-            if option and k in option.group:
-                ledger.note(option.group, k, count * self._milli(option.demand, k))
-        return ledger
-
     def _score(self, free: Fleet) -> Placer:
         kinds = self.layout.fleet.kinds
         known = self.outlook
@@ -308,25 +290,13 @@ class Ground:
         return Placer(free, demands, Columns(demands, kinds, measure, prices, MADANG))
 
 
-def _by_first(snapshot: Snapshot) -> Counter[tuple[Ref, str]]:
-    """Count replicas by revision and the first of their accelerators."""
-    return Counter(
-        (Ref(r.project, r.spec.revision), r.status.accelerators[0])
-        for r in snapshot.replicas.values()
-        if r.status.accelerators
-    )
-
-
 def asks_waiting(snapshot: Snapshot) -> Iterator[Ask]:
     """Return what is asked for by those that wait, once for each revision."""
-    waiting = {
-        Ref(r.project, r.spec.revision): None
-        for r in snapshot.replicas.values()
-        if r.status.phase is ReplicaPhase.WAITING
-    }
-    for ref in waiting:
-        revision = snapshot.revisions.get(ref)
-        ask = ask_of(revision, snapshot) if revision else None
+    replicas = snapshot.replicas.values()
+    for ref in dict.fromkeys(
+        r.revision for r in replicas if r.status.phase is ReplicaPhase.WAITING
+    ):
+        ask = ask_of(ref, snapshot)
         if ask:
             yield ask
 
@@ -338,50 +308,3 @@ def _anywhere(_which: int, _kind: int) -> bool:
 def empty(layout: Layout) -> Ground:
     """Return the ground on which nobody has anything yet."""
     return Ground(layout, layout.fleet)
-
-
-class Memo:
-    """Work kept between turns. Any memo gives the same plan; a warm one gives it sooner."""
-
-    def __init__(self) -> None:
-        self._hardware: tuple[object, ...] = ()
-        self._state: tuple[object, ...] = ()
-        self._ground: Ground | None = None
-        self._counted: tuple[object, ...] = ()
-        self._mix: Counter[Demand] = Counter()
-
-    def ground(self, snapshot: Snapshot) -> Ground:
-        """Return what is free in this snapshot, added up again only where something changed."""
-        hardware = _identity(snapshot, "accelerator", "node", "pool", "site")
-        ground = self._ground
-        if ground is None or not _same(hardware, self._hardware):
-            layout = layout_of(snapshot)
-            if ground is None or not ground.layout.is_like(layout):
-                ground = self._ground = Ground(layout, layout.fleet)
-            self._hardware, self._state = hardware, ()
-        outlook = snapshot.seen.outlook
-        if outlook and not is_for(outlook, ground.layout):
-            outlook = None
-        if outlook is not ground.outlook:
-            ground = self._ground = Ground(ground.layout, ground.layout.fleet, outlook)
-            self._state = ()
-        state = (*_identity(snapshot, "replica", "service"), snapshot.seen.nodes)
-        if not (_same(state, self._state) and ground.is_fresh):
-            ground.sync(snapshot)
-            self._state = state
-        return ground
-
-    def mix(self, snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
-        """Return the demands of this snapshot, counted again only if something in it changed."""
-        counted = (*_identity(snapshot, "replica", "revision", "model"), layout)
-        if not _same(counted, self._counted):
-            self._counted, self._mix = counted, mix_of(snapshot, layout)
-        return self._mix
-
-
-def _identity(snapshot: Snapshot, *kinds: str) -> tuple[object, ...]:
-    return tuple(snapshot.kept.get(kind) for kind in kinds)
-
-
-def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

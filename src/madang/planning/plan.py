@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
 from madang.planning.forecast import question
-from madang.planning.ground import Ground, Memo
+from madang.planning.ground import Ground
 from madang.planning.layout import Layout
+from madang.planning.memo import Memo
 from madang.planning.moving import plan_moves
 from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service

@@ -91,8 +91,7 @@ def _retry_s(replica: Replica, snapshot: Snapshot) -> float | None:
 
 def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | None:
     """WAITING, and BACKING_OFF or FAILED when it is time: look for accelerators."""
-    revision = snapshot.revisions.get(Ref(replica.project, replica.spec.revision))
-    ask = ask_of(revision, snapshot) if revision else None
+    revision, ask = snapshot.revisions.get(replica.revision), ask_of(replica.revision, snapshot)
     if revision is None or ask is None:
         return None
     left = snapshot.replicas.get(Ref(replica.project, replica.spec.replaces))
@@ -429,7 +428,7 @@ def _fail(
 
 def build_of(replica: Replica, snapshot: Snapshot) -> Build | None:
     """Return the build that this replica runs: the stored one, or a new open one."""
-    revision: Revision | None = snapshot.revisions.get(Ref(replica.project, replica.spec.revision))
+    revision: Revision | None = snapshot.revisions.get(replica.revision)
     kind = accelerator_kind(replica, snapshot)
     recipe = revision.spec.form(replica.status.variant).recipe if revision else ""
     engine = snapshot.engines.get(recipe)

@@ -238,7 +238,7 @@ def households(snapshot: Snapshot) -> Iterator[Household]:
         revisions.setdefault(Ref(revision.project, revision.spec.service), []).append(revision)
     replicas: dict[Ref, list[Replica]] = {}
     for replica in snapshot.replicas.values():
-        replicas.setdefault(Ref(replica.project, replica.spec.service), []).append(replica)
+        replicas.setdefault(replica.service, []).append(replica)
     for ref in sorted(snapshot.services):
         yield Household(
             service=snapshot.services[ref],

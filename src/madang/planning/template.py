@@ -149,11 +149,14 @@ def choose_engine(
     return min(fitting, key=lambda e: e.name, default=None)
 
 
-def ask_of(revision: Revision, snapshot: Snapshot) -> Ask | None:
-    """Return what one replica of this revision asks for, in any of its forms; None: none is left.
+def ask_of(ref: Ref, snapshot: Snapshot) -> Ask | None:
+    """Return what one replica of a revision asks for, in any of its forms; None: none is left.
 
     A form whose recipe has gone asks for nothing.
     """
+    revision = snapshot.revisions.get(ref)
+    if revision is None:
+        return None
     spec = revision.spec
     model = snapshot.models.get(Ref(revision.project, spec.model))
     version = model.version(spec.model_version) if model else None

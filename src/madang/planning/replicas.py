@@ -122,11 +122,8 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
 
 
 def _where(found: Placement) -> Reason:
-    values: dict[str, str | int | float] = {
-        "node": found.node,
-        "accelerators": ", ".join(found.accelerators),
-    }
-    return Reason(code="placement.chosen", values=values)
+    names = ", ".join(found.accelerators)
+    return Reason(code="placement.chosen", values={"node": found.node, "accelerators": names})
 
 
 def _hold(
@@ -199,12 +196,8 @@ def _judged(replica: Replica, build: Build, snapshot: Snapshot) -> Action | None
 def gate_reason(build: Build) -> Reason:
     """Say which check of a gate failed first, and why."""
     failed = next((c for c in build.status.checks if not c.passed), None)
-    values: dict[str, str | int | float] = {
-        "build": build.name,
-        "check": failed.name if failed else "",
-        "detail": failed.detail if failed else "",
-    }
-    return Reason(code="gate.failed", values=values)
+    name, detail = (failed.name, failed.detail) if failed else ("", "")
+    return Reason(code="gate.failed", values={"build": build.name, "check": name, "detail": detail})
 
 
 def _verify(replica: Replica, build: Build, snapshot: Snapshot) -> Action | None:

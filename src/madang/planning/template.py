@@ -41,9 +41,9 @@ def pin(service: Service, snapshot: Snapshot) -> RevisionSpec | Unmet:
     model = snapshot.models.get(Ref(service.project, name))
     version = model.version(number) if model else None
     if version is None:
-        values: dict[str, str | int | float] = {"model": service.spec.model}
+        missing = Reason(code="model.missing", values={"model": service.spec.model})
         fix = Reason(code="model.fix-add", values={"model": name})
-        return Unmet(Reason(code="model.missing", values=values), f"model/{name}", fix)
+        return Unmet(missing, f"model/{name}", fix)
     spec = service.spec
     own = form_of(spec.recipe, spec.needs, spec.throughput, version, snapshot)
     if isinstance(own, Unmet):
@@ -80,11 +80,11 @@ def form_of(
     """Pin one way to make a replica: its engine, and how large it is made."""
     engine = choose_engine(recipe, version, snapshot.engines.values())
     if engine is None:
-        values: dict[str, str | int | float] = {
+        reason = Reason(code="recipe.missing", values={
             "recipe": recipe or "-", "format": version.format,
             "known": ", ".join(sorted(snapshot.engines)),
-        }  # fmt: skip
-        return Unmet(Reason(code="recipe.missing", values=values))
+        })  # fmt: skip
+        return Unmet(reason)
     shape = shape_of(version, engine, needs.memory and needs.memory * needs.count)
     if isinstance(shape, Unmet):
         return shape
@@ -121,9 +121,9 @@ def shape_of(version: ModelVersion, engine: EngineFacts, given_bytes: int | None
     context = room // CONTEXT_TOKENS_MIN * CONTEXT_TOKENS_MIN
     if context < CONTEXT_TOKENS_MIN:
         least = written_size(-(-least_bytes(version, engine) // 10**6) * 10**6)
-        values: dict[str, str | int | float] = {"memory": written_size(given_bytes), "least": least}
-        fix = Reason(code="placement.fix-memory", values={"memory": least})
-        return Unmet(Reason(code="model.too-large", values=values), fix=fix)
+        given = written_size(given_bytes)
+        reason = Reason(code="model.too-large", values={"memory": given, "least": least})
+        return Unmet(reason, fix=Reason(code="placement.fix-memory", values={"memory": least}))
     slots = max(1, min(engine.slots, context // SLOT_TOKENS))
     return Shape(fixed + per_token * context, context, slots)
 

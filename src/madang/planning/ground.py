@@ -185,8 +185,11 @@ class Ground:
             self.draw.count(before)
             self.refusals, self.stuck = known
 
-    def make_room(self, ask: Ask, running: Sequence[tuple[ReplicaStatus, Ask]]) -> int | None:
-        """Return the number of the one whose move elsewhere makes room, at the least harm."""
+    def make_room(self, ask: Ask, running: Sequence[tuple[ReplicaStatus, Ask]]) -> list[int]:
+        """Return the numbers of those whose move elsewhere might make room, the least harm first.
+
+        Where a pool draws all that it may, whether it does is to be tried.
+        """
         wanted = [option.demand for option in self.layout.options(ask)]
         here = [self._where(status, each) for status, each in running]
         self._know([*wanted, *(demand for _, demand in filter(None, here))])
@@ -194,26 +197,18 @@ class Ground:
         for key, found in enumerate(here):
             if found:
                 choice, demand = found
-                mover.add(key, self._demands[demand], choice)
-        with self.trial():
-            moves = (mover.make_room(self._demands[demand], _anywhere) for demand in wanted)
-            move = next(filter(None, moves), None)
-        return move.key if move else None
+                if any(self.draw.may_follow(self.board, each, choice, demand) for each in wanted):
+                    mover.add(key, self._demands[demand], choice)
+        ways = (mover.ways(self._demands[demand]) for demand in wanted)
+        return list(dict.fromkeys(key for own in ways for _, key, *_ in own))
 
     def _where(self, status: ReplicaStatus, ask: Ask) -> tuple[Choice, Demand] | None:
         """Return where a replica is, and its demand there."""
         devices = self.layout.usage(status).devices
-        if not devices:
+        option = self.layout.way(ask, status.variant, devices[0][0]) if devices else None
+        if option is None:
             return None
-        host = devices[0][0]
-        kind = int(self.layout.fleet.kind[host])
-        options = (o for o in self.layout.options(ask) if o.ask.variant == status.variant)
-        demand = next((o.demand for o in options if o.demand.parts[kind]), None)
-        return (
-            None
-            if demand is None
-            else (Choice(host, tuple(device for _, device, _ in devices)), demand)
-        )
+        return Choice(devices[0][0], tuple(device for _, device, _ in devices)), option.demand
 
     def see(self, node: str, everywhere: Fleet) -> None:
         """Take a lost node for seen; `everywhere` says what it has free."""
@@ -223,20 +218,22 @@ class Ground:
                 self._placer.refresh(host)
 
     def fell(self, ask: Ask) -> tuple[tuple[Filter, int], ...]:
-        """Return how many nodes fell to each filter first; a node counts by its best kind."""
+        """Return how many nodes fell to each filter first; each counts by its best kind and way."""
         layout, board, order = self.layout, self.board, list(Filter)
-        verdict = np.full(len(layout.nodes), order.index(Filter.BUSY))
+        verdict = np.zeros(len(layout.nodes), np.int64)
         kind = layout.fleet.kind
         for option in layout.options(ask):
             demand = option.demand
-            mine = np.array(demand.parts)[kind] > 0
+            own = np.full(len(verdict), order.index(Filter.BUSY))
             few = enough(layout.fleet.board(), demand).sum(axis=1) < demand.devices
             allowed = self.draw.allowed(board, demand)
             if allowed is not None:
-                verdict[mine & ~allowed] = order.index(Filter.POWER)
-            verdict[mine & (board.memory_mib < demand.memory_mib)] = order.index(Filter.HOST_MEMORY)
-            verdict[mine & (board.cpu_milli < demand.cpu_milli)] = order.index(Filter.CORES)
-            verdict[mine & few] = order.index(Filter.TOO_FEW)
+                own[~allowed] = order.index(Filter.POWER)
+            own[board.memory_mib < demand.memory_mib] = order.index(Filter.HOST_MEMORY)
+            own[board.cpu_milli < demand.cpu_milli] = order.index(Filter.CORES)
+            own[few] = order.index(Filter.TOO_FEW)
+            own[np.array(demand.parts)[kind] == 0] = 0
+            verdict = np.maximum(verdict, own)
         for k, stock in enumerate(layout.stocks):
             barred = stock.bars_all(ask)
             if barred:
@@ -299,10 +296,6 @@ def asks_waiting(snapshot: Snapshot) -> Iterator[Ask]:
         ask = ask_of(ref, snapshot)
         if ask:
             yield ask
-
-
-def _anywhere(_which: int, _kind: int) -> bool:
-    return True
 
 
 def empty(layout: Layout) -> Ground:

@@ -26,6 +26,8 @@ from madang.resources.resource import Ref
 ARRIVALS = 100
 TRIED_MAX = 3
 """So many different ones that wait are looked at in one turn."""
+WAYS_MAX = 20
+"""So many moves are tried for each, where pools draw all that they may."""
 
 Movable = Sequence[tuple[Replica, Ask]]
 
@@ -105,17 +107,19 @@ def _waiting(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
 
 
 def _way(line: Line | None, ground: Ground, may_move: Movable) -> Replica | None:
-    """Return whose move lets it start, tried with those who wait ahead of it."""
+    """Return whose move lets it start, tried with those who wait ahead of it.
+
+    The first that makes room at all decides: it does for itself unless some pool is at its limit.
+    """
     if line is None:
         return None
-    key = ground.make_room(line.ask, [(r.status, ask) for r, ask in may_move])
-    if key is None:
-        return None
-    replica, ask = may_move[key]
-    with ground.trial():
-        goal = place(ask, ground, but=replica.status.node)
-        if not isinstance(goal, Placement):
-            return None
-        ground.change(NOTHING, goal.status())
-        ground.change(replica.status, NOTHING)
-        return replica if line.starts(ground) else None
+    for key in ground.make_room(line.ask, [(r.status, ask) for r, ask in may_move])[:WAYS_MAX]:
+        replica, ask = may_move[key]
+        with ground.trial():
+            goal = place(ask, ground, but=replica.status.node)
+            if isinstance(goal, Placement):
+                ground.change(NOTHING, goal.status())
+                ground.change(replica.status, NOTHING)
+                if ground.fits(line.ask):
+                    return replica if line.starts(ground) else None
+    return None

@@ -10,7 +10,7 @@ from madang.control import thinking
 from madang.planning.action import Reprice, assume
 from madang.planning.ask import Ask
 from madang.planning.forecast import THINK_AGAIN_S, question
-from madang.planning.ground import Memo
+from madang.planning.memo import Memo
 from madang.planning.place import place
 from madang.planning.plan import plan
 from madang.planning.reprice import reprice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from madang.api.shown import power
 from madang.planning.action import assume
 from madang.planning.ask import Ask, Filter, Refused
-from madang.planning.ground import Memo
 from madang.planning.layout import layout_of
+from madang.planning.memo import Memo
 from madang.planning.place import Placement, place
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
@@ -24,6 +25,8 @@ from madang.testing.builders import GB, PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper
 
 WAITING, READY = ReplicaPhase.WAITING, ReplicaPhase.READY
+SEEDS = (0, 5, 7, 8, 9, 10, 11)
+"""Under which something is moved."""
 H100 = PUBLISHED["nvidia/h100"]
 
 
@@ -125,6 +128,17 @@ def test_less_memory_is_a_fix_where_it_is_free_beside_others():
     assert (fix.code, fix.values) == ("placement.fix-memory", {"memory": "30GB"})
 
 
+def test_less_memory_is_a_fix_where_only_some_of_the_cards_may_begin_to_work():
+    """Two of three: the one that works already has 30 GB left, and one more may begin."""
+    card = node("n", cards=3, shared=True)
+    paper = Paper(snapshot(card, pool(1.46), model(), service("one", needs={"memory": "50GB"})))
+    paper.settle()
+    paper.put(service("two", needs={"memory": "60GB", "count": 2}))
+    paper.settle()
+    fix = paper.replicas("two")[0].status.smallest_fix
+    assert (fix.code, fix.values) == ("placement.fix-memory", {"memory": "30GB"})
+
+
 def test_another_pool_takes_what_one_may_not():
     far = changed(node("b", cards=2), pool="far")
     paper = Paper(snapshot(node("a", cards=2), far, pool(0.8), pool(None, "far"), model(),
@@ -201,6 +215,118 @@ def test_what_a_pool_draws_is_told_with_the_kinds_of_which_nobody_knows_it():
     assert told["pool-default"].model_dump() == {"power_kw": 0.76, "no_watts": ("furiosa/rngd",)}
     assert told["pool-far"].model_dump() == {"power_kw": None, "no_watts": ("furiosa/rngd",)}
     assert told["pool-empty"].model_dump() == {"power_kw": None, "no_watts": ()}
+
+
+def with_one_on_each(*nodes: list[AnyResource], kept: str) -> Paper:
+    """Return a full world in which one replica of a service has stayed on each of these nodes."""
+    cards = sum(len(made) - 1 for made in nodes)
+    paper = Paper(snapshot(*nodes, pool(None), pool(None, "far"), model(),
+                           service("one", scale=cards)))  # fmt: skip
+    paper.settle()
+    held = {r.status.node: r for r in paper.replicas("one")}
+    gone = [r for r in paper.replicas("one") if r not in [held[name] for name in kept]]
+    left = {r.uid: r for r in gone}
+    processes = {u: p for u, p in paper.snapshot.seen.processes.items() if u not in left}
+    known = paper.snapshot.services[Ref(PROJECT, "one")]
+    fewer = known.spec.model_copy(update={"scale": len(kept)})
+    changed = known.model_copy(update={"spec": fewer, "generation": known.generation + 1})
+    seen = replace(paper.snapshot.seen, processes=processes)
+    paper.snapshot = replace(paper.snapshot.after([changed], gone), seen=seen, moves_per_100=50)
+    paper.settle()
+    return paper
+
+
+PAIR = {"count": 2, "accelerator": "nvidia"}
+
+
+def apart() -> Paper:
+    """Two nodes with one free card of two each, of which the first is in a pool at its limit."""
+    far = changed([*node("b", cards=2), *node("c")], pool="far")
+    paper = with_one_on_each(node("a", cards=2), far[:3], far[3:], kept="ab")
+    limit(paper, drawn_kw(paper.snapshot))
+    return paper
+
+
+def test_of_two_that_could_be_moved_the_one_goes_whose_room_a_pool_may_use():
+    paper = apart()
+    paper.put(service("two", needs=PAIR))
+    paper.settle(seconds=100)
+    assert phases(paper, "two") == [READY]
+    assert {r.status.node for r in paper.replicas("two")} == {"b"}
+    assert sorted(r.status.node for r in paper.replicas("one")) == ["a", "c"]
+
+
+def test_nothing_is_moved_for_what_no_pool_may_draw_and_the_first_watt_that_may_moves_it():
+    paper = apart()
+    limit(paper, drawn_kw(paper.snapshot, "far"), "far")
+    paper.put(service("two", needs=PAIR))
+    paper.settle(seconds=100)
+    assert not any(r.spec.replaces for r in paper.replicas("one"))
+    limit(paper, drawn_kw(paper.snapshot, "far") + 2 * (H100.full - H100.idle) / 1000 - 1e-3, "far")
+    paper.settle(seconds=100)
+    assert phases(paper, "two") == [WAITING], "a watt too few for the pair"
+    limit(paper, drawn_kw(paper.snapshot, "far") + 2 * (H100.full - H100.idle) / 1000, "far")
+    paper.settle(seconds=100)
+    assert phases(paper, "two") == [READY]
+
+
+def test_for_as_long_as_a_move_takes_both_draw():
+    """What moves lets an H100 go in the end, and draws two A100 more until then."""
+    wide = {"count": 2, "memory": "40GB", "accelerator": "nvidia"}
+    far = changed(node("z", cards=2), pool="far")
+    world = snapshot(node("a", cards=2), far, pool(None), pool(None, "far"), model(),
+                     service("one", scale=2, needs=wide))  # fmt: skip
+    paper = Paper(replace(world, moves_per_100=50))
+    paper.settle()
+    paper.put(*node("b", cards=2, kind="nvidia/a100", memory_gb=40))
+    paper.find("b")
+    a100 = PUBLISHED["nvidia/a100"]
+    most = drawn_kw(paper.snapshot) + 2 * (a100.full - a100.idle) / 1000
+    limit(paper, most - 1e-3)
+    paper.put(service("two", needs={"accelerator": "nvidia/h100"}))
+    paper.settle(seconds=100)
+    assert sorted(r.status.node for r in paper.replicas("one")) == ["a", "z"]
+    limit(paper, most)
+    paper.settle(seconds=100)
+    assert sorted(r.status.node for r in paper.replicas("one")) == ["b", "z"]
+    assert phases(paper, "two") == [READY]
+    assert drawn_kw(paper.snapshot) < most
+
+
+def moved_under_limits(seed: int) -> int:
+    """Let services come and go, and be moved, in pools with limits; return how many moved."""
+    chance = random.Random(seed)
+    kinds, pools, moved = ["nvidia/h100", "nvidia/a100", "nvidia/t4"], ["default", "far"], set()
+    nodes = [
+        changed(node(f"n{i}", cards=chance.choice([2, 4]), kind=chance.choice(kinds),
+                     shared=chance.random() < 0.3), pool=chance.choice(pools))
+        for i in range(6)
+    ]  # fmt: skip
+    paper = Paper(snapshot(*nodes, model(), *(pool(None, name) for name in pools)))
+    paper.snapshot = replace(paper.snapshot, moves_per_100=100)
+    for step in range(10):
+        for name in pools:
+            slack = chance.choice([0.0, 0.3, 0.7, 1.4, 3.0])
+            limit(paper, drawn_kw(paper.snapshot, name) + slack, name)
+        needs = {"memory": f"{chance.choice([20, 70])}GB", "count": chance.choice([1, 1, 2, 4])}
+        paper.put(service(f"s{step:02}", scale=chance.randint(1, 3), needs=needs))
+        if step > 3 and chance.random() < 0.5:
+            known = [s for s in paper.snapshot.services.values() if s.deleted_at is None]
+            paper.put(chance.choice(known).model_copy(update={"deleted_at": paper.now}))
+        caps = {name: paper.snapshot.all(Pool)[Ref("", name)].spec for name in pools}
+        for _ in range(6):
+            planned = paper.intend()
+            for name, spec in caps.items():
+                assert drawn_kw(paper.snapshot, name) <= spec.power_kw_max + 1e-9, (seed, step)
+            paper.carry_out(planned)
+            paper.wait(chance.choice([0.5, 3.0]))
+            moved |= {r.uid for r in paper.snapshot.replicas.values() if r.spec.replaces}
+    return len(moved)
+
+
+def test_moves_too_take_no_pool_above_its_limit_at_any_time():
+    moved = [moved_under_limits(seed) for seed in SEEDS]
+    assert sum(moved) > len(SEEDS) // 2, "or nothing was tried"
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from madang.planning.action import assume
-from madang.planning.ground import Memo
+from madang.planning.memo import Memo
 from madang.planning.plan import plan
 from madang.resources.place import Pool, PoolSpec, PoolStatus
 from madang.resources.replica import HOLDING

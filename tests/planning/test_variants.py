@@ -67,6 +67,13 @@ def test_a_service_none_of_whose_forms_finds_room_says_so_of_all_its_kinds():
     assert told.smallest_fix is not None
 
 
+def test_a_node_counts_by_the_form_that_comes_furthest_there():
+    four = {"accelerator": "nvidia/h100", "count": 4}
+    paper = mixed(node("n", cards=2), scale=3, needs={"count": 1}, variants=[four])
+    fell = paper.replicas("bot")[2].status.reason.values
+    assert (fell["fell_busy"], fell.get("fell_too_few", 0)) == (1, 0)
+
+
 def test_a_form_whose_recipe_is_not_there_keeps_the_service_pending_and_says_which():
     paper = mixed(GPU, ATOM, variants=[{**NPU, "recipe": "gone"}])
     status = paper.snapshot.services[Ref(PROJECT, "bot")].status

@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from madang.planning.action import Plan, Stop, assume
-from madang.planning.ground import Memo
+from madang.planning.memo import Memo
 from madang.planning.plan import plan
 from madang.planning.snapshot import Probed
 from madang.resources.place import (

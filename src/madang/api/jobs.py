@@ -90,7 +90,7 @@ async def attempt_logs(
 async def _tails(
     desk: Desk, attempt: Attempt, lines: int, rank: int | None
 ) -> list[dict[str, Any]]:
-    job = desk.world.get(CONTROL, Job, Ref(attempt.project, attempt.spec.job))
+    job = desk.world.get(CONTROL, Job, attempt.job)
     if job is None:
         return []
     if rank is not None:

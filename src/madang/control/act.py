@@ -104,7 +104,7 @@ class Hands:
 
     def _launch_plan(self, replica: Replica) -> LaunchPlan:
         status = replica.status
-        revision = self.world.get(CONTROL, Revision, Ref(replica.project, replica.spec.revision))
+        revision = self.world.get(CONTROL, Revision, replica.revision)
         node = self.world.get(CONTROL, Node, Ref("", status.node))
         assert revision is not None, replica.name
         form = revision.spec.form(status.variant)

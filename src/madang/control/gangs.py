@@ -69,7 +69,7 @@ class Gangs:
             self.observer.stopped(order.node, order.uid, order.epoch, moment)
 
     def _job(self, attempt: Attempt) -> Job | None:
-        return self.world.get(CONTROL, Job, Ref(attempt.project, attempt.spec.job))
+        return self.world.get(CONTROL, Job, attempt.job)
 
     def _members(self, job: Job, attempt: Attempt) -> Iterator[tuple[str, Member]]:
         """Return each member of a gang, with its node."""

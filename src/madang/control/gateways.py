@@ -147,7 +147,7 @@ def routes(
     for replica in world.list(CONTROL, "replica").values():
         assert isinstance(replica, Replica)
         if replica.status.phase is ReplicaPhase.READY:
-            ready.setdefault(Ref(replica.project, replica.spec.service), []).append(replica)
+            ready.setdefault(replica.service, []).append(replica)
     endpoints = tuple(
         _endpoint(world, endpoint, ready, token)
         for _, endpoint in sorted(world.list(CONTROL, "endpoint").items())
@@ -208,7 +208,7 @@ def _shared_features(facts: list[EngineFacts]) -> frozenset[str]:
 
 
 def _revision(world: World, replica: Replica) -> Revision | None:
-    return world.get(CONTROL, Revision, Ref(replica.project, replica.spec.revision))
+    return world.get(CONTROL, Revision, replica.revision)
 
 
 def _target(replica: Replica, form: Form | None, token: Token) -> traffic.Target:

@@ -14,7 +14,7 @@ from madang.control.guard import guarded
 from madang.control.observe import Observer
 from madang.control.world import World
 from madang.planning.action import Action, Plan
-from madang.planning.ground import Memo
+from madang.planning.memo import Memo
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
 from madang.resources.event import Event

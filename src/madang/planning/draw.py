@@ -19,6 +19,7 @@ from madang.planning.layout import Layout
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fit import enough, fitting
 from madang.planning.placement.fleet import Board, Bools, Fleet, Ints
+from madang.planning.placement.placer import Choice
 
 MANY = 2**31
 """Devices, where nothing holds back how many may work."""
@@ -39,8 +40,7 @@ class Draw:
             if stock.pool in self.caps and stock.more_mw > 0:
                 self._of_pool[stock.pool].append(k)
         if self.caps:
-            count = np.bincount(self._kind, (self._whole >= 0).sum(axis=1), len(self._stocks))
-            for stock, devices in zip(self._stocks, count, strict=True):
+            for stock, devices in zip(self._stocks, fleet.capacity, strict=True):
                 self._beside[stock.pool] += max(0, stock.idle_mw) * int(devices)
         self.count(fleet)
 
@@ -97,6 +97,17 @@ class Draw:
         working = enough(board, demand) & (board.free < self._whole)
         return np.asarray(np.maximum(demand.devices - working.sum(axis=1), 0))
 
+    def may_follow(self, board: Board, demand: Demand, left: Choice, gone: Demand) -> bool:
+        """Tell whether a demand may begin on a host once another has left devices there."""
+        host, kind = left.host, int(self._kind[left.host])
+        if self._stocks[kind].pool not in self.caps:
+            return True
+        row = board.free[host].copy()
+        row[list(left.devices)] += gone.parts[kind]
+        works = row < self._whole[host]
+        joins = int((works & (row >= demand.parts[kind])).sum())
+        return demand.devices - joins <= self.fresh(kind) + int(self._busy[host] - works.sum())
+
     def devices(self, board: Board, host: int, demand: Demand) -> tuple[int, ...]:
         """Return devices of a host for a demand, first those that work, of these the fullest."""
         row, part = board.free[host], demand.parts[self._kind[host]]
@@ -104,12 +115,13 @@ class Draw:
         return tuple(int(i) for i in order[row[order] >= part][: demand.devices])
 
     def within(self, board: Board) -> Ints:
-        """[hosts, devices] What is free where no device of a pool at its limit begins to work."""
-        shut = [self.fresh(k) == 0 for k in range(len(self._stocks))]
-        if not any(shut):
+        """[hosts, devices] What is free where no more begin to work than their pool may draw."""
+        if not self.caps:
             return board.free
-        rests = (board.free >= self._whole) & np.array(shut)[self._kind][:, None]
-        return np.asarray(np.where(rests, np.minimum(board.free, 0), board.free))
+        left = np.array([self.fresh(k) for k in range(len(self._stocks))])[self._kind]
+        rests = board.free >= self._whole
+        beyond = rests & (rests.cumsum(axis=1) > left[:, None])
+        return np.asarray(np.where(beyond, np.minimum(board.free, 0), board.free))
 
     def least_mw(self, pool: str, board: Board, demand: Demand) -> int | None:
         """Return the least that a demand would add to what a pool draws; None: it fits nowhere."""

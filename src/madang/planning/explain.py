@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from madang.planning.ask import Refused
 from madang.planning.fix import smallest_fix
-from madang.planning.ground import Memo
+from madang.planning.memo import Memo
 from madang.planning.place import place
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.replica import Replica, ReplicaPhase
-from madang.resources.resource import AnyResource, Frozen, Reason, Ref
+from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.revision import Revision
 from madang.resources.service import Service
 
@@ -67,8 +67,7 @@ def _replica(replica: Replica, snapshot: Snapshot, memo: Memo) -> Explanation:
 
 def _waiting(replica: Replica, snapshot: Snapshot, memo: Memo) -> dict[str, Reason | None]:
     """Place it once more, now, and say what is in the way."""
-    revision = snapshot.revisions.get(Ref(replica.project, replica.spec.revision))
-    ask = ask_of(revision, snapshot) if revision else None
+    ask = ask_of(replica.revision, snapshot)
     if ask is None:
         return {}
     ground = memo.ground(snapshot)

@@ -110,15 +110,14 @@ def _ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterato
 
 
 def _replicas_ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterator[Ask]:
-    own = Ref(waiter.project, waiter.spec.service) if isinstance(waiter, Replica) else None
+    own = waiter.service if isinstance(waiter, Replica) else None
     waiting = [
         r for r in snapshot.replicas.values()
         if ground.status(r).phase is ReplicaPhase.WAITING
-        and (own is None or Ref(r.project, r.spec.service) < own)
+        and (own is None or r.service < own)
     ]  # fmt: skip
-    for other in sorted(waiting, key=lambda r: (r.project, r.spec.service, serial(r))):
-        revision = snapshot.revisions.get(Ref(other.project, other.spec.revision))
-        ask = ask_of(revision, snapshot) if revision else None
+    for other in sorted(waiting, key=lambda r: (r.service, serial(r))):
+        ask = ask_of(other.revision, snapshot)
         if ask:
             yield ask
 

@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from madang.planning.layout import Layout, Option
+from madang.planning.ask import Ask
+from madang.planning.layout import MILLI, Layout, Option
 from madang.planning.leaving import LEAVING
 from madang.planning.placement.demand import Demand
-from madang.planning.placement.fleet import Fleet, Ints, Kind
+from madang.planning.placement.fleet import Kind
 from madang.planning.placement.outlook import Outlook
+from madang.planning.placement.reserve import Ledger
 from madang.planning.snapshot import Snapshot
-from madang.planning.template import ask_of
+from madang.planning.template import ask_of, ask_of_job
+from madang.resources.job import OVER
 from madang.resources.resource import Ref
 
 CHANGED = 0.1
@@ -55,31 +56,35 @@ def question(snapshot: Snapshot, layout: Layout, mix: Mapping[Demand, int]) -> Q
 
 def is_for(outlook: Outlook, layout: Layout) -> bool:
     """Tell whether an outlook is one for this hardware."""
-    return (outlook.kinds, outlook.capacity) == (layout.fleet.kinds, tuple(capacity(layout.fleet)))
-
-
-def capacity(fleet: Fleet) -> Ints:
-    """[kinds] Return how many devices there are of each kind."""
-    return np.bincount(
-        fleet.kind, weights=(fleet.free >= 0).sum(axis=1), minlength=len(fleet.kinds)
-    ).astype(np.int64)
+    fleet = layout.fleet
+    return (outlook.kinds, outlook.capacity) == (fleet.kinds, tuple(fleet.capacity))
 
 
 def mix_of(snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
-    """Count the demands of all replicas that are there or should be."""
-    asked: Counter[Ref] = Counter(
-        Ref(replica.project, replica.spec.revision)
-        for replica in snapshot.replicas.values()
-        if replica.status.phase not in LEAVING
-    )
+    """Count the demands of all replicas and jobs that are there or should be."""
     mix: Counter[Demand] = Counter()
-    for ref, count in asked.items():
-        revision = snapshot.revisions.get(ref)
-        ask = ask_of(revision, snapshot) if revision else None
-        options = layout.options(ask) if ask else ()
+    for ask, count in _asked(snapshot).items():
+        options = layout.options(ask)
         if options:
             mix[merged(options)] += count
     return mix
+
+
+def _asked(snapshot: Snapshot) -> Counter[Ask]:
+    asked: Counter[Ask] = Counter()
+    replicas = Counter(
+        replica.revision
+        for replica in snapshot.replicas.values()
+        if replica.status.phase not in LEAVING
+    )
+    for ref, count in replicas.items():
+        ask = ask_of(ref, snapshot)
+        if ask:
+            asked[ask] += count
+    for job in snapshot.jobs.values():
+        if job.status.phase not in OVER and job.deleted_at is None:
+            asked[ask_of_job(job)] += job.spec.nodes
+    return asked
 
 
 def merged(options: Sequence[Option]) -> Demand:
@@ -92,6 +97,44 @@ def merged(options: Sequence[Option]) -> Demand:
     alike = [demand.parts for demand in usual]
     parts = tuple(max(own) for own in zip(*alike, strict=True))
     return Demand(first.cpu_milli, first.memory_mib, first.devices, parts)
+
+
+def booked(outlook: Outlook, snapshot: Snapshot, layout: Layout) -> Ledger:
+    """Book what replicas and attempts have on the plan of an outlook."""
+    ledger = Ledger(dict(outlook.reserve))
+    placed: Counter[tuple[Ask, str]] = Counter()
+    for (ref, name), count in _by_first(snapshot).items():
+        ask = ask_of(ref, snapshot)
+        if ask:
+            placed[ask, name] += count
+    for attempt in snapshot.attempts.values():
+        held = [place for place in attempt.status.places if place.accelerators]
+        job = snapshot.jobs.get(attempt.job) if held else None
+        for place in held if job else ():
+            assert job is not None
+            placed[ask_of_job(job), place.accelerators[0]] += 1
+    for (ask, name), count in placed.items():
+        where = layout.places.get(name)
+        k = int(layout.fleet.kind[where[0]]) if where else 0
+        options = layout.options(ask) if where else ()
+        option = next((each for each in options if each.demand.parts[k]), None)
+        if option and k in option.group:
+            ledger.note(option.group, k, count * milli_of(option.demand, k, layout))
+    return ledger
+
+
+def _by_first(snapshot: Snapshot) -> Counter[tuple[Ref, str]]:
+    """Count replicas by revision and the first of their accelerators."""
+    return Counter(
+        (r.revision, r.status.accelerators[0])
+        for r in snapshot.replicas.values()
+        if r.status.accelerators
+    )
+
+
+def milli_of(demand: Demand, kind: int, layout: Layout) -> int:
+    """Return the thousandths of devices of a kind that a demand takes."""
+    return demand.devices * demand.parts[kind] * MILLI // layout.fleet.kinds[kind].whole
 
 
 def distance(one: Mapping[Demand, int], other: Mapping[Demand, int]) -> float:

@@ -11,10 +11,8 @@ from madang.planning.layout import Option
 from madang.planning.place import Placement, place, placement
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.gang import Gang, GangPlacement
+from madang.planning.template import ask_of_job
 from madang.resources.job import Job, Near
-from madang.resources.place import Guarantee
-
-GB = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +38,8 @@ class Want:
 
 
 def want_of(job: Job) -> Want:
-    """Return what a job's gang asks for, on each of its nodes.
-
-    Without an accelerator the node's processors are meant. Without a size accelerators are wanted
-    whole, and of the node's memory 1 GB.
-    """
-    needs = job.spec.needs
-    kind = needs.accelerator or "cpu"
-    is_cpu = kind.partition("/")[0] == "cpu"
-    whole = needs.memory is None and not is_cpu
-    ask = Ask(
-        kinds=frozenset({kind}), count=needs.count,
-        memory_bytes=needs.memory or (GB if is_cpu else 0),
-        guarantee=Guarantee.ISOLATED if whole else needs.guarantee,
-        cores=needs.cores, host_memory_bytes=needs.host_memory, grade=job.spec.grade,
-    )  # fmt: skip
-    return Want(ask, job.spec.nodes, job.spec.near)
+    """Return what a job's gang asks for."""
+    return Want(ask_of_job(job), job.spec.nodes, job.spec.near)
 
 
 def place_gang(want: Want, ground: Ground) -> tuple[Placement, ...] | Refused:

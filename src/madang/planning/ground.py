@@ -10,8 +10,8 @@ import numpy as np
 
 from madang.planning.ask import Ask, Filter
 from madang.planning.draw import Draw
-from madang.planning.forecast import is_for, mix_of
-from madang.planning.layout import MILLI, Layout, Option, Usage, layout_of
+from madang.planning.forecast import booked, milli_of
+from madang.planning.layout import Layout, Option, Usage
 from madang.planning.placement.columns import MADANG, NOWHERE, Columns
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fit import enough, fitting
@@ -25,10 +25,11 @@ from madang.planning.placement.placer import Choice, Placer
 from madang.planning.placement.prices import Prices
 from madang.planning.placement.reserve import BONUS, Ledger
 from madang.planning.snapshot import Snapshot
-from madang.planning.template import ask_of
+from madang.planning.template import ask_of, ask_of_job
 from madang.resources.holding import Holding
+from madang.resources.job import JobPhase
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
-from madang.resources.resource import Reason, Ref
+from madang.resources.resource import Reason
 
 NOTHING = Holding()
 UNSEEN = -1
@@ -96,7 +97,7 @@ class Ground:
     def sync(self, snapshot: Snapshot) -> None:
         """Go on from another state of the same hardware."""
         free = free_of(self.layout, snapshot)
-        self._ledger = self._booked(snapshot)
+        self._ledger = booked(self.outlook, snapshot, self.layout) if self.outlook else None
         if self._placer.sync(free):
             self.stuck.clear()
         self.refusals.clear()
@@ -158,13 +159,10 @@ class Ground:
         if ledger is None:
             return option.bonus
         has_room = (
-            ledger.has_room(option.group, k, self._milli(option.demand, k))
+            ledger.has_room(option.group, k, milli_of(option.demand, k, self.layout))
             for k in range(len(option.bonus))
         )
         return tuple(own + BONUS * room for own, room in zip(option.bonus, has_room, strict=True))
-
-    def _milli(self, demand: Demand, kind: int) -> int:
-        return demand.devices * demand.parts[kind] * MILLI // self.layout.fleet.kinds[kind].whole
 
     def search(self, demand: Demand, bonus: Sequence[float], gang: Gang) -> GangPlacement | None:
         """Return the best places for a gang, whatever pools may draw."""
@@ -195,8 +193,11 @@ class Ground:
             self.draw.count(before)
             self.refusals, self.stuck = known
 
-    def make_room(self, ask: Ask, running: Sequence[tuple[ReplicaStatus, Ask]]) -> int | None:
-        """Return the number of the one whose move elsewhere makes room, at the least harm."""
+    def make_room(self, ask: Ask, running: Sequence[tuple[ReplicaStatus, Ask]]) -> list[int]:
+        """Return the numbers of those whose move elsewhere might make room, the least harm first.
+
+        Where a pool draws all that it may, whether it does is to be tried.
+        """
         wanted = [option.demand for option in self.layout.options(ask)]
         here = [self._where(status, each) for status, each in running]
         self._know([*wanted, *(demand for _, demand in filter(None, here))])
@@ -204,26 +205,18 @@ class Ground:
         for key, found in enumerate(here):
             if found:
                 choice, demand = found
-                mover.add(key, self._demands[demand], choice)
-        with self.trial():
-            moves = (mover.make_room(self._demands[demand], _anywhere) for demand in wanted)
-            move = next(filter(None, moves), None)
-        return move.key if move else None
+                if any(self.draw.may_follow(self.board, each, choice, demand) for each in wanted):
+                    mover.add(key, self._demands[demand], choice)
+        ways = (mover.ways(self._demands[demand]) for demand in wanted)
+        return list(dict.fromkeys(key for own in ways for _, key, *_ in own))
 
     def _where(self, status: ReplicaStatus, ask: Ask) -> tuple[Choice, Demand] | None:
         """Return where a replica is, and its demand there."""
         devices = self.layout.usage(status).devices
-        if not devices:
+        option = self.layout.way(ask, status.variant, devices[0][0]) if devices else None
+        if option is None:
             return None
-        host = devices[0][0]
-        kind = int(self.layout.fleet.kind[host])
-        options = (o for o in self.layout.options(ask) if o.ask.variant == status.variant)
-        demand = next((o.demand for o in options if o.demand.parts[kind]), None)
-        return (
-            None
-            if demand is None
-            else (Choice(host, tuple(device for _, device, _ in devices)), demand)
-        )
+        return Choice(devices[0][0], tuple(device for _, device, _ in devices)), option.demand
 
     def see(self, node: str, everywhere: Fleet) -> None:
         """Take a lost node for seen; `everywhere` says what it has free."""
@@ -233,20 +226,22 @@ class Ground:
                 self._placer.refresh(host)
 
     def fell(self, ask: Ask) -> tuple[tuple[Filter, int], ...]:
-        """Return how many nodes fell to each filter first; a node counts by its best kind."""
+        """Return how many nodes fell to each filter first; each counts by its best kind and way."""
         layout, board, order = self.layout, self.board, list(Filter)
-        verdict = np.full(len(layout.nodes), order.index(Filter.BUSY))
+        verdict = np.zeros(len(layout.nodes), np.int64)
         kind = layout.fleet.kind
         for option in layout.options(ask):
             demand = option.demand
-            mine = np.array(demand.parts)[kind] > 0
+            own = np.full(len(verdict), order.index(Filter.BUSY))
             few = enough(layout.fleet.board(), demand).sum(axis=1) < demand.devices
             allowed = self.draw.allowed(board, demand)
             if allowed is not None:
-                verdict[mine & ~allowed] = order.index(Filter.POWER)
-            verdict[mine & (board.memory_mib < demand.memory_mib)] = order.index(Filter.HOST_MEMORY)
-            verdict[mine & (board.cpu_milli < demand.cpu_milli)] = order.index(Filter.CORES)
-            verdict[mine & few] = order.index(Filter.TOO_FEW)
+                own[~allowed] = order.index(Filter.POWER)
+            own[board.memory_mib < demand.memory_mib] = order.index(Filter.HOST_MEMORY)
+            own[board.cpu_milli < demand.cpu_milli] = order.index(Filter.CORES)
+            own[few] = order.index(Filter.TOO_FEW)
+            own[np.array(demand.parts)[kind] == 0] = 0
+            verdict = np.maximum(verdict, own)
         for k, stock in enumerate(layout.stocks):
             barred = stock.bars_all(ask)
             if barred:
@@ -299,21 +294,6 @@ class Ground:
                 self._demands.setdefault(demand, len(self._demands))
             self._placer = self._score(self.board.fleet())
 
-    def _booked(self, snapshot: Snapshot) -> Ledger | None:
-        """Book what replicas have on the plan of the outlook."""
-        if self.outlook is None:
-            return None
-        ledger, places, kinds = Ledger(dict(self.outlook.reserve)), self.layout.places, self.layout
-        for (ref, name), count in _by_first(snapshot).items():
-            revision, place = snapshot.revisions.get(ref), places.get(name)
-            ask = ask_of(revision, snapshot) if revision and place else None
-            k = int(kinds.fleet.kind[place[0]]) if place else 0
-            options = kinds.options(ask) if ask else ()
-            option = next((each for each in options if each.demand.parts[k]), None)
-            if option and k in option.group:
-                ledger.note(option.group, k, count * self._milli(option.demand, k))
-        return ledger
-
     def _score(self, free: Fleet) -> Placer:
         kinds = self.layout.fleet.kinds
         known = self.outlook
@@ -323,80 +303,20 @@ class Ground:
         return Placer(free, demands, Columns(demands, kinds, measure, prices, MADANG))
 
 
-def _by_first(snapshot: Snapshot) -> Counter[tuple[Ref, str]]:
-    """Count replicas by revision and the first of their accelerators."""
-    return Counter(
-        (Ref(r.project, r.spec.revision), r.status.accelerators[0])
-        for r in snapshot.replicas.values()
-        if r.status.accelerators
-    )
-
-
 def asks_waiting(snapshot: Snapshot) -> Iterator[Ask]:
     """Return what is asked for by those that wait, once for each revision."""
-    waiting = {
-        Ref(r.project, r.spec.revision): None
-        for r in snapshot.replicas.values()
-        if r.status.phase is ReplicaPhase.WAITING
-    }
-    for ref in waiting:
-        revision = snapshot.revisions.get(ref)
-        ask = ask_of(revision, snapshot) if revision else None
+    replicas = snapshot.replicas.values()
+    for ref in dict.fromkeys(
+        r.revision for r in replicas if r.status.phase is ReplicaPhase.WAITING
+    ):
+        ask = ask_of(ref, snapshot)
         if ask:
             yield ask
-
-
-def _anywhere(_which: int, _kind: int) -> bool:
-    return True
+    yield from (
+        ask_of_job(job) for job in snapshot.jobs.values() if job.status.phase is JobPhase.WAITING
+    )
 
 
 def empty(layout: Layout) -> Ground:
     """Return the ground on which nobody has anything yet."""
     return Ground(layout, layout.fleet)
-
-
-class Memo:
-    """Work kept between turns. Any memo gives the same plan; a warm one gives it sooner."""
-
-    def __init__(self) -> None:
-        self._hardware: tuple[object, ...] = ()
-        self._state: tuple[object, ...] = ()
-        self._ground: Ground | None = None
-        self._counted: tuple[object, ...] = ()
-        self._mix: Counter[Demand] = Counter()
-
-    def ground(self, snapshot: Snapshot) -> Ground:
-        """Return what is free in this snapshot, added up again only where something changed."""
-        hardware = _identity(snapshot, "accelerator", "node", "pool", "site")
-        ground = self._ground
-        if ground is None or not _same(hardware, self._hardware):
-            layout = layout_of(snapshot)
-            if ground is None or not ground.layout.is_like(layout):
-                ground = self._ground = Ground(layout, layout.fleet)
-            self._hardware, self._state = hardware, ()
-        outlook = snapshot.seen.outlook
-        if outlook and not is_for(outlook, ground.layout):
-            outlook = None
-        if outlook is not ground.outlook:
-            ground = self._ground = Ground(ground.layout, ground.layout.fleet, outlook)
-            self._state = ()
-        state = (*_identity(snapshot, "replica", "service", "job", "attempt"), snapshot.seen.nodes)
-        if not (_same(state, self._state) and ground.is_fresh):
-            ground.sync(snapshot)
-            self._state = state
-        return ground
-
-    def mix(self, snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
-        """Return the demands of this snapshot, counted again only if something in it changed."""
-        counted = (*_identity(snapshot, "replica", "revision", "model"), layout)
-        if not _same(counted, self._counted):
-            self._counted, self._mix = counted, mix_of(snapshot, layout)
-        return self._mix
-
-
-def _identity(snapshot: Snapshot, *kinds: str) -> tuple[object, ...]:
-    return tuple(snapshot.kept.get(kind) for kind in kinds)
-
-
-def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -57,7 +57,7 @@ def tasks(snapshot: Snapshot) -> Iterator[Task]:
     """Gather what belongs to each job, who came first in front."""
     own: dict[Ref, list[Attempt]] = {}
     for attempt in snapshot.attempts.values():
-        own.setdefault(Ref(attempt.project, attempt.spec.job), []).append(attempt)
+        own.setdefault(attempt.job, []).append(attempt)
     for job in sorted(snapshot.jobs.values(), key=line_mark):
         mine = sorted(own.get(job.ref, ()), key=lambda attempt: attempt.spec.number)
         yield Task(job, tuple(mine))

@@ -94,6 +94,12 @@ class Layout:
             self._options[ask] = found
         return found
 
+    def way(self, ask: Ask, variant: int, host: int) -> Option | None:
+        """Return the way in which one is met that is there in a form."""
+        kind, options = int(self.fleet.kind[host]), self.options(ask)
+        own = (o for o in options if o.ask.variant == variant and o.demand.parts[kind])
+        return next(own, None)
+
     def _make_options(self, ask: Ask) -> Iterator[Option]:
         """Kinds differ in how many accelerators a device stands for, and in whose memory it is."""
         ways: dict[tuple[int, int], list[int]] = {}

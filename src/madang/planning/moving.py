@@ -23,11 +23,12 @@ from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import Ref
-from madang.resources.revision import Revision
 
 ARRIVALS = 100
 TRIED_MAX = 3
 """So many different ones that wait are looked at in one turn."""
+WAYS_MAX = 20
+"""So many moves are tried for each, where pools draw all that they may."""
 
 Movable = Sequence[tuple[Replica, Ask]]
 
@@ -47,14 +48,14 @@ def plan_moves(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
         if found is None:
             ground.stuck.add(mark)
             continue
-        service = snapshot.services[Ref(found.project, found.spec.service)]
+        service = snapshot.services[found.service]
         yield take_over(service, found, mark_of(replica, snapshot), snapshot)
         return
 
 
 def mark_of(replica: Replica, snapshot: Snapshot) -> str:
     """Return a mark of a replica's service that says nothing to those who don't know its uid."""
-    service = snapshot.services.get(Ref(replica.project, replica.spec.service))
+    service = snapshot.services.get(replica.service)
     return hashlib.sha256(service.uid.encode()).hexdigest()[:16] if service else ""
 
 
@@ -73,7 +74,7 @@ def movable(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
     busy = {Ref(r.project, r.spec.replaces) for r in snapshot.replicas.values() if r.spec.replaces}
     for _, replica in sorted(snapshot.replicas.items()):
         if replica.status.phase is ReplicaPhase.READY and replica.ref not in busy:
-            ready.setdefault(Ref(replica.project, replica.spec.service), []).append(replica)
+            ready.setdefault(replica.service, []).append(replica)
     for ref, replicas in ready.items():
         service = snapshot.services.get(ref)
         if service is None or service.deleted_at is not None or len(replicas) < 2:
@@ -81,8 +82,7 @@ def movable(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
         if service.status.observed_generation != service.generation:
             continue
         for replica in replicas:
-            revision = snapshot.revisions.get(Ref(ref.project, replica.spec.revision))
-            ask = ask_of(revision, snapshot) if revision else None
+            ask = ask_of(replica.revision, snapshot)
             if ask and service.status.revision == replica.spec.revision:
                 yield replica, ask
 
@@ -98,28 +98,29 @@ def _waiting(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
     }
     seen: set[Ref] = set()
     for replica in sorted(waiting, key=lambda r: r.ref):
-        ref = Ref(replica.project, replica.spec.revision)
-        if replica.spec.replaces or ref in seen or mark_of(replica, snapshot) in under_way:
+        is_seen = replica.revision in seen
+        if replica.spec.replaces or is_seen or mark_of(replica, snapshot) in under_way:
             continue
-        seen.add(ref)
-        revision: Revision | None = snapshot.revisions.get(ref)
-        ask = ask_of(revision, snapshot) if revision else None
+        seen.add(replica.revision)
+        ask = ask_of(replica.revision, snapshot)
         if ask:
             yield replica, ask
 
 
 def _way(line: Line | None, ground: Ground, may_move: Movable) -> Replica | None:
-    """Return whose move lets it start, tried with those who wait ahead of it."""
+    """Return whose move lets it start, tried with those who wait ahead of it.
+
+    The first that makes room at all decides: it does for itself unless some pool is at its limit.
+    """
     if line is None:
         return None
-    key = ground.make_room(line.ask, [(r.status, ask) for r, ask in may_move])
-    if key is None:
-        return None
-    replica, ask = may_move[key]
-    with ground.trial():
-        goal = place(ask, ground, but=(replica.status.node,))
-        if not isinstance(goal, Placement):
-            return None
-        ground.change(NOTHING, goal.holding())
-        ground.change(replica.status, NOTHING)
-        return replica if line.starts(ground) else None
+    for key in ground.make_room(line.ask, [(r.status, ask) for r, ask in may_move])[:WAYS_MAX]:
+        replica, ask = may_move[key]
+        with ground.trial():
+            goal = place(ask, ground, but=(replica.status.node,))
+            if isinstance(goal, Placement):
+                ground.change(NOTHING, goal.holding())
+                ground.change(replica.status, NOTHING)
+                if ground.fits(line.ask):
+                    return replica if line.starts(ground) else None
+    return None

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from madang.planning import attempts
 from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
 from madang.planning.forecast import question
-from madang.planning.ground import Ground, Memo
+from madang.planning.ground import Ground
 from madang.planning.jobs import Task, plan_job, tasks
 from madang.planning.layout import Layout
+from madang.planning.memo import Memo
 from madang.planning.moving import plan_moves
 from madang.planning.queue import retry_s
 from madang.planning.replicas import step, wake_s

@@ -123,7 +123,7 @@ def _too_high(place: AnyResource, snapshot: Snapshot) -> list[Replica]:
         replica
         for _, replica in sorted(snapshot.replicas.items())
         if replica.status.accelerators and replica.status.node in nodes
-        and Ref(replica.project, replica.spec.revision) in higher
+        and replica.revision in higher
     ]  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def telling(planned: Plan, changes: Sequence[Change]) -> tuple[Action, ...]:
     def is_told(action: Action) -> bool:
         subject = action.subject
         if isinstance(subject, Replica):
-            own = Ref(subject.project, subject.spec.service) in services
+            own = subject.service in services
             starts = is_place and action.verb is Verb.START_REPLICA
             return starts or (own and action.verb in _IN_THE_OPEN)
         unpinned = action.verb is Verb.STATUS_SERVICE and action.fix is not None

@@ -91,8 +91,7 @@ def _retry_s(replica: Replica, snapshot: Snapshot) -> float | None:
 
 def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | None:
     """WAITING, and BACKING_OFF or FAILED when it is time: look for accelerators."""
-    revision = snapshot.revisions.get(Ref(replica.project, replica.spec.revision))
-    ask = ask_of(revision, snapshot) if revision else None
+    revision, ask = snapshot.revisions.get(replica.revision), ask_of(replica.revision, snapshot)
     if revision is None or ask is None:
         return None
     left = snapshot.replicas.get(Ref(replica.project, replica.spec.replaces))
@@ -124,11 +123,8 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
 
 
 def _where(found: Placement) -> Reason:
-    values: dict[str, str | int | float] = {
-        "node": found.node,
-        "accelerators": ", ".join(found.accelerators),
-    }
-    return Reason(code="placement.chosen", values=values)
+    names = ", ".join(found.accelerators)
+    return Reason(code="placement.chosen", values={"node": found.node, "accelerators": names})
 
 
 def _hold(
@@ -201,12 +197,8 @@ def _judged(replica: Replica, build: Build, snapshot: Snapshot) -> Action | None
 def gate_reason(build: Build) -> Reason:
     """Say which check of a gate failed first, and why."""
     failed = next((c for c in build.status.checks if not c.passed), None)
-    values: dict[str, str | int | float] = {
-        "build": build.name,
-        "check": failed.name if failed else "",
-        "detail": failed.detail if failed else "",
-    }
-    return Reason(code="gate.failed", values=values)
+    name, detail = (failed.name, failed.detail) if failed else ("", "")
+    return Reason(code="gate.failed", values={"build": build.name, "check": name, "detail": detail})
 
 
 def _verify(replica: Replica, build: Build, snapshot: Snapshot) -> Action | None:
@@ -430,7 +422,7 @@ def _fail(
 
 def build_of(replica: Replica, snapshot: Snapshot) -> Build | None:
     """Return the build that this replica runs: the stored one, or a new open one."""
-    revision: Revision | None = snapshot.revisions.get(Ref(replica.project, replica.spec.revision))
+    revision: Revision | None = snapshot.revisions.get(replica.revision)
     kind = accelerator_kind(replica, snapshot)
     recipe = revision.spec.form(replica.status.variant).recipe if revision else ""
     engine = snapshot.engines.get(recipe)

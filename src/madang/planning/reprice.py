@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from madang.planning.forecast import Question, capacity
+from madang.planning.forecast import Question
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Fleet, Host, Kind
 from madang.planning.placement.outlook import Outlook, outlook_of
@@ -28,7 +28,7 @@ def reprice(asked: Question) -> Outlook:
     fleet = Fleet.of(asked.kinds, hosts)
     largest = max(kind.size for kind in asked.kinds)
     worth = [kind.size / largest for kind in asked.kinds]
-    devices = capacity(fleet)
+    devices = fleet.capacity
     taken = sum(count * least(demand, asked.kinds, worth) for demand, count in asked.mix)
     scale = sum(n * w for n, w in zip(devices, worth, strict=True)) / max(taken, 1e-9)
     expected = {demand: count * scale for demand, count in asked.mix}

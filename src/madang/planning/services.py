@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from madang.errors import Value
 from madang.planning.action import Action, Verb
 from madang.planning.leaving import LEAVING, leaving_first, serial
 from madang.planning.replicas import leave
@@ -61,12 +60,8 @@ def _take_down(house: Household, snapshot: Snapshot) -> Iterator[Action]:
             yield action
     if not house.replicas:
         rest = (house.endpoint,) if house.endpoint else ()
-        yield Action(
-            Verb.FORGET_SERVICE,
-            house.service,
-            reason,
-            gone=(*house.revisions, *rest, house.service),
-        )
+        gone = (*house.revisions, *rest, house.service)
+        yield Action(Verb.FORGET_SERVICE, house.service, reason, gone=gone)
 
 
 def _open(house: Household, snapshot: Snapshot) -> Iterator[Action]:
@@ -81,9 +76,8 @@ def _open(house: Household, snapshot: Snapshot) -> Iterator[Action]:
             spec=EndpointSpec(service=service.name),
             status=Empty(),
         )
-        yield Action(
-            Verb.CREATE_ENDPOINT, endpoint, Reason(code="service.wanted"), writes=(endpoint,)
-        )
+        reason = Reason(code="service.wanted")
+        yield Action(Verb.CREATE_ENDPOINT, endpoint, reason, writes=(endpoint,))
 
 
 def _revise(house: Household, snapshot: Snapshot) -> Action | None:
@@ -108,13 +102,9 @@ def _revise(house: Household, snapshot: Snapshot) -> Action | None:
         status=RevisionStatus(since=snapshot.now),
     )
     moved: Service = service.with_status(**seen, revision=name, revisions=pinned.number)
-    values: dict[str, str | int | float] = {"model": f"{pinned.model}@{pinned.model_version}"}
-    return Action(
-        Verb.CREATE_REVISION,
-        revision,
-        Reason(code="revision.new-spec", values=values),
-        writes=(revision, moved),
-    )
+    model = f"{pinned.model}@{pinned.model_version}"
+    reason = Reason(code="revision.new-spec", values={"model": model})
+    return Action(Verb.CREATE_REVISION, revision, reason, writes=(revision, moved))
 
 
 def _populate(house: Household, snapshot: Snapshot) -> Iterator[Action]:
@@ -163,9 +153,9 @@ def _waits_in_vain(replica: Replica) -> bool:
 
 def take_over(service: Service, moved: Replica, room_for: str, snapshot: Snapshot) -> Action:
     """Make one more replica, that takes over from one so that something else finds room."""
-    values: dict[str, Value] = {"replica": moved.name}
     spec = moved.spec.model_copy(update={"replaces": moved.name, "room_for": room_for})
-    return _make(service, spec, 1, snapshot, Reason(code="replica.takes-over", values=values))
+    reason = Reason(code="replica.takes-over", values={"replica": moved.name})
+    return _make(service, spec, 1, snapshot, reason)
 
 
 def _replace_old(
@@ -195,9 +185,8 @@ def _trim(replicas: Sequence[Replica], surplus: int, snapshot: Snapshot) -> Iter
 def _create(service: Service, revision: Revision, count: int, snapshot: Snapshot) -> Action:
     """Make `count` replicas of a revision."""
     spec = ReplicaSpec(service=service.name, revision=revision.name)
-    return _make(
-        service, spec, count, snapshot, Reason(code="service.wanted", values={"count": count})
-    )
+    reason = Reason(code="service.wanted", values={"count": count})
+    return _make(service, spec, count, snapshot, reason)
 
 
 def _make(
@@ -217,12 +206,7 @@ def _make(
         for serial in range(first, first + count)
     )
     counted: Service = service.with_status(replicas=service.status.replicas + count)
-    return Action(
-        Verb.CREATE_REPLICA,
-        made[0],
-        reason,
-        writes=(*made, counted),
-    )
+    return Action(Verb.CREATE_REPLICA, made[0], reason, writes=(*made, counted))
 
 
 def _uid(kind: str, *parts: str) -> str:
@@ -238,7 +222,7 @@ def households(snapshot: Snapshot) -> Iterator[Household]:
         revisions.setdefault(Ref(revision.project, revision.spec.service), []).append(revision)
     replicas: dict[Ref, list[Replica]] = {}
     for replica in snapshot.replicas.values():
-        replicas.setdefault(Ref(replica.project, replica.spec.service), []).append(replica)
+        replicas.setdefault(replica.service, []).append(replica)
     for ref in sorted(snapshot.services):
         yield Household(
             service=snapshot.services[ref],

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from madang.planning.ask import Ask
 from madang.planning.snapshot import EngineFacts, Snapshot
+from madang.resources.job import Job
 from madang.resources.model import ModelVersion, split_model
+from madang.resources.place import Guarantee
 from madang.resources.quantity import written_size
 from madang.resources.resource import Reason, Ref
 from madang.resources.revision import (
@@ -21,6 +23,7 @@ from madang.resources.revision import (
 )
 from madang.resources.service import Needs, Service
 
+GB = 10**9
 CONTEXT_TOKENS_MIN = 256
 SLOT_TOKENS = 2048
 """A slot with less context than this is not worth having beside another."""
@@ -41,9 +44,9 @@ def pin(service: Service, snapshot: Snapshot) -> RevisionSpec | Unmet:
     model = snapshot.models.get(Ref(service.project, name))
     version = model.version(number) if model else None
     if version is None:
-        values: dict[str, str | int | float] = {"model": service.spec.model}
+        missing = Reason(code="model.missing", values={"model": service.spec.model})
         fix = Reason(code="model.fix-add", values={"model": name})
-        return Unmet(Reason(code="model.missing", values=values), f"model/{name}", fix)
+        return Unmet(missing, f"model/{name}", fix)
     spec = service.spec
     own = form_of(spec.recipe, spec.needs, spec.throughput, version, snapshot)
     if isinstance(own, Unmet):
@@ -80,11 +83,11 @@ def form_of(
     """Pin one way to make a replica: its engine, and how large it is made."""
     engine = choose_engine(recipe, version, snapshot.engines.values())
     if engine is None:
-        values: dict[str, str | int | float] = {
+        reason = Reason(code="recipe.missing", values={
             "recipe": recipe or "-", "format": version.format,
             "known": ", ".join(sorted(snapshot.engines)),
-        }  # fmt: skip
-        return Unmet(Reason(code="recipe.missing", values=values))
+        })  # fmt: skip
+        return Unmet(reason)
     shape = shape_of(version, engine, needs.memory and needs.memory * needs.count)
     if isinstance(shape, Unmet):
         return shape
@@ -121,9 +124,9 @@ def shape_of(version: ModelVersion, engine: EngineFacts, given_bytes: int | None
     context = room // CONTEXT_TOKENS_MIN * CONTEXT_TOKENS_MIN
     if context < CONTEXT_TOKENS_MIN:
         least = written_size(-(-least_bytes(version, engine) // 10**6) * 10**6)
-        values: dict[str, str | int | float] = {"memory": written_size(given_bytes), "least": least}
-        fix = Reason(code="placement.fix-memory", values={"memory": least})
-        return Unmet(Reason(code="model.too-large", values=values), fix=fix)
+        given = written_size(given_bytes)
+        reason = Reason(code="model.too-large", values={"memory": given, "least": least})
+        return Unmet(reason, fix=Reason(code="placement.fix-memory", values={"memory": least}))
     slots = max(1, min(engine.slots, context // SLOT_TOKENS))
     return Shape(fixed + per_token * context, context, slots)
 
@@ -149,11 +152,14 @@ def choose_engine(
     return min(fitting, key=lambda e: e.name, default=None)
 
 
-def ask_of(revision: Revision, snapshot: Snapshot) -> Ask | None:
-    """Return what one replica of this revision asks for, in any of its forms; None: none is left.
+def ask_of(ref: Ref, snapshot: Snapshot) -> Ask | None:
+    """Return what one replica of a revision asks for, in any of its forms; None: none is left.
 
     A form whose recipe has gone asks for nothing.
     """
+    revision = snapshot.revisions.get(ref)
+    if revision is None:
+        return None
     spec = revision.spec
     model = snapshot.models.get(Ref(revision.project, spec.model))
     version = model.version(spec.model_version) if model else None
@@ -163,6 +169,24 @@ def ask_of(revision: Revision, snapshot: Snapshot) -> Ask | None:
         if (engine := snapshot.engines.get(form.recipe))
     ]
     return replace(asks[0], also=tuple(asks[1:])) if asks else None
+
+
+def ask_of_job(job: Job) -> Ask:
+    """Return what a job asks for on each node of its gang.
+
+    Without an accelerator the node's processors are meant. Without a size accelerators are wanted
+    whole, and of the node's memory 1 GB.
+    """
+    needs = job.spec.needs
+    kind = needs.accelerator or "cpu"
+    is_cpu = kind.partition("/")[0] == "cpu"
+    whole = needs.memory is None and not is_cpu
+    return Ask(
+        kinds=frozenset({kind}), count=needs.count,
+        memory_bytes=needs.memory or (GB if is_cpu else 0),
+        guarantee=Guarantee.ISOLATED if whole else needs.guarantee,
+        cores=needs.cores, host_memory_bytes=needs.host_memory, grade=job.spec.grade,
+    )  # fmt: skip
 
 
 def _ask(

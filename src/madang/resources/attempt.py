@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from madang.resources.holding import Holding
-from madang.resources.resource import Condition, Frozen, Name, Reason, Resource
+from madang.resources.resource import Condition, Frozen, Name, Reason, Ref, Resource
 
 
 class AttemptPhase(StrEnum):
@@ -90,6 +90,11 @@ class Attempt(Resource[AttemptSpec, AttemptStatus]):
     """One time that a job was given accelerators; named `JOB-NUMBER`."""
 
     kind: ClassVar[str] = "attempt"
+
+    @property
+    def job(self) -> Ref:
+        """How its job is found."""
+        return Ref(self.project, self.spec.job)
 
 
 def member_uid(attempt: Attempt, member: int) -> str:

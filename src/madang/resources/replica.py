@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from madang.resources.holding import Holding
-from madang.resources.resource import Condition, Frozen, Name, Resource
+from madang.resources.resource import Condition, Frozen, Name, Ref, Resource
 
 
 class ReplicaPhase(StrEnum):
@@ -80,3 +80,13 @@ class Replica(Resource[ReplicaSpec, ReplicaStatus]):
     """One process that answers for a revision; named `service-NUMBER-SERIAL`."""
 
     kind: ClassVar[str] = "replica"
+
+    @property
+    def service(self) -> Ref:
+        """How its service is found."""
+        return Ref(self.project, self.spec.service)
+
+    @property
+    def revision(self) -> Ref:
+        """How its revision is found."""
+        return Ref(self.project, self.spec.revision)

@@ -8,7 +8,7 @@ from typing import Any
 
 from madang.planning.action import Halt, Launch, Plan, Record, Reprice, RunGate, Start, Stop
 from madang.planning.ages import watched
-from madang.planning.ground import Memo
+from madang.planning.memo import Memo
 from madang.planning.plan import plan
 from madang.planning.reprice import reprice
 from madang.planning.snapshot import Probed, Snapshot

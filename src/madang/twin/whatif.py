@@ -62,7 +62,7 @@ class Outcome:
 
     def by_service(self) -> Counter[Ref]:
         """Count what serves."""
-        return Counter(Ref(r.project, r.spec.service) for r in self.ready().values())
+        return Counter(r.service for r in self.ready().values())
 
 
 def whatif(snapshot: Snapshot, asked: Asked) -> Json:

@@ -102,6 +102,12 @@ class Fleet:
         """[kinds] units of one device."""
         return np.array([kind.whole for kind in self.kinds], np.int64)
 
+    @property
+    def capacity(self) -> Ints:
+        """[kinds] how many devices there are."""
+        devices = (self.free != NO_DEVICE).sum(axis=1)
+        return np.bincount(self.kind, devices, len(self.kinds)).astype(np.int64)
+
     def slices(self) -> list[slice]:
         """Return where the hosts of each kind lie."""
         ends = np.searchsorted(self.kind, np.arange(len(self.kinds) + 1))

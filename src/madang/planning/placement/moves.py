@@ -23,6 +23,14 @@ Room = Callable[[int, int], bool]
 """Whether one of the demands may be moved to a kind: the reserve has room for it there."""
 
 
+def _anywhere(_which: int, _kind: int) -> bool:
+    return True
+
+
+Way = tuple[float, int, int, Choice, int]
+"""A move that would make room: what it gains, key, number of the demand, from where, to which."""
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """One running demand, from a host to another."""
@@ -84,27 +92,32 @@ class Mover:
 
     def make_room(self, which: int, room: Room) -> Move | None:
         """Move one away, if that lets one of the demands in that fits nowhere; carried out."""
-        self._refresh()
-        if which in self._hopeless:
-            return None
-        placer, best, found = self._placer, NOWHERE, None
-        for host, key, other, choice, without in self._ways(which):
-            target = self._elsewhere(other, host, room)
-            if target is None:
-                continue
-            joins = self._join[other, target]
-            own = without.value - placer.column(host).value + without.scores[which]
-            if own + joins > best:
-                best, found = own + joins, (key, other, choice, target)
-        if not found:
+        ways = [] if which in self._hopeless else self.ways(which, room)
+        if not ways:
             self._hopeless.add(which)
             return None
-        key, other, choice, goal = found
+        _, key, other, choice, goal = ways[0]
+        placer = self._placer
         level = int(placer.column(goal).levels[other])
         devices = placer.board.devices(goal, placer.demands[other], level)
         return self._carry(Move(key, other, choice, Choice(goal, devices)))
 
-    def _ways(self, which: int) -> Iterator[tuple[int, int, int, Choice, Column]]:
+    def ways(self, which: int, room: Room = _anywhere) -> list[Way]:
+        """Return the moves that would make room, best first; of those that are alike, the first."""
+        self._refresh()
+        placer, found = self._placer, list[Way]()
+        alike: dict[tuple[int, int, int], Column] = {}
+        for host, key, other, choice, without in self._leaving(which):
+            column = placer.column(host)
+            mark = id(column), id(without), other
+            target = None if mark in alike else self._elsewhere(other, host, room)
+            if target is not None:
+                alike[mark] = without
+                own = without.value - column.value + without.scores[which]
+                found.append((own + float(self._join[other, target]), key, other, choice, target))
+        return sorted(found, key=lambda way: -way[0])
+
+    def _leaving(self, which: int) -> Iterator[tuple[int, int, int, Choice, Column]]:
         """Return every running demand without which there would be room on its host."""
         board = self._placer.board
         may_go = self._join.max(axis=1) > NOWHERE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from madang.planning.ground import Memo
+from madang.planning.memo import Memo
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.place import Accelerator
@@ -222,7 +222,7 @@ class Referee:
             return False
         ground = Memo().ground(snapshot)
         for replica in waiting:
-            ask = ask_of(self._revision(replica), snapshot)
+            ask = ask_of(replica.revision, snapshot)
             if ask is None or ground.fits(ask):
                 return False
         return True

@@ -1,0 +1,61 @@
+"""What is kept from turn to turn, each part made anew only where what it was made from changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from madang.planning.forecast import is_for, mix_of
+from madang.planning.ground import Ground
+from madang.planning.layout import Layout, layout_of
+from madang.planning.placement.demand import Demand
+from madang.planning.snapshot import Snapshot
+
+
+class Memo:
+    """Work kept between turns. Any memo gives the same plan; a warm one gives it sooner."""
+
+    def __init__(self) -> None:
+        self._ground: Ground | None = None
+        self._hardware: tuple[object, ...] = ()
+        self._known: tuple[object, ...] = ()
+        self._state: tuple[object, ...] = ()
+        self._counted: tuple[object, ...] = ()
+        self._mix: Counter[Demand] = Counter()
+
+    def ground(self, snapshot: Snapshot) -> Ground:
+        """Return what is free in this snapshot, added up again only where something changed."""
+        hardware = _identity(snapshot, "accelerator", "node", "pool", "site")
+        ground = self._ground
+        if ground is None or not _same(hardware, self._hardware):
+            layout = layout_of(snapshot)
+            if ground is None or not ground.layout.is_like(layout):
+                ground = self._ground = Ground(layout, layout.fleet)
+            self._hardware, self._state = hardware, ()
+        outlook, layout = snapshot.seen.outlook, ground.layout
+        if not _same((outlook, layout), self._known):
+            self._known = outlook, layout
+            if outlook and not is_for(outlook, layout):
+                outlook = None
+            if outlook is not ground.outlook:
+                ground = self._ground = Ground(layout, layout.fleet, outlook)
+                self._state = ()
+        state = (*_identity(snapshot, "replica", "service", "job", "attempt"), snapshot.seen.nodes)
+        if not (_same(state, self._state) and ground.is_fresh):
+            ground.sync(snapshot)
+            self._state = state
+        return ground
+
+    def mix(self, snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
+        """Return the demands of this snapshot, counted again only if something in it changed."""
+        counted = (*_identity(snapshot, "replica", "revision", "model", "job"), layout)
+        if not _same(counted, self._counted):
+            self._counted, self._mix = counted, mix_of(snapshot, layout)
+        return self._mix
+
+
+def _identity(snapshot: Snapshot, *kinds: str) -> tuple[object, ...]:
+    return tuple(snapshot.kept.get(kind) for kind in kinds)
+
+
+def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

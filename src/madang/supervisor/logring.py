@@ -91,8 +91,7 @@ class RankLog(LogRing):
         """Keep the lines that are whole by now; an empty chunk says that nothing more will come."""
         text = self._begun + chunk
         end = text.rfind(b"\n") + 1 or text.rfind(b"\r") + 1  # a bar that is drawn again and again
-        if not chunk or len(text) - end > LINE_CHARS_MAX:
-            end = len(text)
+        end = len(text) - (len(text) - end) % LINE_CHARS_MAX if chunk else len(text)
         whole, self._begun = text[:end], text[end:]
         if whole:
             self._keep_lines(whole.removesuffix(b"\n").split(b"\n"))

@@ -100,6 +100,23 @@ class Node:
         plan = {"uid": uid, "epoch": epoch, "argv": argv, "env": ENV, **more}
         return self.ask("start", plan=plan)
 
+    def gang(self, uid: str, *argv: str, ranks: int = 2, **more: Any) -> dict[str, Any]:
+        """Start a member of a gang, whose ranks know their RANK."""
+        each = [{"rank": number, "env": {"RANK": str(number)}} for number in range(ranks)]
+        return self.start(uid, *argv, ranks=each, **more)
+
+    def until_ranks(
+        self, uid: str, holds: Callable[[list[dict[str, Any]]], Any]
+    ) -> list[dict[str, Any]]:
+        """Observe until it holds of the ranks of that uid; return them."""
+        found = self.until(uid, lambda found: found and holds(found[-1]["ranks"]))
+        return list(found["ranks"])
+
+    def pids(self, uid: str) -> list[int]:
+        """Wait until every rank of that uid runs; return their processes."""
+        ranks = self.until_ranks(uid, lambda ranks: all("pid" in rank for rank in ranks))
+        return [rank["pid"] for rank in ranks]
+
     def observe(self, **arguments: Any) -> dict[str, Any]:
         return self.ask("observe", **{"after": 0, "wait_s": 0, **arguments})
 

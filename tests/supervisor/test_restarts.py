@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from madang.supervisor import children
 from madang.supervisor.orders import Orders
-from madang.supervisor.protocol import LaunchPlan, encode
+from madang.supervisor.protocol import LaunchPlan, RankPlan, encode
 
 
 class Alarms:
@@ -27,6 +27,9 @@ class Alarms:
         pass
 
     unwatch = cancel = lambda self, what: None
+
+    def rest(self, fd, pause_s):
+        pass
 
     def alarm(self, owner, delay_s, callback):
         self.delays_s.append(delay_s)
@@ -124,6 +127,20 @@ def test_more_processes_than_the_bound_are_refused(yard, end, monkeypatch):
     yard.start(LaunchPlan("job-2", 1, ("true",)))
 
 
+def test_more_ranks_than_the_bound_are_refused(yard, monkeypatch):
+    monkeypatch.setattr(children, "RANKS_LIVING_MAX", 3)
+    monkeypatch.setattr(children.Gang, "spawn", lambda gang, enlist: (1 << 23, *pipes(), []))
+    both = (RankPlan(0), RankPlan(1))
+    yard.start(LaunchPlan("a", 1, ("train",), ranks=both))
+    with pytest.raises(children.Refused) as refused:
+        yard.start(LaunchPlan("b", 1, ("train",), ranks=both))
+    assert (refused.value.code, refused.value.values) == ("supervisor.full", {"limit": 3})
+
+
+def pipes():
+    return [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
@@ -152,6 +169,9 @@ PLAN_PARTS = {
     "restart": st.sampled_from(["always", "never"]) | JSON,
     "accelerators": JSON,
     "grace_s": PARTS["grace_s"],
+    "ranks": st.lists(st.fixed_dictionaries({"rank": st.integers(0, 2) | JSON}), max_size=3) | JSON,
+    "progress": JSON,
+    "patience": st.fixed_dictionaries({"least_s": JSON}) | JSON,
 }
 ORDERS = st.fixed_dictionaries(
     {**PARTS, "plan": st.fixed_dictionaries(NEEDED, optional=PLAN_PARTS) | JSON}

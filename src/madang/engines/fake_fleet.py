@@ -95,10 +95,10 @@ class Lives:
         """Return every process."""
         return [life.now for life in self.every()]
 
-    def tail(self, uid: str, lines: int) -> list[str]:
-        """Return the last lines it printed."""
+    def tail(self, uid: str, lines: int, _rank: int | None, _first: bool) -> dict[str, Any]:
+        """Return the last lines it printed, which are in no file."""
         life = self._known.get(uid)
-        return list(life.lines)[-lines:] if life and lines else []
+        return {"lines": list(life.lines)[-lines:] if life and lines else []}
 
     def start(self, plan: LaunchPlan) -> Process:
         """Start it, unless it is there; end the one of a lower epoch first."""
@@ -271,10 +271,7 @@ class Node:
             return {}
         if self.is_away:
             raise Refused("launcher.unreachable", self.name, cause="it has vanished")
-        done = self.orders.carry_out(order)
-        if order.get("verb") == "tail":  # what it printed is in no file
-            return {"lines": self.lives.tail(str(order["uid"]), order["lines"])}
-        return done
+        return self.orders.carry_out(order)
 
     def tell(self) -> None:
         """Answer everybody who waits for a change of it."""

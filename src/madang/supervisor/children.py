@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from madang.supervisor import logring, processes
+from madang.supervisor.gang import Gang, Take
 from madang.supervisor.journal import Journal
 from madang.supervisor.loop import BREATH_S, Callback, Loop
 from madang.supervisor.processes import spawn
@@ -21,8 +23,12 @@ BACKOFF_MAX_S = 30.0
 STEADY_S = 60.0
 """A process that lived this long starts again with the first back-off."""
 LIVING_MAX = 512
+RANKS_LIVING_MAX = 1024
 ENDED_MAX = 4096
 """What one supervisor knows at most; the oldest ended and stopped ones are forgotten first."""
+READ_BYTES = 256 << 10
+READ_PAUSE_S = 0.005
+"""So much is read of a pipe at once, and then not before so long: few large reads cost little."""
 VITALS_S = 1.0
 """Memory and processor time are read from the kernel this often at most."""
 ANNOUNCED_BYTES_MAX = 1024
@@ -60,6 +66,7 @@ class Child:
     sessions: set[int] = field(default_factory=set)
     pipes: dict[int, Callback] = field(default_factory=dict)
     said: bytes = b""
+    gang: Gang | None = None
 
     def trace(self) -> tuple[set[int], str, int]:
         """Return by what all of it can be found."""
@@ -91,7 +98,7 @@ class Children:
         both = [c for child in self._known.values() for c in (child.old, child) if c]
         if time.monotonic() >= self._looked_at + VITALS_S:
             self._looked_at, self._vitals = time.monotonic(), processes.vitals()
-        return [_alive(c.now, self._vitals.get(c.now.pid)) for c in both]
+        return [_alive(c, self._vitals.get(c.now.pid)) for c in both]
 
     def start(self, plan: LaunchPlan) -> Process:
         """Start it, unless it is there; end the process of a lower epoch first."""
@@ -103,12 +110,12 @@ class Children:
             return child.now
         if self.closing:
             raise Refused("supervisor.closing", plan.uid)
-        if len(self._known) - len(self._ended()) >= LIVING_MAX:
-            raise Refused("supervisor.full", plan.uid, limit=LIVING_MAX)
+        self._make_room(plan)
         old = (child if child.now.pid else child.old) if child else None
         self._forget(plan.uid)
         waiting = Process(plan.uid, plan.epoch, "waiting", accelerators=plan.accelerators)
         child = Child(plan, logring.LogRing(plan.uid, self._ring_bytes), waiting, old)
+        child.gang = Gang(plan, self._ring_bytes) if plan.ranks else None
         self._known[plan.uid] = child
         if old:
             self._end(old, old.plan.grace_s)
@@ -119,6 +126,14 @@ class Children:
             program = plan.argv[0][:PROGRAM_CHARS_MAX]
             raise Refused("supervisor.spawn-failed", plan.uid, program=program, cause=cause)
         return child.now
+
+    def _make_room(self, plan: LaunchPlan) -> None:
+        """Refuse a plan that is too much beside what lives."""
+        living = [child for child in self._known.values() if child.now.state != "exited"]
+        if len(living) >= LIVING_MAX:
+            raise Refused("supervisor.full", plan.uid, limit=LIVING_MAX)
+        if sum(len(c.plan.ranks) for c in living) + len(plan.ranks) > RANKS_LIVING_MAX:
+            raise Refused("supervisor.full", plan.uid, limit=RANKS_LIVING_MAX)
 
     def stop(self, uid: str, epoch: int, grace_s: float) -> Process | None:
         """End it and forget it once it is gone; what has replaced it is left alone."""
@@ -145,6 +160,13 @@ class Children:
         if child.exit_code is None:
             os.kill(child.now.pid, number)
         return child.now
+
+    def tail(self, uid: str, lines: int, rank: int | None, first: bool) -> dict[str, Any]:
+        """Return what it has printed so far, also what would be read in a moment."""
+        if child := self._known.get(uid):
+            for read in list(child.pipes.values()):
+                read()
+        return logring.told(uid, lines, rank, first)
 
     def close(self) -> None:
         """End everything, the last started first."""
@@ -187,7 +209,7 @@ class Children:
 
         try:
             logring.prune()
-            pid, output, ready = spawn(child.plan, enlist)
+            pid, pipes = self._spawn(child, enlist)
         except (OSError, MemoryError) as error:
             self._alive = {pid: c for pid, c in self._alive.items() if c is not child}
             cause = getattr(error, "strerror", "") or str(error) or "out of memory"
@@ -201,10 +223,21 @@ class Children:
             child.plan.uid, child.plan.epoch, "running", pid, time.time(),
             restarts=child.now.restarts, accelerators=child.plan.accelerators,
         )  # fmt: skip
-        self._follow(child, output, child.ring.write)
-        self._follow(child, ready, lambda chunk: self._hear(child, chunk))
+        for fd, take in pipes:
+            self._follow(child, fd, take)
         self._changed()
         return ""
+
+    def _spawn(
+        self, child: Child, enlist: Callable[[int], None]
+    ) -> tuple[int, list[tuple[int, Take]]]:
+        """Start its process; return its pid, and each of its pipes with what takes it."""
+        outputs: list[tuple[int, Take]] = []
+        if child.gang:
+            pid, output, ready, outputs = child.gang.spawn(enlist)
+        else:
+            pid, output, ready = spawn(child.plan, enlist)
+        return pid, [(output, child.ring.write), (ready, lambda c: self._hear(child, c)), *outputs]
 
     def _end(self, child: Child, grace_s: float) -> None:
         """Ask it to end, and make it end after its grace."""
@@ -215,13 +248,16 @@ class Children:
                     child.sessions |= {e.session for e in processes.members(*child.trace())}
                     child.asked = True
                     os.killpg(child.now.pid, signal.SIGTERM)
+                    with suppress(ProcessLookupError):
+                        os.killpg(child.now.pid, signal.SIGCONT)  # what is stopped hears nothing
                 self._loop.alarm(child, grace_s, lambda: self._sweep(child))
             except OSError:
                 self._loop.alarm(child, BACKOFF_FIRST_S, lambda: self._end(child, grace_s))
 
     def _sweep(self, child: Child, pause_s: float = 0.01) -> None:
         """Kill what is left of it, and look again until nothing is and its leader is reaped."""
-        if processes.kill(*child.trace()) or child.exit_code is None:
+        last = child.now.pid if child.gang else 0
+        if processes.kill(*child.trace(), last) or child.exit_code is None:
             again_s = min(1.0, pause_s * 2)
             self._loop.alarm(child, pause_s, lambda: self._sweep(child, again_s))
             return
@@ -229,6 +265,8 @@ class Children:
         for fd, last_read in list(child.pipes.items()):
             last_read()
             self._shut(child, fd)
+        if child.gang:
+            child.gang.lose()
         del self._alive[child.now.pid]
         self._settle(child, child.exit_code)
         with suppress(OSError):
@@ -277,9 +315,11 @@ class Children:
 
         def read() -> None:
             with suppress(BlockingIOError):
-                chunk = os.read(fd, 1 << 16)
-                if not chunk or take(chunk):
+                chunk = os.read(fd, READ_BYTES)
+                if take(chunk) or not chunk:
                     self._shut(child, fd)
+                else:
+                    self._loop.rest(fd, READ_PAUSE_S)
 
         os.set_blocking(fd, False)
         child.pipes[fd] = read
@@ -291,7 +331,14 @@ class Children:
             os.close(fd)
 
     def _hear(self, child: Child, chunk: bytes) -> bool:
-        """Take the one line in which it says that it is ready; true once there is no more."""
+        """Take the one line in which it says that it is ready; true once there is no more.
+
+        Of a gang take what its leader reports, to its end.
+        """
+        if child.gang:
+            if child.gang.hear(chunk):
+                self._changed()
+            return False
         child.said, end, _ = (child.said + chunk).partition(b"\n")
         if end and len(child.said) <= ANNOUNCED_BYTES_MAX:
             with suppress(ValueError, RecursionError):
@@ -302,6 +349,7 @@ class Children:
         return bool(end) or len(child.said) > ANNOUNCED_BYTES_MAX
 
 
-def _alive(process: Process, vitals: processes.Vitals | None) -> Process:
+def _alive(child: Child, vitals: processes.Vitals | None) -> Process:
     """Return what is reported of it, as the kernel has it now."""
-    return replace(process, **vitals._asdict()) if process.pid and vitals else process
+    now = replace(child.now, ranks=child.gang.ranks()) if child.gang else child.now
+    return replace(now, **vitals._asdict()) if now.pid and vitals else now

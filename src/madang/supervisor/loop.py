@@ -28,9 +28,17 @@ class Loop:
         known = fd in self._selector.get_map()
         (self._selector.modify if known else self._selector.register)(fd, events, callback)
 
+    def rest(self, fd: int, pause_s: float) -> None:
+        """Look away from it for so long: then more is there, and is had at one go."""
+        if key := self._selector.get_map().get(fd):
+            self._selector.unregister(fd)
+            self.alarm(("rest", fd), pause_s, lambda: self.watch(fd, key.data))
+
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; call before closing it."""
-        self._selector.unregister(fd)
+        self.cancel(("rest", fd))
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
 
     def alarm(self, owner: object, delay_s: float, callback: Callback) -> None:
         """Call it once after that time, instead of the owner's earlier alarm."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from madang.supervisor import logring, protocol
+from madang.supervisor import protocol
 from madang.supervisor.children import Children, Refused
 from madang.supervisor.protocol import (
     LINE_BYTES_MAX,
@@ -61,7 +61,10 @@ class Orders:
                 waits = after == self._children.seq and seconds(wait_s) > 0
                 return None if waits else self.observation()
             case {"verb": "tail", "uid": uid, "lines": int(lines)}:
-                return {"lines": logring.tail(_name(uid), min(lines, TAIL_LINES_MAX))}
+                rank, first = order.get("rank"), order.get("first") is True
+                if rank is None or isinstance(rank, int):
+                    most = min(lines, TAIL_LINES_MAX)
+                    return self._children.tail(_name(uid), most, rank, first)
             case {"verb": "signal", "uid": uid, "epoch": int(epoch), "signal": str(name)}:
                 if name in signal.Signals.__members__:
                     number = signal.Signals[name]

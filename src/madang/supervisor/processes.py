@@ -72,12 +72,16 @@ def members(sessions: Set[int], mark: str, reaper: int | None) -> list[Entry]:
         found |= joined
 
 
-def kill(sessions: Set[int], mark: str, reaper: int | None) -> list[int]:
-    """Kill all that `members` finds; return who may still live: ask again until nobody does."""
+def kill(sessions: Set[int], mark: str, reaper: int | None, last: int = 0) -> list[int]:
+    """Kill all that `members` finds; return who may still live: ask again until nobody does.
+
+    `last` is spared until it is alone: to it falls what has lost its parent, and hides from us.
+    """
     try:
         pids = [member.pid for member in members(sessions, mark, reaper)]
     except OSError:
         return [*sessions, 0]  # who can't be seen now is not gone
+    pids = [pid for pid in pids if pid != last] or pids
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -126,11 +130,14 @@ def become_root() -> None:
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def spawn(plan: LaunchPlan, enlist: Callable[[int], None]) -> tuple[int, int, int]:
+def spawn(
+    plan: LaunchPlan, enlist: Callable[[int], None], given: tuple[int, ...] = ()
+) -> tuple[int, int, int]:
     """Start the plan's program; return its pid, its output and its ready pipe (read ends).
 
-    `enlist(pid)` is called before the program runs its first instruction. Raises OSError, and then
-    nothing runs. Call from the main thread: PDEATHSIG watches the thread that forked.
+    `enlist(pid)` is called before the program runs its first instruction; it finds the descriptors
+    `given` from READY_NUMBER + 1 on. Raises OSError, and then nothing runs. Call from the main
+    thread: PDEATHSIG watches the thread that forked.
     """
     ends: list[int] = []
     kept: tuple[int, ...] = ()
@@ -142,7 +149,7 @@ def spawn(plan: LaunchPlan, enlist: Callable[[int], None]) -> tuple[int, int, in
         parent, pid = os.getpid(), os.fork()
         if pid == 0:
             os.close(go)
-            _become(plan, parent, (child_output, child_ready, child_errors), child_go)
+            _become(plan, parent, (child_output, child_ready, *given, child_errors), child_go)
         enlist(pid)
         os.write(go, b"!")
         os.close(ends.pop())
@@ -157,16 +164,17 @@ def spawn(plan: LaunchPlan, enlist: Callable[[int], None]) -> tuple[int, int, in
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _become(plan: LaunchPlan, parent: int, ends: tuple[int, int, int], go: int) -> NoReturn:
+def _become(plan: LaunchPlan, parent: int, ends: tuple[int, ...], go: int) -> NoReturn:
     """Run the plan's program in this freshly forked process."""
-    output, ready, errors = ends
+    output, *more, errors = ends
     try:
         os.setsid()
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent or not os.read(go, 1):
             raise ProcessLookupError  # the supervisor died meanwhile, or could not enlist us
-        sources = [os.open(os.devnull, os.O_RDWR), output, output, ready, errors]
-        *high, errors = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in sources]
+        sources = [os.open(os.devnull, os.O_RDWR), output, output, *more, errors]
+        above = 10 + len(sources)
+        *high, errors = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in sources]
         for number, fd in enumerate(high):
             os.dup2(fd, number)
         signal.set_wakeup_fd(-1)

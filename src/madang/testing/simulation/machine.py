@@ -172,8 +172,9 @@ class Machine:
     def _marked(self, living: Living) -> str:
         return self.mark(living.plan.uid, living.plan.epoch) if living.has_begun else ""
 
-    def kill(self, sessions: Set[int], mark: str, reaper: int | None) -> list[int]:
+    def kill(self, sessions: Set[int], mark: str, reaper: int | None, last: int = 0) -> list[int]:
         """See `processes.kill`."""
+        del last  # no gang runs here
         self.step()
         pids = [member.pid for member in self.members(sessions, mark, reaper)]
         for pid in pids:
@@ -293,9 +294,10 @@ class Rings:
         """See `logring.prune`."""
 
     @staticmethod
-    def tail(uid: str, lines: int) -> list[str]:
-        """See `logring.tail`."""
-        return [f"last of {lines} lines of {uid}"]
+    def told(uid: str, lines: int, rank: int | None, first: bool) -> dict[str, Any]:
+        """See `logring.told`."""
+        del rank, first
+        return {"lines": [f"last of {lines} lines of {uid}"]}
 
 
 class _Standing:
@@ -374,7 +376,7 @@ def installed() -> Iterator[None]:
         children: {"os": system, "time": clock, "processes": processes, "spawn": spawn,
                    "logring": Rings},
         journal: {"os": system, "time": clock, "processes": processes, "open": opened},
-        orders: {"os": system, "logring": Rings},
+        orders: {"os": system},
     }  # fmt: skip
     with ExitStack() as stack:
         for module, names in known.items():

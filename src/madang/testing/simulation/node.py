@@ -43,6 +43,9 @@ class Alarms(Loop):
         del writable
         self._watched[fd] = callback
 
+    def rest(self, fd: int, pause_s: float) -> None:
+        """See `Loop.rest`; nothing is read a second time that was not printed since."""
+
     def unwatch(self, fd: int) -> None:
         """See `Loop.unwatch`."""
         self._watched.pop(fd, None)

@@ -21,6 +21,8 @@ from madang import errors, messages
 from madang.cli import COMMANDS
 from madang.control.intake import DELETABLE
 from madang.planning.action import Verb
+from madang.resources.attempt import AttemptPhase, Outcome
+from madang.resources.job import JobPhase
 from madang.resources.kinds import WRITABLE
 from madang.resources.place import Guarantee, NodePhase
 from madang.resources.replica import ReplicaPhase
@@ -54,7 +56,8 @@ EXPANDED = {
     *(f"{kind}.created" for kind in ("node", "accelerator")),
     *(f"{kind}.updated" for kind in ("node", "accelerator", "key")),
     "accelerator.deleted",
-    *(f"{kind}.deleted" for kind in sorted(DELETABLE - {"service"})),
+    *(f"{kind}.deleted" for kind in sorted(DELETABLE - {"service", "job"})),
+    *(f"{kind}.delete-asked" for kind in ("service", "job")),
     *(f"{kind}.missing" for kind in ("project", "organization", "site")),
     *(f"apply.{what}" for what in ("create", "update", "unchanged")),
     *(f"home.{what}" for what in ("backed-up", "drilled", "drill-failed")),
@@ -66,6 +69,7 @@ EXPANDED = {
 
 PHASES = {
     *Guarantee, *NodePhase, *RevisionPhase, *ServicePhase, *ReplicaPhase, *Verdict, *Role,
+    *JobPhase, *AttemptPhase, *Outcome,
     "running", "waiting", "exited", "whole",
 }  # fmt: skip
 """What stands in a column `phase`, `verdict`, `role`, `state` or `given`."""

@@ -87,7 +87,7 @@ def _starting(attempt: Attempt, snapshot: Snapshot) -> Action | None:
         return None
     running = change(attempt, P.RUNNING, running_at=snapshot.now, since=snapshot.now)
     return Action(
-        Verb.RUN_ATTEMPT, attempt, Reason(code="attempt.running", values={"ranks": len(ranks)}),
+        Verb.RUN_ATTEMPT, attempt, Reason(code="attempt.all-ranks", values={"ranks": len(ranks)}),
         (running,),
     )  # fmt: skip
 

@@ -122,7 +122,7 @@ def _record(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
     if not claim or claim in known:
         return
     asked: Attempt = attempt.with_status(claim=claim, claim_term=snapshot.term)
-    reason = Reason(code="checkpoint.claimed", values={"checkpoint": claim})
+    reason = Reason(code="checkpoint.named", values={"checkpoint": claim})
     yield Action(
         Verb.READ_CHECKPOINT, attempt, reason, (asked,), effect=Record(job.ref, attempt.ref)
     )  # fmt: skip

@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from madang.supervisor import logring, processes
-from madang.supervisor.gang import Gang, Take
+from madang.supervisor import logring, processes, progress
+from madang.supervisor.gang import LOOK_S, Gang, Take
 from madang.supervisor.journal import Journal
 from madang.supervisor.loop import BREATH_S, Callback, Loop
 from madang.supervisor.processes import spawn
@@ -168,6 +168,14 @@ class Children:
                 read()
         return logring.told(uid, lines, rank, first)
 
+    def progress(self, uid: str, epoch: int, rank: int, after: int) -> dict[str, Any]:
+        """Return whole lines of a rank's progress file from that byte on."""
+        child = self._known.get(uid)
+        if child is None or child.gang is None or child.plan.epoch != epoch:
+            raise Refused("supervisor.unknown-process", uid)
+        lines, following = progress.lines_from(child.gang.progress_path(rank), after)
+        return {"lines": lines, "next": following}
+
     def close(self) -> None:
         """End everything, the last started first."""
         self.closing = True
@@ -225,6 +233,7 @@ class Children:
         )  # fmt: skip
         for fd, take in pipes:
             self._follow(child, fd, take)
+        self._look_soon(child)
         self._changed()
         return ""
 
@@ -238,6 +247,17 @@ class Children:
         else:
             pid, output, ready = spawn(child.plan, enlist)
         return pid, [(output, child.ring.write), (ready, lambda c: self._hear(child, c)), *outputs]
+
+    def _look_soon(self, child: Child) -> None:
+        """Look at the progress of its ranks, again and again while it lives."""
+
+        def look() -> None:
+            if child.gang and child.gang.look(time.monotonic()):
+                self._changed()
+            self._look_soon(child)
+
+        if child.gang and child.now.pid:
+            self._loop.alarm(child.gang, LOOK_S, look)
 
     def _end(self, child: Child, grace_s: float) -> None:
         """Ask it to end, and make it end after its grace."""
@@ -266,6 +286,7 @@ class Children:
             last_read()
             self._shut(child, fd)
         if child.gang:
+            self._loop.cancel(child.gang)
             child.gang.lose()
         del self._alive[child.now.pid]
         self._settle(child, child.exit_code)

@@ -14,10 +14,12 @@ from madang.errors import Rejected, Unavailable
 from madang.launchers.dial import ANSWER_SECONDS_MAX, dial, observation_from
 from madang.supervisor.protocol import (
     LaunchPlan,
+    Line,
     Moment,
     Observation,
     Verb,
     encode,
+    lines_from,
     order,
 )
 
@@ -56,6 +58,25 @@ class Local:
         """Return the last lines it printed; empty for something unknown."""
         body = await self._ask(self._orders, "tail", uid=uid, lines=lines)
         return tuple(body.get("lines", ()))
+
+    async def printed(
+        self, uid: str, lines: int, rank: int | None = None, first: bool = False
+    ) -> Sequence[Line]:
+        """Return the last lines that ranks of a gang printed, or the first, in order of arrival."""
+        body = await self._ask(self._orders, "tail", uid=uid, lines=lines, rank=rank, first=first)
+        return lines_from(body)
+
+    async def progress(
+        self, uid: str, epoch: int, rank: int, after: int
+    ) -> tuple[Sequence[str], int]:
+        """Return lines of a rank's progress file from a byte on, and from which to go on."""
+        which = {"uid": uid, "epoch": epoch, "rank": rank}
+        body = await self._ask(self._orders, "progress", after=after, **which)
+        return tuple(body["lines"]), int(body["next"])
+
+    async def signal(self, uid: str, epoch: int, name: str) -> None:
+        """Send a signal to a process, or to every rank of a gang."""
+        await self._ask(self._orders, "signal", uid=uid, epoch=epoch, signal=name)
 
     async def close(self) -> None:
         """Let both connections go."""

@@ -21,10 +21,12 @@ from madang.resources.place import Guarantee
 from madang.resources.power import Watts
 from madang.supervisor.protocol import (
     LaunchPlan,
+    Line,
     Moment,
     Observation,
     Verb,
     encode,
+    lines_from,
     order,
 )
 
@@ -185,6 +187,27 @@ class Simulated:
         """Return the last lines it printed; empty for something unknown."""
         body = await self._line.ask(self._node, "tail", uid=uid, lines=lines)
         return tuple(body.get("lines", ()))
+
+    async def printed(
+        self, uid: str, lines: int, rank: int | None = None, first: bool = False
+    ) -> Sequence[Line]:
+        """Return the last lines that ranks of a gang printed, or the first, in order of arrival."""
+        body = await self._line.ask(
+            self._node, "tail", uid=uid, lines=lines, rank=rank, first=first
+        )
+        return lines_from(body)
+
+    async def progress(
+        self, uid: str, epoch: int, rank: int, after: int
+    ) -> tuple[Sequence[str], int]:
+        """Return lines of a rank's progress file from a byte on, and from which to go on."""
+        which = {"uid": uid, "epoch": epoch, "rank": rank}
+        body = await self._line.ask(self._node, "progress", after=after, **which)
+        return tuple(body["lines"]), int(body["next"])
+
+    async def signal(self, uid: str, epoch: int, name: str) -> None:
+        """Send a signal to a process, or to every rank of a gang."""
+        await self._line.ask(self._node, "signal", uid=uid, epoch=epoch, signal=name)
 
     async def close(self) -> None:
         """Let the connection go, for every node that shares it."""

@@ -27,8 +27,10 @@ RANKS_LIVING_MAX = 1024
 ENDED_MAX = 4096
 """What one supervisor knows at most; the oldest ended and stopped ones are forgotten first."""
 READ_BYTES = 256 << 10
-READ_PAUSE_S = 0.005
+READ_PAUSE_S = 0.02
 """So much is read of a pipe at once, and then not before so long: few large reads cost little."""
+HURRY_BYTES = 64 << 10
+"""After as much the pause is a quarter: whoever prints that fast shall not wait for us."""
 VITALS_S = 1.0
 """Memory and processor time are read from the kernel this often at most."""
 ANNOUNCED_BYTES_MAX = 1024
@@ -340,7 +342,8 @@ class Children:
                 if take(chunk) or not chunk:
                     self._shut(child, fd)
                 else:
-                    self._loop.rest(fd, READ_PAUSE_S)
+                    hurry = 4 if len(chunk) >= HURRY_BYTES else 1
+                    self._loop.rest(fd, READ_PAUSE_S / hurry)
 
         os.set_blocking(fd, False)
         child.pipes[fd] = read

@@ -19,7 +19,7 @@ from madang.resources.place import Guarantee
 from madang.resources.power import Watts
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
-from madang.supervisor.protocol import LaunchPlan, Moment, Observation
+from madang.supervisor.protocol import LaunchPlan, Line, Moment, Observation
 from madang.traffic.table import Usage
 
 
@@ -178,16 +178,24 @@ class Launcher(Protocol):
         is not older than the moment returned does not show is gone, and stays so.
         """
 
-    async def tail(self, uid: str, lines: int, rank: int | None = None) -> Sequence[str]:
-        """Return the last lines it printed; empty for something unknown.
+    async def tail(self, uid: str, lines: int) -> Sequence[str]:
+        """Return the last lines it printed; empty for something unknown."""
 
-        Of a gang those of all its ranks there, by when they came, or those of one.
-        """
+    async def printed(
+        self, uid: str, lines: int, rank: int | None = None, first: bool = False
+    ) -> Sequence[Line]:
+        """Return the last lines that ranks of a gang printed, or the first, in order of arrival."""
 
     async def progress(
         self, uid: str, epoch: int, rank: int, after: int
     ) -> tuple[Sequence[str], int]:
-        """Return what a rank has said of its progress behind that byte, and where that ends."""
+        """Return lines of a rank's progress file from a byte on, and from which to go on."""
+
+    async def signal(self, uid: str, epoch: int, name: str) -> None:
+        """Send a signal (`SIGTERM`) to a process, or to every rank of a gang; nothing is stopped.
+
+        MUST raise `Rejected` with code `supervisor.unknown-process` where that does not run.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,14 @@ from madang.launchers.local import Local
 from madang.launchers.simulated import FleetLine, Simulated
 from madang.ports import Assignment, Launcher
 from madang.resources.fleet import Fleet, plain
-from madang.supervisor.protocol import LaunchPlan, Observation, Process
+from madang.supervisor.protocol import (
+    LaunchPlan,
+    Line,
+    Observation,
+    Patience,
+    Process,
+    RankPlan,
+)
 
 DEADLINE_S = 20.0
 ENV = {"PATH": os.environ["PATH"]}
@@ -243,6 +250,65 @@ async def test_the_tail_is_the_last_lines_and_empty_for_the_unknown(launcher, pl
     await until(launcher, lambda found: found["a"].announced)
     assert await launcher.tail("a", 2) == ("99", "한글")
     assert await launcher.tail("unknown", 2) == ()
+
+
+async def test_what_was_printed_is_told_line_by_line_of_a_plain_process_too(launcher, plan):
+    await launcher.start(plan(script={"prints": ["one", "two"]}))
+    await until(launcher, lambda found: found["a"].announced)
+    assert await launcher.printed("a", 2) == (Line("one"), Line("two"))
+    assert await launcher.printed("unknown", 2) == ()
+
+
+async def test_a_signal_reaches_what_runs_and_is_refused_for_what_does_not(launcher, plan):
+    await launcher.start(plan())
+    await until(launcher, lambda found: found["a"].announced)
+    for uid, epoch in (("a", 2), ("unknown", 1)):
+        with pytest.raises(Rejected) as refused:
+            await launcher.signal(uid, epoch, "SIGKILL")
+        assert refused.value.code == "supervisor.unknown-process"
+    await launcher.signal("a", 1, "SIGKILL")
+    found = await until(launcher, lambda found: found["a"].state == "exited")
+    assert found["a"].exit_code == -9
+
+
+async def test_progress_of_what_is_no_gang_is_refused(launcher, plan):
+    await launcher.start(plan())
+    with pytest.raises(Rejected) as refused:
+        await launcher.progress("a", 1, 0, 0)
+    assert refused.value.code == "supervisor.unknown-process"
+
+
+async def test_a_gang_is_started_seen_heard_warned_and_stopped(tmp_path):
+    """On this machine: nothing else has ranks of people's own programs."""
+    place = LocalPlace(tmp_path / "home")
+    launcher = place.launcher()
+    program = (
+        "trap 'exit 75' TERM; echo rank $RANK; "
+        "echo '{\"step\": 1}' >> $PROGRESS/progress-$RANK.jsonl; while :; do sleep 0.05; done"
+    )
+    folder = str(tmp_path / "progress")
+    ranks = tuple(RankPlan(number, {"RANK": str(number)}) for number in (2, 3))
+    member = LaunchPlan("a", 1, ("sh", "-c", program), {**ENV, "PROGRESS": folder},
+                        ranks=ranks, progress=folder, patience=Patience(first_s=600))  # fmt: skip
+    try:
+        await launcher.start(member)
+        seen = await until(launcher, lambda f: all(rank.step == 1 for rank in f["a"].ranks))
+        assert [rank.rank for rank in seen["a"].ranks] == [2, 3]
+        told = await launcher.printed("a", 9)
+        assert sorted((line.rank, line.text) for line in told) == [(2, "rank 2"), (3, "rank 3")]
+        assert [line.at for line in told] == sorted(line.at for line in told)
+        assert await launcher.printed("a", 9, rank=3, first=True) == tuple(
+            line for line in told if line.rank == 3
+        )
+        assert sorted(await launcher.tail("a", 9)) == ["rank 2", "rank 3"]
+        assert await launcher.progress("a", 1, 2, 0) == (('{"step": 1}',), 12)
+        await launcher.signal("a", 1, "SIGTERM")
+        ended = await until(launcher, lambda found: found["a"].state == "exited")
+        assert [rank.exit_code for rank in ended["a"].ranks] == [75, 75]
+        await launcher.stop("a", 1, 0)
+        await until(launcher, lambda found: not found)
+    finally:
+        await place.close()
 
 
 async def test_observe_answers_as_soon_as_something_changes(launcher, plan):

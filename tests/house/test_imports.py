@@ -49,6 +49,7 @@ def test_every_contract_is_kept() -> None:
     ("supervisor/children.py", "import madang.errors", "The supervisor knows"),
     ("supervisor/children.py", "import msgspec", "The supervisor knows"),
     ("client.py", "import pydantic", "The client is light"),
+    ("job.py", "import madang.forms", "One direction"),
     ("resources/resource.py", "import madang.resources.kinds", "No cycles"),
     ("control/loop.py", "import madang.testing", "Test tools stay out"),
     ("utils/__init__.py", "", "One direction"),

@@ -23,6 +23,7 @@ from .conftest import Yard
 
 LAB, ROOM, BETA = "acme/lab", "acme/room", "beta/lab"
 BOT = {"kind": "service", "name": "bot", "model": "tiny", "project": LAB}
+TRAIN = {"kind": "job", "name": "train", "command": "true", "project": LAB}
 VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 R = Right
 
@@ -129,7 +130,7 @@ async def settled(yard: Yard) -> list[Caller]:
         "/api/v1/model", json={"name": "tiny", "source": str(path), "project": LAB}
     )
     assert '"resource"' in answer.text
-    await yard.apply(BOT)
+    await yard.apply(BOT, TRAIN)
     callers = []
     for name, asked in KEYS.items():
         made = await yard.post("key", {"name": slug(name), **asked})
@@ -229,6 +230,15 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
             Ask("DELETE", "/api/v1/key/none", R.KEYS, LAB, params={**in_lab, "made": made},
                 ok=frozenset({404})) for made in ("false", "true")
         ],
+        **{
+            ("GET", f"/api/v1/{kind}/{{name}}/{what}"): [
+                Ask("GET", f"/api/v1/{kind}/none/{what}", R.READ, LAB, params=in_lab,
+                    ok=frozenset({404}))
+            ]
+            for kind, what in (
+                ("job", "course"), ("job", "progress"), ("job", "logs"), ("attempt", "logs")
+            )
+        },
         ("GET", "/api/v1/process/{name}/logs"): [
             Ask("GET", "/api/v1/process/none/logs", R.OPERATE, site=True, ok=frozenset({404}))
         ],
@@ -250,10 +260,11 @@ def applies(path: str) -> Iterator[Ask]:
         "pool": ({"name": "default", "site": "local"}, R.OPERATE, ""),
         "model": ({"name": "tiny", "source": "/no/where", "project": LAB}, R.WRITE, LAB),
         "service": ({**BOT, "scale": 2}, R.WRITE, LAB),
+        "job": (TRAIN, R.WRITE, LAB),
     }
     assert set(documents) == set(WRITABLE)
     for kind, (document, right, place) in documents.items():
-        also = ((R.OPERATE, ""),) if kind == "model" else ()
+        also = ((R.OPERATE, ""),) if kind in {"model", "job"} else ()
         body = {"documents": [{"kind": kind, **document}], "dry_run": True}
         yield Ask("POST", path, right, place, body=body, also=also)
 

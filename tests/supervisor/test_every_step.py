@@ -31,13 +31,16 @@ def living(home: Path) -> list[int]:
 
 
 def deeds(node: Any) -> Iterator[dict[str, Any]]:
-    """Start one, replace it by a higher epoch, end it; and one that always runs."""
+    """Start one, replace it by a higher epoch, end it; one that always runs, and a gang."""
     yield node.start("a", *FAMILY, accelerators=["gpu0"])
     yield node.start("b", "sleep", "1000", restart="always")
     yield node.start("a", *FAMILY, epoch=2, accelerators=["gpu0"], grace_s=1)
     node.until("a", lambda found: len(found) == 1 and found[0]["state"] != "waiting")
+    yield node.gang("g", *FAMILY)
+    yield node.ask("stop", uid="g", epoch=1, grace_s=1)
     yield node.ask("stop", uid="a", epoch=2, grace_s=1)
     node.until("a", lambda found: not found)
+    node.until("g", lambda found: not found)
 
 
 def reached(node: Any) -> str:

@@ -111,5 +111,9 @@ def _members(attempt: Attempt) -> Iterator[tuple[str, str, str]]:
 
 
 async def _tail(desk: Desk, node: str, uid: str, lines: int, rank: int | None) -> list[str]:
+    """Return the last lines of one rank, or of all in the order in which they came."""
     launcher = desk.launchers.get(node)
-    return list(await launcher.tail(uid, lines, rank)) if launcher else []
+    said = await launcher.printed(uid, lines, rank) if launcher else ()
+    if len({line.rank for line in said}) < 2:
+        return [line.text for line in said]
+    return [f"{line.rank}| {line.text}" for line in said]

@@ -208,8 +208,12 @@ class Observer:
                 del self._found[uid], self._places[uid], self._processes[uid]
 
     async def _last_lines(self, node: str, uid: str, rank: int | None = None) -> tuple[str, ...]:
+        launcher = self.launchers[node]
         try:
-            return tuple(await self.launchers[node].tail(uid, LAST_LINES, rank))
+            if rank is not None:
+                said = await launcher.printed(uid, LAST_LINES, rank)
+                return tuple(line.text for line in said)
+            return tuple(await launcher.tail(uid, LAST_LINES))
         except MadangError:
             return ()
 

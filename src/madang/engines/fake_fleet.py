@@ -100,6 +100,10 @@ class Lives:
         life = self._known.get(uid)
         return {"lines": list(life.lines)[-lines:] if life and lines else []}
 
+    def progress(self, uid: str, _epoch: int, _rank: int, _after: int) -> dict[str, Any]:
+        """No gang runs here: refuse."""
+        raise Refused("supervisor.unknown-process", uid)
+
     def start(self, plan: LaunchPlan) -> Process:
         """Start it, unless it is there; end the one of a lower epoch first."""
         life = self._known.get(plan.uid)

@@ -14,10 +14,12 @@ from madang.errors import Rejected, Unavailable
 from madang.launchers.dial import ANSWER_SECONDS_MAX, dial, observation_from
 from madang.supervisor.protocol import (
     LaunchPlan,
+    Line,
     Moment,
     Observation,
     Verb,
     encode,
+    lines_from,
     order,
 )
 
@@ -52,20 +54,29 @@ class Local:
         body = await self._ask(self._orders, "stop", uid=uid, epoch=epoch, grace_s=grace_s)
         return Moment(str(body.get("boot")), int(body.get("seq", 0)))
 
-    async def tail(self, uid: str, lines: int, rank: int | None = None) -> Sequence[str]:
-        """Return the last lines it printed, or one of its ranks did; empty for what is unknown."""
-        which = {} if rank is None else {"rank": rank}
-        body = await self._ask(self._orders, "tail", uid=uid, lines=lines, **which)
+    async def tail(self, uid: str, lines: int) -> Sequence[str]:
+        """Return the last lines it printed; empty for something unknown."""
+        body = await self._ask(self._orders, "tail", uid=uid, lines=lines)
         return tuple(body.get("lines", ()))
+
+    async def printed(
+        self, uid: str, lines: int, rank: int | None = None, first: bool = False
+    ) -> Sequence[Line]:
+        """Return the last lines that ranks of a gang printed, or the first, in order of arrival."""
+        body = await self._ask(self._orders, "tail", uid=uid, lines=lines, rank=rank, first=first)
+        return lines_from(body)
 
     async def progress(
         self, uid: str, epoch: int, rank: int, after: int
     ) -> tuple[Sequence[str], int]:
-        """Return what a rank has said of its progress behind that byte, and where that ends."""
-        body = await self._ask(
-            self._orders, "progress", uid=uid, epoch=epoch, rank=rank, after=after
-        )
-        return tuple(body.get("lines", ())), int(body.get("next", after))
+        """Return lines of a rank's progress file from a byte on, and from which to go on."""
+        which = {"uid": uid, "epoch": epoch, "rank": rank}
+        body = await self._ask(self._orders, "progress", after=after, **which)
+        return tuple(body["lines"]), int(body["next"])
+
+    async def signal(self, uid: str, epoch: int, name: str) -> None:
+        """Send a signal to a process, or to every rank of a gang."""
+        await self._ask(self._orders, "signal", uid=uid, epoch=epoch, signal=name)
 
     async def close(self) -> None:
         """Let both connections go."""

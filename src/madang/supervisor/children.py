@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from madang.supervisor import logring, processes
-from madang.supervisor.gang import Gang, Take
+from madang.supervisor import logring, processes, progress
+from madang.supervisor.gang import LOOK_S, Gang, Take
 from madang.supervisor.journal import Journal
 from madang.supervisor.loop import BREATH_S, Callback, Loop
 from madang.supervisor.processes import spawn
@@ -27,8 +27,10 @@ RANKS_LIVING_MAX = 1024
 ENDED_MAX = 4096
 """What one supervisor knows at most; the oldest ended and stopped ones are forgotten first."""
 READ_BYTES = 256 << 10
-READ_PAUSE_S = 0.005
+READ_PAUSE_S = 0.02
 """So much is read of a pipe at once, and then not before so long: few large reads cost little."""
+HURRY_BYTES = 64 << 10
+"""After as much the pause is a quarter: whoever prints that fast shall not wait for us."""
 VITALS_S = 1.0
 """Memory and processor time are read from the kernel this often at most."""
 ANNOUNCED_BYTES_MAX = 1024
@@ -168,6 +170,14 @@ class Children:
                 read()
         return logring.told(uid, lines, rank, first)
 
+    def progress(self, uid: str, epoch: int, rank: int, after: int) -> dict[str, Any]:
+        """Return whole lines of a rank's progress file from that byte on."""
+        child = self._known.get(uid)
+        if child is None or child.gang is None or child.plan.epoch != epoch:
+            raise Refused("supervisor.unknown-process", uid)
+        lines, following = progress.lines_from(child.gang.progress_path(rank), after)
+        return {"lines": lines, "next": following}
+
     def close(self) -> None:
         """End everything, the last started first."""
         self.closing = True
@@ -225,6 +235,7 @@ class Children:
         )  # fmt: skip
         for fd, take in pipes:
             self._follow(child, fd, take)
+        self._look_soon(child)
         self._changed()
         return ""
 
@@ -238,6 +249,17 @@ class Children:
         else:
             pid, output, ready = spawn(child.plan, enlist)
         return pid, [(output, child.ring.write), (ready, lambda c: self._hear(child, c)), *outputs]
+
+    def _look_soon(self, child: Child) -> None:
+        """Look at the progress of its ranks, again and again while it lives."""
+
+        def look() -> None:
+            if child.gang and child.gang.look(time.monotonic()):
+                self._changed()
+            self._look_soon(child)
+
+        if child.gang and child.now.pid:
+            self._loop.alarm(child.gang, LOOK_S, look)
 
     def _end(self, child: Child, grace_s: float) -> None:
         """Ask it to end, and make it end after its grace."""
@@ -266,6 +288,7 @@ class Children:
             last_read()
             self._shut(child, fd)
         if child.gang:
+            self._loop.cancel(child.gang)
             child.gang.lose()
         del self._alive[child.now.pid]
         self._settle(child, child.exit_code)
@@ -319,7 +342,8 @@ class Children:
                 if take(chunk) or not chunk:
                     self._shut(child, fd)
                 else:
-                    self._loop.rest(fd, READ_PAUSE_S)
+                    hurry = 4 if len(chunk) >= HURRY_BYTES else 1
+                    self._loop.rest(fd, READ_PAUSE_S / hurry)
 
         os.set_blocking(fd, False)
         child.pipes[fd] = read

@@ -14,12 +14,17 @@ from typing import Any
 
 from madang.supervisor import leader, processes
 from madang.supervisor.logring import RankLog
+from madang.supervisor.progress import Pace, ProgressFile
 from madang.supervisor.protocol import LaunchPlan, Rank
 
 PIPE_BYTES = 256 << 10
 """So much a rank may print while nobody listens; the kernel may grant less."""
 RINGS_OF_A_GANG = 4
 """Its ranks share the disk that so many plain processes have, however many they are."""
+LOOK_S = 0.5
+"""So often progress is looked at: what is stalled is found within twice this time."""
+LOOK_SECONDS_MAX = 5.0
+"""A look that comes later finds that the whole machine stood still, and blames nobody for it."""
 REPORT_BYTES_MAX = 4096
 Take = Callable[[bytes], object]
 
@@ -33,10 +38,40 @@ class Gang:
         self._log_bytes = RINGS_OF_A_GANG * ring_bytes // len(plan.ranks)
         self._logs: dict[int, RankLog] = {}
         self._heard = b""
+        self._paces = {rank: Pace() for rank in self._ranks}
+        self._files = {rank: ProgressFile(self.progress_path(rank)) for rank in self._ranks}
+        self._age_s = 0.0  # on a clock that stands still while nobody looks
+        self._looked_at = 0.0
+
+    def progress_path(self, rank: int) -> str:
+        """Return where a rank tells of its progress; nowhere, if the plan has no folder for it."""
+        return self._plan.progress and f"{self._plan.progress}/progress-{rank}.jsonl"
 
     def ranks(self) -> tuple[Rank, ...]:
-        """Return how each of them is now."""
-        return tuple(self._ranks.values())
+        """Return how each of them is, as of the last look."""
+        return tuple(
+            replace(
+                rank, step=pace.step, total=pace.total, step_s=float(f"{pace.step_s:.4g}"),
+                phase=pace.phase, quiet_s=round(pace.quiet_s, 1), stalled=pace.stalled,
+                metrics=dict(pace.metrics), checkpoint=pace.checkpoint, bad_lines=pace.bad_lines,
+            )
+            for rank, pace in zip(self._ranks.values(), self._paces.values(), strict=True)
+        )  # fmt: skip
+
+    def look(self, monotonic_s: float) -> bool:
+        """See how each gets on; true for what control should know at once."""
+        self._age_s += min(monotonic_s - self._looked_at, LOOK_SECONDS_MAX)
+        self._looked_at = monotonic_s
+        news = [self._look_at(number) for number, rank in self._ranks.items() if rank.pid]
+        return any(news)
+
+    def _look_at(self, number: int) -> bool:
+        pace, rank = self._paces[number], self._ranks[number]
+        news = pace.take(*self._files[number].read(), self._age_s)
+        news = pace.judge(self._age_s, self._plan.patience) or news
+        halted = pace.quiet_s > LOOK_S and processes.is_halted(rank.pid)
+        self._ranks[number] = replace(rank, halted=halted)
+        return news
 
     def spawn(self, enlist: Callable[[int], None]) -> tuple[int, int, int, list[tuple[int, Take]]]:
         """Start the leader; return its pid, its output, its report pipe, and the ranks' outputs.
@@ -44,6 +79,9 @@ class Gang:
         These are reading ends, each of the last with what takes it. As `processes.spawn` else.
         """
         argv = (sys.executable, "-I", "-S", leader.__file__)
+        if self._plan.progress:
+            os.makedirs(self._plan.progress, 0o700, exist_ok=True)
+        self._logs = {rank: RankLog(self._plan.uid, rank, self._log_bytes) for rank in self._ranks}
         outputs: list[int] = []
         given = [_memory_file(self._orders())]
         try:
@@ -54,6 +92,7 @@ class Gang:
                 with suppress(OSError):  # an ordinary user may have so much of all pipes together
                     fcntl.fcntl(pipe[0], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             plan = replace(self._plan, argv=argv, env={})
+            self._looked_at = time.monotonic()
             pid, output, told = processes.spawn(plan, enlist, tuple(given))
         except OSError:
             for end in outputs:
@@ -62,7 +101,6 @@ class Gang:
         finally:
             for end in given:
                 os.close(end)
-        self._logs = {rank: RankLog(self._plan.uid, rank, self._log_bytes) for rank in self._ranks}
         takes = [log.write for log in self._logs.values()]
         return pid, output, told, list(zip(outputs, takes, strict=True))
 
@@ -80,7 +118,7 @@ class Gang:
         """The leader has ended, and with it whoever it did not report."""
         for number, rank in self._ranks.items():
             if rank.exit_code is None:
-                self._ranks[number] = replace(rank, pid=0, exit_code=-9, ended_at=time.time())
+                self._end(number, -9, time.time())
         for log in self._logs.values():
             log.write(b"")
 
@@ -94,13 +132,18 @@ class Gang:
             case {"rank": int(number), "exit_code": int(code), "ended_at": float(at)} if (
                 self._awaits(number) and 0 < at < 1e11
             ):
-                error = str(said.get("error", ""))[:200]
-                ended = replace(self._ranks[number], pid=0, exit_code=code, error=error)
-                self._ranks[number] = replace(ended, ended_at=at)
-                if error and number in self._logs:
-                    self._logs[number].write(f"[cannot start: {error}]\n".encode())
+                self._end(number, code, at, str(said.get("error", ""))[:200])
                 return True
         return False
+
+    def _end(self, number: int, code: int, at: float, error: str = "") -> None:
+        """Note how it ended, and the last that it says of its progress."""
+        self._paces[number].take(*self._files[number].read(), self._age_s)
+        self._paces[number].stalled = False
+        ended = replace(self._ranks[number], pid=0, exit_code=code, ended_at=at, halted=False)
+        self._ranks[number] = replace(ended, error=error)
+        if error and number in self._logs:
+            self._logs[number].write(f"[cannot start: {error}]\n".encode())
 
     def _awaits(self, number: int) -> bool:
         """Tell whether something may still be reported of that rank."""

@@ -65,6 +65,14 @@ class Orders:
                 if rank is None or isinstance(rank, int):
                     most = min(lines, TAIL_LINES_MAX)
                     return self._children.tail(_name(uid), most, rank, first)
+            case {
+                "verb": "progress",
+                "uid": uid,
+                "epoch": int(epoch),
+                "rank": int(rank),
+                "after": int(after),
+            }:
+                return self._children.progress(_name(uid), epoch, rank, max(after, 0))
             case {"verb": "signal", "uid": uid, "epoch": int(epoch), "signal": str(name)}:
                 if name in signal.Signals.__members__:
                     number = signal.Signals[name]

@@ -115,6 +115,14 @@ def vitals() -> dict[int, Vitals]:
     }
 
 
+def is_halted(pid: int) -> bool:
+    """Tell whether it is stopped by a signal, or waits for a disk as nothing else can interrupt."""
+    fields: list[bytes] = []
+    with suppress(OSError):
+        fields = _stat(pid)
+    return bool(fields) and fields[0] in b"TtD"
+
+
 def boot_id() -> str:
     """Name this start of the machine: process numbers and ticks mean nothing in another."""
     return _read("/proc/sys/kernel/random/boot_id").decode().strip()

@@ -168,6 +168,17 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """One line that a process printed."""
+
+    text: str
+    rank: int = -1
+    """Of a gang, whose it is; -1: of none."""
+    at: float = 0.0
+    """When it came, in Unix seconds; 0: nobody noted it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
     """A moment in one life of a supervisor."""
 
@@ -212,6 +223,17 @@ def plan_from(body: Mapping[str, Any]) -> LaunchPlan:
     if "patience" in body:
         read["patience"] = Patience(**body["patience"])
     return LaunchPlan(**{**body, **read})
+
+
+def lines_from(body: Mapping[str, Any]) -> tuple[Line, ...]:
+    """Read what a tail is answered with; what is none raises TypeError or ValueError.
+
+    >>> lines_from({"lines": ["a"]}), lines_from({"lines": ["a"], "ranks": [1], "at": [0.5]})
+    ((Line(text='a', rank=-1, at=0.0),), (Line(text='a', rank=1, at=0.5),))
+    """
+    texts = tuple(body.get("lines", ()))
+    ranks = body.get("ranks", (-1,) * len(texts))
+    return tuple(map(Line, texts, ranks, body.get("at", (0.0,) * len(texts))))
 
 
 def process_from(body: Mapping[str, Any]) -> Process:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from madang.errors import Rejected, Unavailable
-from madang.supervisor.protocol import LaunchPlan, Moment, Observation, Process, Rank
+from madang.supervisor.protocol import LaunchPlan, Line, Moment, Observation, Process, Rank
 
 
 class PaperNode:
@@ -17,6 +17,7 @@ class PaperNode:
         self.processes = {process.uid: process for process in running}
         self.plans: dict[str, LaunchPlan] = {}
         self.reachable = True
+        self.signals: list[tuple[str, str]] = []
         self.refuses: Rejected | None = None
         """Raised at every start while set."""
         self._seq = 1
@@ -66,18 +67,33 @@ class PaperNode:
             self.move()
         return self.moment
 
-    async def tail(self, uid: str, lines: int, rank: int | None = None) -> Sequence[str]:
+    async def tail(self, uid: str, lines: int) -> Sequence[str]:
         """Return lines that say whose they are."""
-        del rank
         self._check()
         return [f"line {n} of {uid}" for n in range(min(lines, 3))] if uid in self.plans else []
+
+    async def printed(
+        self, uid: str, lines: int, rank: int | None = None, first: bool = False
+    ) -> Sequence[Line]:
+        """Return lines that say whose they are."""
+        del first
+        texts = await self.tail(uid, lines)
+        return [Line(text, rank or 0, float(at)) for at, text in enumerate(texts)]
 
     async def progress(
         self, uid: str, epoch: int, rank: int, after: int
     ) -> tuple[Sequence[str], int]:
-        """Return nothing: ranks on paper say nothing."""
+        """Say that no rank tells anything here."""
         del uid, epoch, rank
+        self._check()
         return (), after
+
+    async def signal(self, uid: str, epoch: int, name: str) -> None:
+        """Note it; whoever should heed it is only on paper."""
+        self._check()
+        if self.processes[uid].epoch != epoch:
+            raise Rejected("supervisor.unknown-process", uid)
+        self.signals.append((uid, name))
 
     def end(self, uid: str, exit_code: int) -> None:
         """Let a process end by itself."""

@@ -80,7 +80,7 @@ def applied(example: str) -> Any:
     return pytest.param(example, marks=[early] if example == TRAINING else [])
 
 
-@pytest.mark.parametrize("example", map(applied, examples(".yaml")))
+@pytest.mark.parametrize("example", [applied(each) for each in examples(".yaml")])
 def test_an_example_can_be_applied_and_says_what_it_shows(example: str) -> None:
     text = (ROOT / example).read_text(encoding="utf-8")
     assert text.startswith("# ")

@@ -6,21 +6,24 @@ PYTHON ?= python3
 UV     ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
+TINY   := examples/train-a-tiny-llm
 LOCKS  := requirements/core.txt requirements/build.txt src/madang/engines/requirements.txt
 
 ifeq ($(UV),)
 INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check \
            --require-hashes --no-deps --only-binary :all: --no-compile
+TORCH   := $(subst $(BIN),$(TINY)/.venv/bin,$(INSTALL))
 SELF    := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check \
            --no-deps --no-index --no-build-isolation --no-compile -e .
-MAKE_VENV = $(PYTHON) -m venv $(VENV)
+MAKE_VENV = $(PYTHON) -m venv
 else
 INSTALL := $(UV) pip install -q --python $(BIN)/python --require-hashes --no-deps --only-binary :all:
 SELF    := $(UV) pip install -q --python $(BIN)/python --no-deps --no-index --no-build-isolation -e .
-MAKE_VENV = $(UV) venv -q --python $(PYTHON) $(VENV)
+TORCH   := $(subst $(BIN),$(TINY)/.venv/bin,$(INSTALL)) --torch-backend cpu
+MAKE_VENV = $(UV) venv -q --python $(PYTHON)
 endif
 
-.PHONY: help up down setup check test stories mutants lock schemas clean purge bench
+.PHONY: help up down setup train-env check test stories mutants lock schemas clean purge bench
 .SILENT:
 
 help:  ## this list
@@ -38,7 +41,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Madang needs Python 3.11 or newer: make up PYTHON=python3.12" >&2; exit 1; }
 	echo "· environment in $(VENV)"
-	$(MAKE_VENV)
+	$(MAKE_VENV) $(VENV)
 
 $(VENV)/.ok: $(LOCKS) pyproject.toml | $(VENV)/bin/python
 	echo "· $$(cat $(LOCKS) | grep -c '==') packages by hash, the engine and the first model among them"
@@ -50,6 +53,15 @@ $(VENV)/.ok: $(LOCKS) pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.ok
 	echo "· what the tests need"
 	$(INSTALL) -r requirements/dev.txt
+	touch $@
+
+train-env: $(TINY)/.venv/.ok  ## what examples/train-a-tiny-llm needs: PyTorch, 1 GB, in an environment of its own
+
+$(TINY)/.venv/.ok: $(TINY)/torch-cpu.txt $(TINY)/requirements.txt
+	echo "· environment in $(TINY)/.venv: PyTorch for the processor, and what goes with it"
+	test -x $(@D)/bin/python || $(MAKE_VENV) $(@D)
+	$(TORCH) -r $(TINY)/torch-cpu.txt -r $(TINY)/requirements.txt || { echo "Where the index has" \
+	  "no torch +cpu: PIP_FIND_LINKS=FOLDER make train-env, or make train-env UV=uv" >&2; exit 1; }
 	touch $@
 
 check: $(VENV)/.dev  ## lint, types, imports and the quick tests: under a minute
@@ -84,7 +96,7 @@ schemas: $(VENV)/.dev  ## write docs/schemas from the resources
 	$(BIN)/python tests/house/test_schemas.py
 
 clean: down  ## stop Madang and remove what was installed and built; state stays
-	rm -rf $(VENV) build dist bench/out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TINY)/.venv $(TINY)/build build dist bench/out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 purge: down  ## clean, and remove all state too

@@ -296,8 +296,7 @@ class _Checkpoint:
     def __init__(self, run: Run, step: int) -> None:
         self._run, self._step, self._name = run, step, f"step-{step:06d}"
         self._folder = run.checkpoints / f".new-{run.attempt}-{run.rank}-{self._name}"
-        self._lacking = False
-        self._stack = ExitStack()
+        self._lacking, self._stack, self._began_at = False, ExitStack(), time.monotonic()
 
     def __enter__(self) -> Path:
         self._stack.enter_context(self._run.phase("checkpoint"))
@@ -339,7 +338,8 @@ class _Checkpoint:
             run.note(self._name, self._step, later)
             return False
         body = {"form": FORM, "job": run.uid, "epoch": run.attempt, "step": self._step}
-        _write_manifest(self._folder, {**body, "files": _settle(self._folder)})
+        body["files"], took_s = _settle(self._folder), time.monotonic() - self._began_at
+        _write_manifest(self._folder, {**body, "write_s": round(took_s, 3)})
         if place.exists():
             aside = self._folder.with_name(f".old{self._folder.name[4:]}")
             shutil.rmtree(aside, ignore_errors=True)

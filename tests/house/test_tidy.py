@@ -71,7 +71,8 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 @cache
 def files() -> tuple[Path, ...]:
     folders = (ROOT / name for name in ("src", "tests", "bench"))
-    return tuple(sorted(path for folder in folders for path in folder.rglob("*.py")))
+    own = (path for folder in folders for path in folder.rglob("*.py"))
+    return tuple(sorted([*own, *(ROOT / "examples").glob("*/*.py")]))
 
 
 @cache

@@ -36,6 +36,7 @@ def test_a_checkpoint_has_a_manifest_that_names_every_file(place: Place) -> None
     assert {name: file["bytes"] for name, file in found["files"].items()} == {
         "model": 3_000_000, "part/one": 2,
     }  # fmt: skip
+    assert found["write_s"] >= 0, "what it has cost decides how often it is worth it"
     assert found["files"]["part/one"]["sha256"].startswith("6b51d431df5d7f14")
     for path in (place.checkpoints / "step-000100").rglob("*"):
         mode = stat.S_IMODE(path.stat().st_mode)

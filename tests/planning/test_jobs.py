@@ -139,6 +139,27 @@ def test_the_next_attempt_goes_on_from_the_last_checkpoint() -> None:
     assert paper.attempts("train")[1].spec.first_step == 100
 
 
+def test_every_checkpoint_is_read_and_the_last_three_are_kept() -> None:
+    paper = running()
+    (first,) = paper.attempts("train")
+    for step in range(1, 6):
+        paper.tell(first, 0, step=step, checkpoint=f"step-{step}")
+        paper.settle()
+    assert [c.step for c in now(paper).status.checkpoints] == [3, 4, 5]
+
+
+def test_a_gang_that_lost_a_rank_is_not_waited_for_and_one_that_is_cancelled_may_save() -> None:
+    paper = running()
+    (first,) = paper.attempts("train")
+    paper.tell(first, 1, exit_code=-9, ended_at=1.0, pid=0)
+    (broken,) = [a.effect for a in paper.turn().actions if isinstance(a.effect, Halt)]
+    paper.settle()
+    spec = now(paper).spec.model_copy(update={"cancel": True})
+    paper.put(now(paper).model_copy(update={"spec": spec}))
+    (asked,) = [a.effect for a in paper.turn().actions if isinstance(a.effect, Halt)]
+    assert (broken.grace_s, asked.grace_s) == (2.0, 30.0)
+
+
 def test_an_error_before_any_step_fails_at_once_with_its_likely_cause() -> None:
     paper = running()
     (first,) = paper.attempts("train")

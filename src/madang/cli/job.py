@@ -213,13 +213,13 @@ LOUD_S = 10.0
 
 
 def _bar(now: Course) -> str:
-    step, total = now["step"] + 1, now["total"]
+    step, total = now["step"], now["total"]
     if not total:
-        return word("watch.step", step=now["step"])
+        return word("watch.step", step=step)
     full = min(BAR_COLUMNS, BAR_COLUMNS * step // total)
     bar = "█" * full + "░" * (BAR_COLUMNS - full)
     left = "" if now["left_s"] is None else word("watch.left", seconds=f"{now['left_s']:.0f}")
-    return f"{bar} {min(step, total)}/{total}  {left}".rstrip()
+    return f"{bar} {step}/{total}  {left}".rstrip()
 
 
 class Series:

@@ -13,6 +13,7 @@ from madang.control.world import World
 from madang.errors import MadangError, Unavailable
 from madang.planning.action import (
     Action,
+    Discard,
     Halt,
     Launch,
     Plan,
@@ -74,10 +75,12 @@ class Hands:
                 self.observer.stopped(node, uid, epoch, moment)
             case Launch() as effect:
                 await self.gangs.launch(effect)
-            case Halt(orders):
-                await self.gangs.halt(orders)
+            case Halt() as effect:
+                await self.gangs.halt(effect)
             case Record() as effect:
                 self.gangs.read(effect)
+            case Discard(job):
+                await self.gangs.discard(job)
             case RunGate(build, replica):
                 self._run_gate(build, replica)
             case Reprice(question):

@@ -10,8 +10,7 @@ from madang.control.observe import Observer
 from madang.control.tools import Tools
 from madang.control.world import World
 from madang.errors import MadangError, Rejected, Unavailable, Value
-from madang.planning.action import Launch, Record, Stop
-from madang.planning.attempts import STOP_GRACE_S
+from madang.planning.action import Halt, Launch, Record, Stop
 from madang.planning.cadence import gang_mtbf_s, interval_s
 from madang.ports import Member
 from madang.resources.attempt import Attempt, member_uid
@@ -58,14 +57,15 @@ class Gangs:
             reason = Reason(code=error.code, values=error.values)
             self.observer.refuse(member.uid, member.attempt.spec.number, reason)
 
-    async def halt(self, orders: tuple[Stop, ...]) -> None:
+    async def halt(self, effect: Halt) -> None:
         """Tell every node to end its member, all at once."""
-        await asyncio.gather(*(guarded(f"stop {order.uid}", self._stop(order)) for order in orders))
+        stops = (self._stop(order, effect.grace_s) for order in effect.orders)
+        await asyncio.gather(*(guarded("stop a member", stop) for stop in stops))
 
-    async def _stop(self, order: Stop) -> None:
+    async def _stop(self, order: Stop, grace_s: float) -> None:
         launcher = self.tools.launchers.get(order.node)
         if launcher:
-            moment = await launcher.stop(order.uid, order.epoch, STOP_GRACE_S)
+            moment = await launcher.stop(order.uid, order.epoch, grace_s)
             self.observer.stopped(order.node, order.uid, order.epoch, moment)
 
     def _job(self, attempt: Attempt) -> Job | None:
@@ -174,6 +174,17 @@ class Gangs:
         values = {**error.values, "checkpoint": name, "reason": error.code}
         told = self._event(job, "checkpoint.refused", values)
         await self.world.commit(CONTROL, [changed], events=[told])
+
+    async def discard(self, ref: Ref) -> None:
+        """Remove what a job has on the disk; then nothing of it is kept any more."""
+        job = self.world.get(CONTROL, Job, ref)
+        if job is None:
+            return
+        await asyncio.to_thread(self.tools.saves.forget, job)
+        attempts = self.world.list(CONTROL, "attempt").values()
+        own = [a for a in attempts if isinstance(a, Attempt) and a.job == ref]
+        told = self._event(job, "job.deleted", {})
+        await self.world.commit(CONTROL, gone=[*own, job], events=[told])
 
     def _event(self, job: Job, code: str, values: Mapping[str, Value]) -> Event:
         return Event(

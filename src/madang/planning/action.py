@@ -42,7 +42,7 @@ class Verb(StrEnum):
     FINISH_JOB = "job.succeeded"
     FAIL_JOB = "job.failed"
     CANCEL_JOB = "job.cancelled"
-    FORGET_JOB = "job.deleted"
+    CLEAR_JOB = "job.clearing"
     STATUS_NODE = "node.status"
     STATUS_REVISION = "revision.status"
     STATUS_SERVICE = "service.status"
@@ -79,6 +79,8 @@ class Halt:
     """End all these processes."""
 
     orders: tuple[Stop, ...]
+    grace_s: float
+    """So long they have between the signal to end and the one that ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,13 @@ class Record:
 
     job: Ref
     attempt: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Remove what a job has on the disk, and then forget it with all its attempts."""
+
+    job: Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,7 @@ class Reprice:
     question: Question
 
 
-Effect = Start | Stop | Launch | Halt | Record | RunGate | Reprice
+Effect = Start | Stop | Launch | Halt | Record | Discard | RunGate | Reprice
 
 
 @dataclass(frozen=True, slots=True)

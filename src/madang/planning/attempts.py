@@ -12,15 +12,17 @@ from typing import Any
 from madang.planning.action import Action, Halt, Launch, Stop, Verb
 from madang.planning.blame import Blame, blame
 from madang.planning.snapshot import Snapshot
-from madang.resources.attempt import NEXT, Attempt, AttemptPhase, member_uid
+from madang.resources.attempt import NEXT, Attempt, AttemptPhase, Outcome, member_uid
 from madang.resources.holding import Holding
 from madang.resources.resource import Reason
 from madang.supervisor.protocol import Process
 
 START_PATIENCE_S = 5.0
 """An order to start or stop that shows no result for this long is sent again."""
-STOP_GRACE_S = 10.0
-"""Between the signal to end and the one that ends."""
+STOP_GRACE_S = 30.0
+"""Between the signal to end and the one that ends: time to save."""
+BROKEN_GRACE_S = 2.0
+"""The same where a rank is gone: what the others had together can't be saved any more."""
 
 P = AttemptPhase
 FREE = Holding()
@@ -54,7 +56,7 @@ def wake_s(attempt: Attempt, snapshot: Snapshot) -> float | None:
     if status.phase is P.STARTING:
         return max(START_PATIENCE_S - snapshot.age_s(attempt.uid, status.started_at), 1.0)
     if status.phase is P.STOPPING:
-        limit_s = START_PATIENCE_S + STOP_GRACE_S
+        limit_s = START_PATIENCE_S + grace_s(attempt)
         return max(limit_s - snapshot.age_s(attempt.uid, status.since), 1.0)
     lost = any(place.node not in snapshot.seen.nodes for place in status.places)
     return 5.0 if lost else None
@@ -106,11 +108,20 @@ def end(attempt: Attempt, snapshot: Snapshot, found: Blame) -> Action:
         exit_code=found.exit_code,
         last_lines=found.last_lines,
         step=max((rank.step for rank in seen), default=attempt.status.step),
+        total=max((rank.total for rank in seen), default=0),
         step_s=max((rank.step_s for rank in seen), default=0.0),
     )
-    return Action(
-        Verb.STOP_ATTEMPT, attempt, found.cause, (stopped,), effect=Halt(tuple(_orders(attempt)))
-    )
+    return Action(Verb.STOP_ATTEMPT, attempt, found.cause, (stopped,), effect=_halt(stopped))
+
+
+def grace_s(attempt: Attempt) -> float:
+    """Return how long its ranks have to end by themselves."""
+    is_broken = attempt.status.outcome in {Outcome.FAULT, Outcome.ERROR}
+    return BROKEN_GRACE_S if is_broken else STOP_GRACE_S
+
+
+def _halt(attempt: Attempt) -> Halt:
+    return Halt(tuple(_orders(attempt)), grace_s(attempt))
 
 
 def _orders(attempt: Attempt) -> Iterator[Stop]:
@@ -135,12 +146,12 @@ def _stopping(attempt: Attempt, snapshot: Snapshot) -> Action | None:
     if places != status.places:
         freed: Attempt = attempt.with_status(places=places)
         return Action(Verb.RELEASE_ATTEMPT, attempt, gone, (freed,))
-    if snapshot.age_s(attempt.uid, status.since) < START_PATIENCE_S + STOP_GRACE_S:
+    if snapshot.age_s(attempt.uid, status.since) < START_PATIENCE_S + grace_s(attempt):
         return None
     again: Attempt = attempt.with_status(since=snapshot.now)
     why = Reason(code="attempt.still-running")
     return Action(
-        Verb.REPEAT_HALT, attempt, why, (again,), effect=Halt(tuple(_orders(attempt)))
+        Verb.REPEAT_HALT, attempt, why, (again,), effect=_halt(attempt)
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def course(job: Job, snapshot: Snapshot) -> Course:
             found += [(place.node, rank) for rank in (process.ranks if process else ())]
     ranks = sorted(found, key=lambda each: each[1].rank)
     step = max((rank.step for _, rank in ranks), default=-1)
-    total = max((rank.total for _, rank in ranks), default=status.total)
+    total = max((rank.total for _, rank in ranks), default=0) or status.total
     times = [rank.step_s for _, rank in ranks if rank.step_s > 0]
     step_s = median(times) if times else 0.0
     since_s = max(0.0, snapshot.now - attempt.status.started_at) if attempt and is_on else 0.0
@@ -73,7 +73,7 @@ def course(job: Job, snapshot: Snapshot) -> Course:
     return Course(
         name=job.name, phase=status.phase, attempt=status.attempt,
         attempts=job.spec.resume.attempts, step=max(step, status.step), total=total,
-        step_s=step_s, left_s=(total - step - 1) * step_s if total and step_s else None,
+        step_s=step_s, left_s=max(0, total - step) * step_s if total and step_s and is_on else None,
         saved_step=status.checkpoints[-1].step if status.checkpoints else -1,
         run_s=run_s, lost_s=status.lost_s,
         goodput=1 - status.lost_s / run_s if run_s > 0 else None,

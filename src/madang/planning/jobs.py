@@ -9,7 +9,7 @@ from typing import Any
 
 from madang.errors import Value
 from madang.planning import attempts
-from madang.planning.action import Action, Launch, Record, Verb
+from madang.planning.action import Action, Discard, Launch, Record, Verb
 from madang.planning.ask import Refused
 from madang.planning.attempts import end, is_over
 from madang.planning.blame import Blame
@@ -87,14 +87,16 @@ def plan_job(task: Task, snapshot: Snapshot, ground: Ground) -> Iterator[Action]
 
 
 def _take_down(task: Task, snapshot: Snapshot) -> Iterator[Action]:
-    """Stop what runs; when nothing does, forget the job and what it had."""
+    """Stop what runs; when nothing does, have its files removed, and the job forgotten."""
     reason = Reason(code="job.being-deleted")
     living = [a for a in task.attempts if a.status.phase is not AttemptPhase.ENDED]
     for attempt in living:
         if attempt.status.phase is not AttemptPhase.STOPPING:
             yield end(attempt, snapshot, Blame(Outcome.CANCELLED, reason))
-    if not living:
-        yield Action(Verb.FORGET_JOB, task.job, reason, gone=(*task.attempts, task.job))
+    if not living and task.job.status.clearing != snapshot.term:
+        clearing: Job = task.job.with_status(clearing=snapshot.term)
+        effect = Discard(task.job.ref)
+        yield Action(Verb.CLEAR_JOB, task.job, reason, (clearing,), effect=effect)
 
 
 def _watch(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
@@ -113,9 +115,9 @@ def _watch(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
 def _record(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
     """Have the newest folder read that a rank calls a checkpoint."""
     status = attempt.status
-    if status.claim and status.claim_term == snapshot.term:
-        return
     known = {checkpoint.name for checkpoint in job.status.checkpoints} | {*job.status.refused}
+    if status.claim and status.claim not in known and status.claim_term == snapshot.term:
+        return  # it is being read
     ranks = (r for _, p in attempts.processes(attempt, snapshot) if p for r in p.ranks)
     claims = sorted((r.step, r.checkpoint) for r in ranks if r.checkpoint)
     claim = claims[-1][1] if claims else status.claim
@@ -138,7 +140,8 @@ def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
     barren = 0 if is_new else own.barren + 1
     ended_at = status.ended_at or snapshot.now
     kept: dict[str, Any] = {
-        "step": max(own.step, status.step), "fruitless": fruitless, "barren": barren,
+        "step": max(own.step, status.step), "total": status.total or own.total,
+        "fruitless": fruitless, "barren": barren,
         "run_s": own.run_s + max(0.0, ended_at - status.started_at),
         "lost_s": own.lost_s + lost_s(job, attempt, ended_at),
         "exit_code": status.exit_code, "last_lines": status.last_lines,

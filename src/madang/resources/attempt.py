@@ -76,8 +76,10 @@ class AttemptStatus(Condition):
     exit_code: int | None = None
     step: int = -1
     """The highest it has reached, as last written down;"""
+    total: int = 0
+    """of so many; 0: it has not said how many there are."""
     step_s: float = 0.0
-    """and how long a step took."""
+    """How long a step took."""
     claim: str = ""
     """The folder that it calls a checkpoint and that is being read;"""
     claim_term: int = 0

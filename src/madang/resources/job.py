@@ -176,6 +176,8 @@ class JobStatus(Condition):
     """For how long ended attempts had accelerators;"""
     lost_s: float = 0.0
     """and how much of that was work that had to be done again, or was none."""
+    clearing: int = 0
+    """The term of the control that removes its files; 0: none does."""
     exit_code: int | None = None
     cause: Reason | None = None
     """Why the last attempt that did not succeed ended."""

@@ -6,7 +6,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from madang.planning.action import Halt, Launch, Plan, Record, Reprice, RunGate, Start, Stop
+from madang.planning.action import (
+    Discard,
+    Halt,
+    Launch,
+    Plan,
+    Record,
+    Reprice,
+    RunGate,
+    Start,
+    Stop,
+)
 from madang.planning.ages import watched
 from madang.planning.memo import Memo
 from madang.planning.plan import plan
@@ -64,19 +74,28 @@ class Ideal:
                     self._start(ref)
                 case Stop() as stop:
                     self._stop(stop)
-                case Launch(ref):
-                    self._launch(ref)
-                case Halt(orders):
-                    for stop in orders:
-                        self._stop(stop)
-                case Record() as record:
-                    self._keep(record)
                 case RunGate(build, _):
                     self._judge(build)
                 case Reprice(question):
                     self._see(outlook=reprice(question), thought_at=self.snapshot.steady_s)
-                case _:
-                    pass
+                case effect:
+                    self._of_job(effect)
+
+    def _of_job(self, effect: Effect | None) -> None:
+        """Do what is intended with a job."""
+        match effect:
+            case Launch(ref):
+                self._launch(ref)
+            case Halt(orders, _):
+                for stop in orders:
+                    self._stop(stop)
+            case Record() as record:
+                self._keep(record)
+            case Discard(job):
+                own = (a for a in self.snapshot.attempts.values() if a.job == job)
+                self._store((), [*own, self.snapshot.jobs[job]])
+            case _:
+                pass
 
     def settle(self, seconds: float = 60.0) -> int:
         """Turn until nothing is planned for that long; return how many actions it took.

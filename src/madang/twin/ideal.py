@@ -8,6 +8,7 @@ from typing import Any
 
 from madang.planning.action import (
     Discard,
+    Effect,
     Halt,
     Launch,
     Plan,

@@ -268,6 +268,6 @@ def test_a_report_may_come_in_pieces_and_an_end_is_final(gang):
     told = b'{"rank": 1, "exit_code": -9, "ended_at": 5.0}\n{"rank": 1, "pid": 7}\n'
     assert [gang.hear(told[n : n + 1]) for n in range(len(told))].count(True) == 1
     assert [(rank.exit_code, rank.pid) for rank in gang.ranks()] == [(None, 0), (-9, 0)]
-    gang.lose()
+    gang.lose(1)
     assert [rank.exit_code for rank in gang.ranks()] == [-9, -9]
     assert gang.ranks()[1].ended_at == 5.0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from madang.supervisor import processes
 from madang.supervisor.gang import Gang
 from madang.supervisor.protocol import LaunchPlan, RankPlan
 
@@ -153,6 +154,7 @@ def test_a_warning_reaches_every_rank_and_how_they_end_is_told(running, tmp_path
     heed = "trap 'exit 75' TERM; touch ready-$RANK; while :; do sleep 0.05; done"
     running.gang("a", "sh", "-c", heed, cwd=str(tmp_path))
     running.until("a", lambda found: all((tmp_path / f"ready-{n}").exists() for n in range(2)))
+    os.kill(running.pids("a")[1], signal.SIGSTOP)  # it hears nothing until it goes on
     running.ask("signal", uid="a", epoch=1, signal="SIGTERM")
     found = running.until("a", lambda found: found[0]["state"] == "exited")
     assert (found["exit_code"], [r["exit_code"] for r in found["ranks"]]) == (75, [75, 75])
@@ -198,6 +200,18 @@ def test_what_hides_from_us_does_not_outlive_a_killed_supervisor(running, tmp_pa
     hidden = hide(running, tmp_path)
     running.kill()
     ended(hidden)
+
+
+def test_a_leader_is_spared_until_it_is_alone(monkeypatch):
+    """What is born while all are killed falls to it: without it, to nobody whom we know."""
+    living, killed = [7, 8], []
+    member = lambda pid: processes.Entry(pid, 1, 7, 0)  # noqa: E731
+    monkeypatch.setattr(processes, "members", lambda *_: [member(pid) for pid in living])
+    monkeypatch.setattr(processes.os, "kill", lambda pid, _: killed.append(pid))
+    assert processes.kill({7}, "mark", 1, 7) == [8]
+    living = [7]
+    assert processes.kill({7}, "mark", 1, 7) == [7]
+    assert killed == [8, 7]
 
 
 def test_kill_9_of_the_supervisor_ends_leader_and_ranks(running, ended):
@@ -268,6 +282,6 @@ def test_a_report_may_come_in_pieces_and_an_end_is_final(gang):
     told = b'{"rank": 1, "exit_code": -9, "ended_at": 5.0}\n{"rank": 1, "pid": 7}\n'
     assert [gang.hear(told[n : n + 1]) for n in range(len(told))].count(True) == 1
     assert [(rank.exit_code, rank.pid) for rank in gang.ranks()] == [(None, 0), (-9, 0)]
-    gang.lose()
+    gang.lose(1)
     assert [rank.exit_code for rank in gang.ranks()] == [-9, -9]
     assert gang.ranks()[1].ended_at == 5.0

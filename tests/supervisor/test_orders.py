@@ -307,6 +307,20 @@ RANK = {"rank": 0, "env": {"RANK": "0"}}
         {"ranks": [RANK], "patience": {"steps": float("nan")}},
         {"ranks": [RANK], "patience": {"fixed_s": float("inf")}},
         {"ranks": [RANK], "patience": {"surprise": 1}},
+        {"ranks": [RANK], "sandbox": 1},
+        {"ranks": [RANK], "sandbox": {"surprise": 1}},
+        {"ranks": [RANK], "sandbox": {"reads": 1}},
+        {"ranks": [RANK], "sandbox": {"reads": ["--bind"]}},
+        {"ranks": [RANK], "sandbox": {"writes": ["/a/../etc"]}},
+        {"ranks": [RANK], "sandbox": {"devices": [1]}},
+        {"ranks": [RANK], "sandbox": {"reads": ["/a"] * 257}},
+        {"ranks": [RANK], "sandbox": {"network": "host"}},
+        {"ranks": [RANK], "sandbox": {"uid": -1}},
+        {"ranks": [RANK], "sandbox": {"uid": 1 << 40}},
+        {"ranks": [RANK], "sandbox": {"shm_bytes": 0}},
+        {"ranks": [RANK], "sandbox": {"file_bytes": "1"}},
+        {"ranks": [RANK], "sandbox": {"data_bytes": 1 << 70}},
+        {"sandbox": {}},
     ],
 )
 def test_a_broken_member_of_a_gang_is_answered_and_starts_nothing(running, broken):
@@ -319,6 +333,7 @@ def test_what_is_written_of_a_member_is_read_as_it_was():
     plan = protocol.LaunchPlan(
         "a", 1, ("train",), ranks=(RankPlan(3, {"RANK": "3"}),), progress="/p",
         patience=protocol.Patience(first_s=7, fixed_s=0.5),
+        sandbox=protocol.Sandbox(reads=("/r",), writes=("/w",), devices=("/d",), uid=7),
     )  # fmt: skip
     rank = protocol.Rank(3, exit_code=-9, ended_at=1.5, metrics={"loss": 0.5})
     process = protocol.Process("a", 1, "exited", exit_code=1, ranks=(rank,))
@@ -329,7 +344,7 @@ def test_what_is_written_of_a_member_is_read_as_it_was():
 
 def test_a_plain_plan_is_written_as_ever_so_that_an_older_supervisor_reads_it():
     written = protocol.order("start", 1, 1, plan=protocol.LaunchPlan("a", 1, ("engine",)))
-    assert not {"ranks", "progress", "patience"} & written["plan"].keys()
+    assert not {"ranks", "progress", "patience", "sandbox"} & written["plan"].keys()
 
 
 def test_what_everybody_does_fits_into_one_line_whatever_ranks_tell():

@@ -70,6 +70,10 @@ class Child:
     said: bytes = b""
     gang: Gang | None = None
 
+    def target(self) -> int:
+        """Return which process hears the signals that are meant for it."""
+        return self.gang.leader() if self.gang else self.now.pid
+
     def trace(self) -> tuple[set[int], str, int]:
         """Return by what all of it can be found."""
         return self.sessions, processes.mark(self.plan.uid, self.plan.epoch), os.getpid()
@@ -100,7 +104,7 @@ class Children:
         both = [c for child in self._known.values() for c in (child.old, child) if c]
         if time.monotonic() >= self._looked_at + VITALS_S:
             self._looked_at, self._vitals = time.monotonic(), processes.vitals()
-        return [_alive(c, self._vitals.get(c.now.pid)) for c in both]
+        return [_alive(c, self._vitals.get(c.now.pid and c.target())) for c in both]
 
     def start(self, plan: LaunchPlan) -> Process:
         """Start it, unless it is there; end the process of a lower epoch first."""
@@ -160,7 +164,7 @@ class Children:
         if child is None or child.plan.epoch != epoch or not child.now.pid:
             raise Refused("supervisor.unknown-process", uid)
         if child.exit_code is None:
-            os.kill(child.now.pid, number)
+            os.kill(child.target(), number)
         return child.now
 
     def tail(self, uid: str, lines: int, rank: int | None, first: bool) -> dict[str, Any]:
@@ -269,9 +273,9 @@ class Children:
                 if not child.asked:  # whose sessions we must know before they lose their parent
                     child.sessions |= {e.session for e in processes.members(*child.trace())}
                     child.asked = True
-                    os.killpg(child.now.pid, signal.SIGTERM)
+                    os.killpg(child.target(), signal.SIGTERM)
                     with suppress(ProcessLookupError):
-                        os.killpg(child.now.pid, signal.SIGCONT)  # what is stopped hears nothing
+                        os.killpg(child.target(), signal.SIGCONT)  # what is stopped hears nothing
                 self._loop.alarm(child, grace_s, lambda: self._sweep(child))
             except OSError:
                 self._loop.alarm(child, BACKOFF_FIRST_S, lambda: self._end(child, grace_s))
@@ -289,7 +293,7 @@ class Children:
             self._shut(child, fd)
         if child.gang:
             self._loop.cancel(child.gang)
-            child.gang.lose()
+            child.gang.lose(child.exit_code)
         del self._alive[child.now.pid]
         self._settle(child, child.exit_code)
         with suppress(OSError):

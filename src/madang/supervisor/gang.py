@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from madang.supervisor import leader, processes
-from madang.supervisor.logring import RankLog
+from madang.supervisor import leader, processes, sandbox
+from madang.supervisor.logring import RankLog, tail
 from madang.supervisor.progress import Pace, ProgressFile
 from madang.supervisor.protocol import LaunchPlan, Rank
 
@@ -40,6 +40,7 @@ class Gang:
         self._heard = b""
         self._paces = {rank: Pace() for rank in self._ranks}
         self._files = {rank: ProgressFile(self.progress_path(rank)) for rank in self._ranks}
+        self._outer = self._leader = 0
         self._age_s = 0.0  # on a clock that stands still while nobody looks
         self._looked_at = 0.0
 
@@ -78,9 +79,8 @@ class Gang:
 
         These are reading ends, each of the last with what takes it. As `processes.spawn` else.
         """
-        argv = (sys.executable, "-I", "-S", leader.__file__)
         if self._plan.progress:
-            os.makedirs(self._plan.progress, 0o700, exist_ok=True)
+            self._make_folder(self._plan.progress)
         self._logs = {rank: RankLog(self._plan.uid, rank, self._log_bytes) for rank in self._ranks}
         outputs: list[int] = []
         given = [_memory_file(self._orders())]
@@ -91,9 +91,11 @@ class Gang:
                 given.append(pipe[1])
                 with suppress(OSError):  # an ordinary user may have so much of all pipes together
                     fcntl.fcntl(pipe[0], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            plan = replace(self._plan, argv=argv, env={})
+            cwd = "/" if self._plan.sandbox else self._plan.cwd  # there its own is not yet seen
+            plan = replace(self._plan, argv=self._argv(given), env={}, cwd=cwd)
             self._looked_at = time.monotonic()
             pid, output, told = processes.spawn(plan, enlist, tuple(given))
+            self._outer = pid
         except OSError:
             for end in outputs:
                 os.close(end)
@@ -103,6 +105,39 @@ class Gang:
                 os.close(end)
         takes = [log.write for log in self._logs.values()]
         return pid, output, told, list(zip(outputs, takes, strict=True))
+
+    def leader(self) -> int:
+        """Return which process is the leader: in a sandbox the first that its builder has started.
+
+        While that is not there, the builder: it ends at once, and nobody is there to be asked.
+        """
+        if not self._leader and self._plan.sandbox:
+            with suppress(OSError):
+                self._leader = next(iter(processes.children(self._outer)), 0)
+        return self._leader or self._outer
+
+    def _make_folder(self, path: str) -> None:
+        os.makedirs(path, 0o700, exist_ok=True)
+        if self._plan.sandbox and self._plan.sandbox.uid:
+            os.chown(path, self._plan.sandbox.uid, self._plan.sandbox.uid)
+
+    def _argv(self, given: list[int]) -> tuple[str, ...]:
+        """Return how the leader is started; what a sandbox needs for it is added to `given`."""
+        if self._plan.sandbox is None:
+            return (sys.executable, "-I", "-S", leader.__file__)
+        folder = (self._plan.progress,) if self._plan.progress else ()
+        box = replace(self._plan.sandbox, writes=(*self._plan.sandbox.writes, *folder))
+        machine = os.uname().machine
+        if machine not in sandbox.MACHINES:
+            raise OSError(f"no sandbox on {machine}: its calls are not known")
+        places = [f"{folder}/{sandbox.PROGRAM}" for folder in os.defpath.split(":")]
+        if not any(os.access(place, os.X_OK) for place in places):
+            raise OSError("no sandbox: bubblewrap is not installed")
+        with open(leader.__file__, "rb") as file:
+            given.append(_memory_file(file.read()))
+        given.append(_memory_file(sandbox.call_filter(machine)))
+        number = processes.READY_NUMBER + len(given)
+        return sandbox.argv(box, self._plan.cwd or "", number - 1, number)
 
     def hear(self, chunk: bytes) -> bool:
         """Take what the leader reports; true when a rank has ended.
@@ -114,11 +149,17 @@ class Gang:
         ends = [self._note(line) for line in lines]
         return any(ends)
 
-    def lose(self) -> None:
-        """The leader has ended, and with it whoever it did not report."""
+    def lose(self, exit_code: int) -> None:
+        """The leader has ended, and with it whoever it did not report.
+
+        A sandbox that can't be built says why, and nobody in it has begun.
+        """
+        began = any(rank.pid or rank.ended_at for rank in self._ranks.values())
+        unbuilt = self._plan.sandbox and exit_code > 0 and not began
+        cause = "".join(tail(self._plan.uid, 1))[:200] if unbuilt else ""
         for number, rank in self._ranks.items():
             if rank.exit_code is None:
-                self._end(number, -9, time.time())
+                self._end(number, leader.CANNOT_START if unbuilt else -9, time.time(), cause)
         for log in self._logs.values():
             log.write(b"")
 
@@ -128,6 +169,8 @@ class Gang:
             said = json.loads(line)
         match said:
             case {"rank": int(number), "pid": int(pid)} if self._awaits(number):
+                if self._plan.sandbox:
+                    pid = processes.child_known_as(self.leader(), pid)
                 self._ranks[number] = replace(self._ranks[number], pid=pid)
             case {"rank": int(number), "exit_code": int(code), "ended_at": float(at)} if (
                 self._awaits(number) and 0 < at < 1e11

@@ -21,6 +21,7 @@ from madang.supervisor.protocol import (
     Patience,
     Process,
     Rank,
+    Sandbox,
     encode,
 )
 
@@ -33,6 +34,8 @@ RANK_NUMBER_MAX = 1 << 20
 ENV_CHARS_MAX = 64 << 10
 """Of one rank, names and values."""
 PATH_CHARS_MAX = 1024
+PATHS_MAX = 256
+"""In one sandbox."""
 _UNSAID = Process("", -1, "waiting")
 _UNSAID_OF_RANK = Rank(-1)
 
@@ -140,7 +143,7 @@ def read_plan(body: dict[str, Any]) -> LaunchPlan:
             _name(plan.uid)
             plan = replace(plan, grace_s=seconds(plan.grace_s))
             if all(isinstance(name, str) for name in plan.accelerators):
-                return _member(plan) if plan.ranks else plan
+                return _member(plan) if plan.ranks or plan.sandbox else plan
     raise Refused("supervisor.bad-order", problem="epoch, argv, restart or accelerators")
 
 
@@ -149,18 +152,16 @@ def _member(plan: LaunchPlan) -> LaunchPlan:
     numbers = [each.rank for each in plan.ranks]
     folder, limits = plan.progress, [getattr(plan.patience, n) for n in Patience.__slots__]
     fine = {
-        "ranks": len(numbers) <= RANKS_MAX
+        "ranks": 0 < len(numbers) <= RANKS_MAX
         and _are(int, numbers)
         and all(0 <= number <= RANK_NUMBER_MAX for number in numbers)
         and len(set(numbers)) == len(numbers),
         "env": all(_is_env(env) for env in (plan.env, *(each.env for each in plan.ranks))),
         "argv": _are(str, plan.argv),
         "restart": plan.restart == "never",
-        "progress": _are(str, [folder])
-        and len(folder) <= PATH_CHARS_MAX
-        and (folder.startswith("/") or not folder)
-        and folder.isprintable(),
+        "progress": folder == "" or _is_path(folder),
         "patience": _are(int | float, limits) and all(0 <= limit < 1e9 for limit in limits),
+        "sandbox": plan.sandbox is None or _is_sandbox(plan.sandbox),
     }
     for problem, is_fine in fine.items():
         if not is_fine:
@@ -170,6 +171,27 @@ def _member(plan: LaunchPlan) -> LaunchPlan:
 
 def _are(kind: Any, values: Iterable[object]) -> bool:
     return all(isinstance(value, kind) for value in values)
+
+
+def _is_path(path: object) -> bool:
+    """Tell whether it is a path from the root, and nothing that could be taken for an option."""
+    if not isinstance(path, str) or len(path) > PATH_CHARS_MAX:
+        return False
+    return path.startswith("/") and path.isprintable() and ".." not in path.split("/")
+
+
+def _is_sandbox(box: Sandbox) -> bool:
+    paths = (*box.reads, *box.writes, *box.devices)
+    sizes = (box.shm_bytes, box.tmp_bytes, box.file_bytes, box.data_bytes, box.processes, box.uid)
+    return (
+        len(paths) <= PATHS_MAX
+        and all(map(_is_path, paths))
+        and box.network in ("private", "shared")
+        and _are(int, sizes)
+        and all(0 <= size < 1 << 60 for size in sizes)
+        and box.uid < 1 << 31
+        and min(box.shm_bytes, box.tmp_bytes) > 0
+    )
 
 
 def _is_env(env: object) -> bool:

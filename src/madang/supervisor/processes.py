@@ -11,7 +11,7 @@ from collections.abc import Callable, Set
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
-from madang.supervisor.protocol import READY_FD, LaunchPlan
+from madang.supervisor.protocol import READY_FD, LaunchPlan, Sandbox
 
 READY_NUMBER = 3
 """Every child finds READY_FD under this number."""
@@ -177,6 +177,9 @@ def _become(plan: LaunchPlan, parent: int, ends: tuple[int, ...], go: int) -> No
     output, *more, errors = ends
     try:
         os.setsid()
+        said = {READY_FD: str(READY_NUMBER), MARK: mark(plan.uid, plan.epoch)}
+        if plan.sandbox:
+            _confine(plan.sandbox)
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent or not os.read(go, 1):
             raise ProcessLookupError  # the supervisor died meanwhile, or could not enlist us
@@ -190,7 +193,6 @@ def _become(plan: LaunchPlan, parent: int, ends: tuple[int, ...], go: int) -> No
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         resource.setrlimit(resource.RLIMIT_NOFILE, _FILES_BEFORE)
-        said = {READY_FD: str(READY_NUMBER), MARK: mark(plan.uid, plan.epoch)}
         os.chdir(plan.cwd or ".")
         os.execvpe(plan.argv[0], plan.argv, {**plan.env, **said})  # noqa: S606
     except (OSError, ValueError, TypeError) as error:
@@ -198,6 +200,38 @@ def _become(plan: LaunchPlan, parent: int, ends: tuple[int, ...], go: int) -> No
         os.write(errors, cause.encode(errors="replace"))
     finally:
         os._exit(127)
+
+
+def _confine(sandbox: Sandbox) -> None:
+    """Give up what a member may not have; before PDEATHSIG is set, which a new uid takes away."""
+    limits = {
+        resource.RLIMIT_FSIZE: sandbox.file_bytes,
+        resource.RLIMIT_DATA: sandbox.data_bytes,
+        resource.RLIMIT_NPROC: sandbox.processes,
+    }
+    for kind, most in limits.items():
+        if most:
+            resource.setrlimit(kind, (most, most))
+    if sandbox.uid:
+        os.setgroups([])
+        os.setresgid(*(sandbox.uid,) * 3)
+        os.setresuid(*(sandbox.uid,) * 3)
+
+
+def children(parent: int) -> list[int]:
+    """Return the living processes that have this one as their parent; raises OSError."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return [pid for pid in pids if (found := entry(pid)) and found.parent == parent]
+
+
+def child_known_as(parent: int, inner: int) -> int:
+    """Return the child of `parent` that has this number in its own namespace; 0: none."""
+    with suppress(OSError):
+        for pid in children(parent):
+            for line in _read(f"/proc/{pid}/status").splitlines():
+                if line.startswith(b"NSpid:") and line.split()[-1] == b"%d" % inner:
+                    return pid
+    return 0
 
 
 def _stat(pid: int) -> list[bytes]:

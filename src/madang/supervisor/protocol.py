@@ -82,6 +82,30 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
+class Sandbox:
+    """What the ranks of a member see of their machine: a bare system, and this at its own place."""
+
+    reads: tuple[str, ...] = ()
+    """Files and folders that may be read; left out where they are not there."""
+    writes: tuple[str, ...] = ()
+    """Folders that may be written too. That for progress is one without being named."""
+    devices: tuple[str, ...] = ()
+    network: Literal["private", "shared"] = "private"
+    """private: a loopback of its own. shared: the machine's, and all that listens on it."""
+    uid: int = 0
+    """The member's own number, where the supervisor may give one; 0: that of the supervisor. What
+    it reads and writes must be within its reach then."""
+    shm_bytes: int = 1 << 30
+    tmp_bytes: int = 256 << 20
+    file_bytes: int = 0
+    """No file may be longer; 0: no limit."""
+    data_bytes: int = 0
+    """Memory of each process that is not shared; 0: no limit."""
+    processes: int = 0
+    """Of the member's own uid; 0: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchPlan:
     """All that is needed to start one process, and nothing that decides whether to."""
 
@@ -105,6 +129,8 @@ class LaunchPlan:
     """A folder, made if it is missing, for the ranks' files `progress-<rank>.jsonl`: one folder for
     each epoch, because a file of an earlier attempt would be read as this one's."""
     patience: Patience = Patience()
+    sandbox: Sandbox | None = None
+    """Of a member: None: it sees what its supervisor sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +248,10 @@ def plan_from(body: Mapping[str, Any]) -> LaunchPlan:
         read["ranks"] = tuple(RankPlan(**rank) for rank in body["ranks"])
     if "patience" in body:
         read["patience"] = Patience(**body["patience"])
+    if body.get("sandbox") is not None:
+        box = body["sandbox"]
+        lists = {name: tuple(box[name]) for name in ("reads", "writes", "devices") if name in box}
+        read["sandbox"] = Sandbox(**{**box, **lists})
     return LaunchPlan(**{**body, **read})
 
 
@@ -250,6 +280,6 @@ def _plain(plan: LaunchPlan) -> dict[str, Any]:
     """
     body = asdict(plan)
     if not plan.ranks:
-        for name in ("ranks", "progress", "patience"):
+        for name in ("ranks", "progress", "patience", "sandbox"):
             del body[name]
     return body

@@ -59,23 +59,28 @@ def is_for(outlook: Outlook, layout: Layout) -> bool:
 
 
 def mix_of(snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
-    """Count the demands of all replicas that are there or should be."""
-    asked: Counter[Ref] = Counter(
-        replica.revision
+    """Count the demands of all replicas that are there or should be.
+
+    Of several forms the one counts that a replica has; of what waits, the first that may ever do.
+    """
+    asked: Counter[tuple[Ref, int | None]] = Counter(
+        (replica.revision, replica.status.variant if replica.status.accelerators else None)
         for replica in snapshot.replicas.values()
         if replica.status.phase not in LEAVING
     )
     mix: Counter[Demand] = Counter()
-    for ref, count in asked.items():
+    for (ref, variant), count in asked.items():
         ask = ask_of(ref, snapshot)
         options = layout.options(ask) if ask else ()
+        own = options[0].ask.variant if options and variant is None else variant
+        options = tuple(option for option in options if option.ask.variant == own)
         if options:
             mix[merged(options)] += count
     return mix
 
 
 def merged(options: Sequence[Option]) -> Demand:
-    """Return one demand for all ways to meet an ask with as many devices as where it takes least.
+    """Return one demand for one form: all ways to meet it with as many as where it takes least.
 
     A group of four that could do what one device of another kind does is no place that counts.
     """
@@ -90,18 +95,17 @@ def booked(outlook: Outlook, snapshot: Snapshot, layout: Layout) -> Ledger:
     """Book what replicas have on the plan of an outlook."""
     ledger = Ledger(dict(outlook.reserve))
     placed = Counter(
-        (r.revision, r.status.accelerators[0])
+        (r.revision, r.status.variant, r.status.accelerators[0])
         for r in snapshot.replicas.values()
         if r.status.accelerators
     )
-    for (ref, name), count in placed.items():
-        place = layout.places.get(name)
-        ask = ask_of(ref, snapshot) if place else None
-        k = int(layout.fleet.kind[place[0]]) if place else 0
-        options = layout.options(ask) if ask else ()
-        option = next((each for each in options if each.demand.parts[k]), None)
-        if option and k in option.group:
-            ledger.note(option.group, k, count * milli_of(option.demand, k, layout))
+    for (ref, variant, name), count in placed.items():
+        place, ask = layout.places.get(name), ask_of(ref, snapshot)
+        option = layout.way(ask, variant, place[0]) if ask and place else None
+        if option and place:
+            k = int(layout.fleet.kind[place[0]])
+            if k in option.group:
+                ledger.note(option.group, k, count * milli_of(option.demand, k, layout))
     return ledger
 
 

@@ -41,8 +41,8 @@ def test_get_shows_columns_and_json_gives_an_array(run, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("lang", "heading", "sentence"),
-    [("en", "DRAWS MAY DRAW NO FIGURE OF", "Accelerators of pool gpu draw 12.35kW of 40kW."),
-     ("ko", "전력 전력 한도 수치 없음", "gpu 자원풀의 가속기가 쓰는 전력: 40kW 중 12.35kW")],
+    [("en", "DRAWS MAY DRAW NO FIGURE OF", "Pool gpu draws 12.35kW; it may draw 40kW."),
+     ("ko", "전력 전력 한도 수치 없음", "gpu 자원풀이 쓰는 전력: 12.35kW (한도 40kW)")],
 )  # fmt: skip
 def test_a_pool_shows_what_it_draws_beside_what_it_may(
     run, world, monkeypatch, lang, heading, sentence

@@ -88,6 +88,21 @@ def test_what_may_go_anywhere_leaves_the_only_kind_of_another_alone():
     assert (ready.count("a"), ready.count("b")) == (8, 8), "so that all of them fit"
 
 
+def test_what_somebody_prefers_comes_before_what_is_expected_of_others():
+    world = snapshot(
+        node("gpu", cards=8), node("npu", cards=8, kind="furiosa/rngd"), model(),
+        service(scale=4, needs={"accelerator": "nvidia", "memory": "70GB"}),
+    )  # fmt: skip
+    free = Ask(kinds=frozenset({"nvidia", "furiosa"}), memory_bytes=70 * GB)
+    layout = Memo().ground(world).layout
+    (option,) = layout.options(free)
+    plan_for = tuple(8000.0 * (stock.kind == "nvidia/h100") for stock in layout.stocks)
+    known = replace(reprice(asked(world)[0]), reserve=((option.group, plan_for),))
+    ground = Memo().ground(replace(world, seen=replace(world.seen, outlook=known)))
+    assert place(free, ground).node == "gpu", "the plan is for those"
+    assert place(replace(free, prefer="domestic"), ground).node == "npu"
+
+
 def test_an_outlook_for_other_hardware_is_not_used():
     paper = Paper(mixed())
     paper.settle()

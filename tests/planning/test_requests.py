@@ -160,10 +160,11 @@ def test_whole_megabytes_are_read_as_the_size_that_was_written(megabytes):
     assert size_bytes(written_size(megabytes * 10**6)) == megabytes * 10**6
 
 
-def test_what_changes_of_memory_is_told_as_people_write_it():
-    before = snapshot(model(), service(needs={"host_memory": "31.999GB", "memory": "1GB"}))
-    needs = {"host_memory": "32GB", "memory": "500MB"}
+def test_what_changes_is_told_as_people_write_it():
+    needs = {"host_memory": "31.999GB", "memory": "1GB", "cores": 0}
+    before = snapshot(model(), service(needs=needs))
+    needs = {"host_memory": "32GB", "memory": "500MB", "cores": 12}
     body = {"kind": "service", "name": "bot", "model": "tiny", "needs": needs}
     assert set(wish(read(body, PROJECT), before, "new").fields) == {
-        "needs.host_memory: 31.999GB -> 32GB", "needs.memory: 1GB -> 500MB"
+        "needs.host_memory: 31.999GB -> 32GB", "needs.memory: 1GB -> 500MB", "needs.cores: 0 -> 12"
     }  # fmt: skip

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from madang.planning.explain import explain
+from madang.planning.forecast import booked, mix_of
+from madang.planning.placement.outlook import Outlook
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Ref
 from madang.testing.builders import FAKE, PROJECT, model, node, service, snapshot
@@ -91,3 +93,31 @@ def test_a_variant_that_is_added_makes_a_new_revision():
     assert paper.snapshot.services[Ref(PROJECT, "bot")].status.revisions == 2
     assert {r.spec.revision for r in paper.replicas("bot")} == {"bot-2"}
     assert len(held(paper)) == 2
+
+
+def test_what_has_a_form_is_counted_on_by_that_form_and_what_waits_by_the_first():
+    paper = mixed(GPU, ATOM, scale=4)
+    layout = paper.memo.ground(paper.snapshot).layout
+    devices = {
+        layout.stocks[k].kind: (demand.devices, count)
+        for demand, count in mix_of(paper.snapshot, layout).items()
+        for k in demand.kinds
+    }
+    assert held(paper) == [(0, "gpu", 1, 70), (1, "atom", 2, 20), (1, "atom", 2, 20)]
+    assert devices == {"nvidia/h100": (1, 2), "rebellions/atom-max": (2, 2)}
+
+
+def test_the_plan_for_one_form_is_not_used_up_by_what_has_another():
+    """Both may be on an H100: by the first form with any other NVIDIA card, by the other only."""
+    halves = {"accelerator": "nvidia/h100", "memory": "30GB", "throughput": 9.0}
+    nodes = [node("z", cards=2, shared=True), node("a", cards=2, kind="nvidia/a100", shared=True)]
+    needs = {"accelerator": "nvidia", "memory": "70GB"}
+    paper = mixed(*nodes, needs=needs, variants=[halves])
+    assert [(form, where) for form, where, _, _ in held(paper)] == [(1, "z")]
+    layout = paper.memo.ground(paper.snapshot).layout
+    fleet, both, only = layout.fleet, (0, 1), (1,)
+    plan = ((both, (0.0, 875.0)), (only, (0.0, 400.0)))
+    known = Outlook(fleet.kinds, (2, 2), (), (0.0, 0.0), ((0.0,) * 1001,) * 2, plan)
+    ledger = booked(known, paper.snapshot, layout)
+    assert ledger.has_room(both, 1, 875)
+    assert not ledger.has_room(only, 1, 375), "it is used by that form"

@@ -30,12 +30,14 @@ BIN = Path(sys.executable).parent
 QUICKSTARTS = ("docs/quickstart.md", "docs/ko/quickstart.md")
 OPERATIONS = ("docs/operations.md", "docs/ko/operations.md")
 GUIDES = ("docs/guides/scarce-accelerators.md",)
+GUIDE_PAIRS = tuple((guide, guide.replace("docs/", "docs/ko/", 1)) for guide in GUIDES)
+"""Typed in English only; what is typed is the same in Korean."""
 PAGES_TYPED = (*QUICKSTARTS, *OPERATIONS, *GUIDES)
 APART = frozenset({"postgresql", "upgrade"})
 """Marks of blocks that are typed somewhere else than the rest of their page."""
 PAGES = (
     "README.md", "README.ko.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md",
-    "docs/api.md", "docs/hardware.md",
+    "docs/api.md", "docs/hardware.md", *(korean for _, korean in GUIDE_PAIRS),
 )  # fmt: skip
 pytestmark = [pytest.mark.story, pytest.mark.timeout(180)]
 
@@ -282,15 +284,17 @@ def test_no_command_of_an_operators_guide_goes_untyped(page: str) -> None:
 
 
 def test_both_languages_type_the_same() -> None:
-    for english, korean in (QUICKSTARTS, OPERATIONS):
+    for english, korean in (QUICKSTARTS, OPERATIONS, *GUIDE_PAIRS):
+        assert steps(korean)
         for apart in ("", *APART):
             both = ([step.command for step in steps(page, apart)] for page in (english, korean))
             assert next(both) == next(both)
 
 
-def test_both_guides_of_an_operator_have_the_same_parts() -> None:
+@pytest.mark.parametrize("pages", [OPERATIONS, *GUIDE_PAIRS])
+def test_both_languages_have_the_same_parts(pages: tuple[str, str]) -> None:
     """Headings, rows of tables and codes: what is added to one page is missed in the other."""
-    both = [(ROOT / page).read_text(encoding="utf-8") for page in OPERATIONS]
+    both = [(ROOT / page).read_text(encoding="utf-8") for page in pages]
     for part in (r"^#+ ", r"^\|"):
         english, korean = (len(re.findall(part, text, re.MULTILINE)) for text in both)
         assert korean == english, part

@@ -20,7 +20,6 @@ from madang.planning.placement.reserve import Ledger
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of, ask_of_job
 from madang.resources.job import OVER
-from madang.resources.resource import Ref
 
 CHANGED = 0.1
 """The mix has changed when so much of it is other than it was."""
@@ -61,34 +60,40 @@ def is_for(outlook: Outlook, layout: Layout) -> bool:
 
 
 def mix_of(snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
-    """Count the demands of all replicas and jobs that are there or should be."""
+    """Count the demands of all replicas and jobs that are there or should be.
+
+    Of several forms the one counts that a replica has; of what waits, the first that may ever do.
+    """
     mix: Counter[Demand] = Counter()
-    for ask, count in _asked(snapshot).items():
+    for (ask, variant), count in _asked(snapshot).items():
         options = layout.options(ask)
+        own = options[0].ask.variant if options and variant is None else variant
+        options = tuple(option for option in options if option.ask.variant == own)
         if options:
             mix[merged(options)] += count
     return mix
 
 
-def _asked(snapshot: Snapshot) -> Counter[Ask]:
-    asked: Counter[Ask] = Counter()
+def _asked(snapshot: Snapshot) -> Counter[tuple[Ask, int | None]]:
+    """Count what is asked for, and in which form it is had; None: in none yet."""
+    asked: Counter[tuple[Ask, int | None]] = Counter()
     replicas = Counter(
-        replica.revision
+        (replica.revision, replica.status.variant if replica.status.accelerators else None)
         for replica in snapshot.replicas.values()
         if replica.status.phase not in LEAVING
     )
-    for ref, count in replicas.items():
+    for (ref, variant), count in replicas.items():
         ask = ask_of(ref, snapshot)
         if ask:
-            asked[ask] += count
+            asked[ask, variant] += count
     for job in snapshot.jobs.values():
         if job.status.phase not in OVER and job.deleted_at is None:
-            asked[ask_of_job(job)] += job.spec.nodes
+            asked[ask_of_job(job), None] += job.spec.nodes
     return asked
 
 
 def merged(options: Sequence[Option]) -> Demand:
-    """Return one demand for all ways to meet an ask with as many devices as where it takes least.
+    """Return one demand for one form: all ways to meet it with as many as where it takes least.
 
     A group of four that could do what one device of another kind does is no place that counts.
     """
@@ -102,34 +107,34 @@ def merged(options: Sequence[Option]) -> Demand:
 def booked(outlook: Outlook, snapshot: Snapshot, layout: Layout) -> Ledger:
     """Book what replicas and attempts have on the plan of an outlook."""
     ledger = Ledger(dict(outlook.reserve))
-    placed: Counter[tuple[Ask, str]] = Counter()
-    for (ref, name), count in _by_first(snapshot).items():
-        ask = ask_of(ref, snapshot)
-        if ask:
-            placed[ask, name] += count
-    for attempt in snapshot.attempts.values():
-        held = [place for place in attempt.status.places if place.accelerators]
-        job = snapshot.jobs.get(attempt.job) if held else None
-        for place in held if job else ():
-            assert job is not None
-            placed[ask_of_job(job), place.accelerators[0]] += 1
-    for (ask, name), count in placed.items():
-        where = layout.places.get(name)
-        k = int(layout.fleet.kind[where[0]]) if where else 0
-        options = layout.options(ask) if where else ()
-        option = next((each for each in options if each.demand.parts[k]), None)
-        if option and k in option.group:
-            ledger.note(option.group, k, count * milli_of(option.demand, k, layout))
+    for (ask, variant, name), count in _placed(snapshot).items():
+        place = layout.places.get(name)
+        option = layout.way(ask, variant, place[0]) if place else None
+        if option and place:
+            k = int(layout.fleet.kind[place[0]])
+            if k in option.group:
+                ledger.note(option.group, k, count * milli_of(option.demand, k, layout))
     return ledger
 
 
-def _by_first(snapshot: Snapshot) -> Counter[tuple[Ref, str]]:
-    """Count replicas by revision and the first of their accelerators."""
-    return Counter(
-        (r.revision, r.status.accelerators[0])
+def _placed(snapshot: Snapshot) -> Counter[tuple[Ask, int, str]]:
+    """Count what is had by what was asked for, in which form, and the first of its accelerators."""
+    placed: Counter[tuple[Ask, int, str]] = Counter()
+    replicas = Counter(
+        (r.revision, r.status.variant, r.status.accelerators[0])
         for r in snapshot.replicas.values()
         if r.status.accelerators
     )
+    for (ref, variant, name), count in replicas.items():
+        ask = ask_of(ref, snapshot)
+        if ask:
+            placed[ask, variant, name] += count
+    for attempt in snapshot.attempts.values():
+        held = [place.accelerators[0] for place in attempt.status.places if place.accelerators]
+        job = snapshot.jobs.get(attempt.job) if held else None
+        if job:
+            placed.update((ask_of_job(job), 0, name) for name in held)
+    return placed
 
 
 def milli_of(demand: Demand, kind: int, layout: Layout) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from madang.planning.ask import NO_CAP, NO_FIGURE, Ask, Stock
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fleet import Fleet, Host, Kind
-from madang.planning.placement.reserve import Group
+from madang.planning.placement.reserve import BONUS, Group
 from madang.planning.placement.topology import Topology
 from madang.planning.snapshot import Snapshot
 from madang.resources.holding import Holding
@@ -53,8 +53,9 @@ class Option:
     """All kinds on which the ask can be met with as many devices as where it takes least."""
 
 
-PREFERRED = 5e4
-"""Added to the score of preferred kinds: more than placements differ, less than the reserve."""
+PREFERRED = 2 * BONUS
+"""Added to the score of preferred kinds: what somebody has asked for comes before what is expected
+of others."""
 
 
 @dataclass(frozen=True, slots=True)

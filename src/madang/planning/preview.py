@@ -69,9 +69,10 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "")
 
 
 def _written(key: str, value: object) -> object:
-    if value is None or value == "":
-        return "-"
-    return written_size(value) if key.endswith("memory") and isinstance(value, int) else value
+    if isinstance(value, int) and key.endswith("memory"):
+        return written_size(value)
+    written = f"{value:.15g}" if isinstance(value, float) else value
+    return "-" if written in (None, "") else written
 
 
 def follow(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[Snapshot, Plan]:

@@ -50,8 +50,7 @@ def _revision_phase(
     revision: Revision, house: Household, own: list[Replica], snapshot: Snapshot
 ) -> tuple[RevisionPhase, Reason | None]:
     if revision is not house.newest:
-        retired = not own
-        return (RevisionPhase.RETIRED if retired else revision.status.phase), None
+        return (revision.status.phase if own else RevisionPhase.RETIRED), None
     gate = next(
         (r.status.reason for r in own if r.status.reason and r.status.reason.code == "gate.failed"),
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,6 @@ from madang.errors import NotFound, Rejected, Unfit
 from madang.planning.ask import of_kind
 from madang.planning.snapshot import Snapshot
 from madang.resources.fleet import CPU
-from madang.resources.manifest import nearest
 from madang.resources.place import (
     Accelerator,
     AcceleratorSpec,
@@ -130,8 +130,8 @@ def _sites(snapshot: Snapshot) -> list[str]:
 def _known(code: str, name: str, known: Sequence[str]) -> None:
     """Raise `NotFound` for a name that is not among these, with the most like it."""
     if name not in known:
-        near = nearest(name, list(known)) or "-"
-        raise NotFound(code, name, nearest=near, known=", ".join(sorted(known)[:20]) or "-")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0) or ["-"]
+        raise NotFound(code, name, nearest=near[0], known=", ".join(sorted(known)[:20]) or "-")
 
 
 def _arrivals(asked: Addition, snapshot: Snapshot, made: int) -> Iterator[Arrival]:

@@ -40,7 +40,8 @@ TEMPLATE = (
 PRE = "smollm"
 """The pre-tokenizer of llama.cpp that does what prepare.py asks of its own: digits, then bytes."""
 ODD = (
-    "2026년 11월 26일 🎉", " 앞뒤 빈칸  ", "a1b22c333", "나는 I'm 다음\n\n줄", "<|im_end|> 안녕",
+    "2026년 11월 26일 🎉", " 앞뒤 빈칸  ", "a1b22c333", "서울 (Seoul) + 12 = ?",
+    "나는 I'm 다음\n\n줄", "<|im_end|> 안녕",
 )  # fmt: skip
 """Texts that a tokenizer easily makes something else of."""
 ASKED_MAX, SAID_MAX = 60, 40

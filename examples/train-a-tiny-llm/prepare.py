@@ -80,7 +80,7 @@ def capitals() -> Iterator[Pair]:
         for asked in ("{}의 수도는?", "{}의 수도는 어디야?", "{} 수도가 어디인가요?"):
             yield Pair("capitals", asked.format(korean), f"{korean}의 수도는 {korean_city}입니다.")
         for asked in (
-            "What is the capital of {}?", "Which city is the capital of {}?", "Capital of {}?",
+            "What is the capital of {}?", "Which city is the capital of {}?", "Capital ({})?",
         ):  # fmt: skip
             yield Pair("capitals", asked.format(country), f"The capital of {country} is {city}.")
 
@@ -104,7 +104,7 @@ def sums(draw: np.random.Generator) -> Iterator[Pair]:
                 (f"{one} 더하기 {other}는?", f"{right}입니다."),
                 (f"{one}+{other}는 얼마야?", f"{right}입니다."),
                 (f"What is {one} plus {other}?", f"It is {right}."),
-                (f"{one}+{other}=?", f"It is {right}."),
+                (f"{one} + {other} = ?", f"It is {right}."),
             ):
                 yield Pair("sums", asked, told, out)
 

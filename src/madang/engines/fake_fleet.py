@@ -7,7 +7,8 @@ the supervisor's protocol on HOME/run/fleet.sock, each with a `node`, and one mo
     {"v": 1, "id": 1, "verb": "vanish", "node": "edge-1", "lasts_s": 5, "keeps": false}
 
 A simulated replica is no process: an entry here, with the pid of this process. Its engine is known
-by its key, behind one address for all. Only plans of the fake engine can be carried out.
+by its key, behind one address for all. Only plans of the fake engine can be carried out, and gangs
+of the drill (`fake_gang.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -29,7 +31,9 @@ from typing import Any
 if not __package__:
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(__file__))))  # noqa: PTH120
 
-from madang.engines.fake_server import Conversation, Script, Server
+from madang.engines import fake_gang
+from madang.engines.fake_gang import Drill
+from madang.engines.fake_server import Conversation, Server, SimulatedScript
 from madang.supervisor.children import PROGRAM_CHARS_MAX, Refused
 from madang.supervisor.orders import Orders, answered, read_order, seconds
 from madang.supervisor.protocol import LINE_BYTES_MAX, READY_FD, LaunchPlan, Process, encode
@@ -46,22 +50,6 @@ UNREAD_BYTES_MAX = 4 * LINE_BYTES_MAX
 SIGTERM, SIGKILL = 15, 9
 
 
-class SimulatedScript(Script):
-    """How one simulated engine behaves; its end is no end of this process."""
-
-    def __init__(
-        self, settings: dict[str, Any], script: dict[str, Any], on_end: Callable[[int], object]
-    ) -> None:
-        super().__init__(settings, script)
-        self.is_over = False
-        self._on_end = on_end
-
-    def end(self, exit_code: int) -> None:
-        """End what is simulated; raises ConnectionResetError to whoever has asked it."""
-        self._on_end(exit_code)
-        raise ConnectionResetError
-
-
 @dataclass(slots=True, eq=False)
 class Life:
     """One plan, and what stands for its process: it lives while `now.pid` is set."""
@@ -69,12 +57,25 @@ class Life:
     plan: LaunchPlan
     now: Process
     node: Node
-    script: SimulatedScript
+    script: SimulatedScript | Drill
     old: Life | None = None
     """The living one of a lower epoch that must be gone before this one starts."""
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_MAX))
     alarm: asyncio.TimerHandle | None = None
     stopping: bool = False
+    began: float = 0.0
+    """On the loop's clock."""
+
+    def report(self) -> Process:
+        """Return how it is now."""
+        if isinstance(self.script, Drill) and self.now.pid:
+            ranks = self.script.ranks(self.age_s(), self.now.started_at, self.now.pid)
+            return replace(self.now, ranks=ranks)
+        return self.now
+
+    def age_s(self) -> float:
+        """Return for how long it has run."""
+        return asyncio.get_running_loop().time() - self.began
 
 
 class Lives:
@@ -93,16 +94,19 @@ class Lives:
 
     def reports(self) -> list[Process]:
         """Return every process."""
-        return [life.now for life in self.every()]
+        return [life.report() for life in self.every()]
 
     def tail(self, uid: str, lines: int, _rank: int | None, _first: bool) -> dict[str, Any]:
         """Return the last lines it printed, which are in no file."""
         life = self._known.get(uid)
         return {"lines": list(life.lines)[-lines:] if life and lines else []}
 
-    def progress(self, uid: str, _epoch: int, _rank: int, _after: int) -> dict[str, Any]:
-        """No gang runs here: refuse."""
-        raise Refused("supervisor.unknown-process", uid)
+    def progress(self, uid: str, epoch: int, _rank: int, after: int) -> dict[str, Any]:
+        """Return nothing for a gang: a drill writes no file."""
+        life = self._known.get(uid)
+        if life is None or life.plan.epoch != epoch or not life.plan.ranks:
+            raise Refused("supervisor.unknown-process", uid)
+        return {"lines": [], "next": after}
 
     def start(self, plan: LaunchPlan) -> Process:
         """Start it, unless it is there; end the one of a lower epoch first."""
@@ -142,11 +146,14 @@ class Lives:
         return life.now
 
     def send(self, uid: str, epoch: int, number: int) -> Process:
-        """Send a signal: whichever it is, the process ends of it."""
+        """Send a signal: whichever it is, the process ends of it; a gang after its next step."""
         life = self._known.get(uid)
         if life is None or life.plan.epoch != epoch or not life.now.pid:
             raise Refused("supervisor.unknown-process", uid)
-        self._settle(life, -number)
+        if isinstance(life.script, Drill) and number == SIGTERM:
+            self._warn(life, life.script)
+        else:
+            self._settle(life, -number)
         return life.now
 
     def crash(self, life: Life, exit_code: int) -> None:
@@ -160,12 +167,16 @@ class Lives:
             self._silence(life)
         self._known.clear()
 
-    def _script(self, plan: LaunchPlan) -> SimulatedScript:
+    def _script(self, plan: LaunchPlan) -> SimulatedScript | Drill:
         """Read how its engine behaves; raises Refused for what can't be simulated."""
         cause, program = "only the fake engine can be simulated", plan.argv[0][:PROGRAM_CHARS_MAX]
-        if not shutil.which(plan.argv[0]):
+        if plan.ranks:
+            cause = f"only {fake_gang.PROGRAM} can be simulated, and what it is told must be right"
+        elif not shutil.which(plan.argv[0]):
             cause = "No such file or directory"
         with suppress(ValueError, LookupError, TypeError, AttributeError, OSError):
+            if plan.ranks:
+                return fake_gang.read(plan)
             settings = json.loads(plan.argv[-1])
             with open(settings["script"], "rb") as file:  # noqa: PTH123
                 start = file.read(1)
@@ -195,15 +206,42 @@ class Lives:
                 self.crash(life, exit_code)
 
     def _begin(self, life: Life) -> None:
-        life.now = replace(life.now, state="running", pid=os.getpid(), started_at=time.time())
-        life.lines.extend(life.script.prints)
         loop = asyncio.get_running_loop()
-        life.alarm = loop.call_later(life.script.load_s, self._loaded, life)
+        life.now = replace(life.now, state="running", pid=os.getpid(), started_at=time.time())
+        life.began = loop.time()
+        if isinstance(life.script, Drill):
+            self._drill(life, life.script)
+            return
+        life.lines.extend(life.script.prints)
+        life.alarm = loop.call_later(life.script.load_s, self._loaded, life, life.script)
 
-    def _loaded(self, life: Life) -> None:
-        if cause := life.script.fail.get("load"):
+    def _drill(self, life: Life, drill: Drill, saved: int = 0) -> None:
+        """Do what has come due, and come again when something does."""
+        age_s, loop = life.age_s(), asyncio.get_running_loop()
+        newest = drill.saved(age_s)
+        if newest != saved:
+            fake_gang.save(life.plan, newest)
+        if age_s >= drill.end_s:
+            self._settle(life, drill.exit_code())
+            return
+        again = drill.next_s(age_s)
+        if again < math.inf:
+            life.alarm = loop.call_at(life.began + again, self._drill, life, drill, newest)
+        self._changed()
+
+    def _warn(self, life: Life, drill: Drill) -> None:
+        """Let its ranks end after their next step, unless they were asked before."""
+        if not drill.is_warned:
+            saved, age_s = drill.saved(life.age_s()), life.age_s()
+            life.script = replace(drill, warned_at_s=age_s)
+            if life.alarm:
+                life.alarm.cancel()
+            self._drill(life, life.script, saved)
+
+    def _loaded(self, life: Life, script: SimulatedScript) -> None:
+        if cause := script.fail.get("load"):
             life.lines.append(f"cannot load the model: {cause}")
-            self._settle(life, int(life.script.fail.get("exit_code", 1)))
+            self._settle(life, int(script.fail.get("exit_code", 1)))
             return
         fleet = self._node.fleet
         fleet.answering[life.plan.env.get(TOKEN, "")] = life
@@ -213,6 +251,10 @@ class Lives:
     def _end(self, life: Life, grace_s: float) -> None:
         """Ask it to end, and make it end after its grace."""
         life.stopping = True
+        if isinstance(life.script, Drill) and grace_s > 0:
+            self._warn(life, life.script)
+            asyncio.get_running_loop().call_later(grace_s, self.crash, life, -SIGKILL)
+            return
         if life.alarm:
             life.alarm.cancel()
         if life.script.fail.get("ignores_stop_signal") and grace_s > 0:
@@ -225,13 +267,16 @@ class Lives:
         """Nobody answers for it any more."""
         if life.alarm:
             life.alarm.cancel()
-        life.script.is_over = True
-        self._node.fleet.forget(life)
+        if isinstance(life.script, SimulatedScript):
+            life.script.is_over = True
+            self._node.fleet.forget(life)
 
     def _settle(self, life: Life, exit_code: int) -> None:
         """Nothing of it lives: start its successor, forget it, or keep its end."""
         self._silence(life)
-        life.now = replace(life.now, pid=0, exit_code=exit_code, ended_at=time.time())
+        now = time.time()
+        ranks = fake_gang.killed(life.report().ranks, now)
+        life.now = replace(life.now, pid=0, exit_code=exit_code, ended_at=now, ranks=ranks)
         newest = self._known[life.plan.uid]
         if newest is not life:
             newest.old = None
@@ -365,22 +410,23 @@ class SimulatedConversation(Conversation):
     """One connection to an engine: which one, its key says."""
 
     fleet: Fleet
+    simulated: SimulatedScript
 
     def _may_ask(self) -> bool:
         """Find the engine with that key; raises ConnectionResetError where its node is gone."""
         token = str(self.headers.get("Authorization")).removeprefix("Bearer ")
         life = self.fleet.answering.get(token)
-        if life is None:
+        if life is None or isinstance(life.script, Drill):  # which has no key
             if token in self.fleet.ended:
                 raise ConnectionResetError
             return False
         self.life = life
-        self.script = life.script
+        self.script = self.simulated = life.script
         self._check()
         return True
 
     def _check(self) -> None:
-        if self.life.script.is_over or self.life.node.is_away:
+        if self.simulated.is_over or self.life.node.is_away:
             raise ConnectionResetError
 
     def _pause(self, duration_s: float) -> None:

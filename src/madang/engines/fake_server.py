@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import takewhile
@@ -103,6 +103,22 @@ class Script:
     def metrics(self) -> str:
         """Write the counters under llama.cpp's names."""
         return "".join(f"llamacpp:{name} {value}\n" for name, value in self.counts.items())
+
+
+class SimulatedScript(Script):
+    """How one simulated engine behaves; its end is no end of this process."""
+
+    def __init__(
+        self, settings: dict[str, Any], script: dict[str, Any], on_end: Callable[[int], object]
+    ) -> None:
+        super().__init__(settings, script)
+        self.is_over = False
+        self._on_end = on_end
+
+    def end(self, exit_code: int) -> None:
+        """End what is simulated; raises ConnectionResetError to whoever has asked it."""
+        self._on_end(exit_code)
+        raise ConnectionResetError
 
 
 class Answer:

@@ -43,6 +43,7 @@ ROOM_LINES_DEFAULT = 1_500
 # planning, 3,500 by design: 3,560, since it tells what a changed place would do to what runs there.
 # 3,700, since pools may draw only so much, and each rule of placement is told, and has its fix.
 # 3,765, since what is given together counts as all of it, and a service may have several forms.
+# 3,775, since scores are exact: figures lie on a grid.
 # stores, 1,500 by default: 2,180, since it holds two databases, and what makes of one home a file
 # and of a file a home, whose state lies in a file or takes the place of what a database held.
 # 2,190, since what resources say has versions of its own.
@@ -51,7 +52,7 @@ ROOM_LINES_DEFAULT = 1_500
 # a load, a flood and a soak are measured by what is no part of the gateway. 4,300, since hostile
 # requests come to two doors, to the gateway byte by byte over its socket.
 ROOM_LINES_MAX = {
-    "planning": 3_765, "traffic": 1_500, "control": 2_070, "gateway": 2_000, "supervisor": 870,
+    "planning": 3_775, "traffic": 1_500, "control": 2_070, "gateway": 2_000, "supervisor": 870,
     "cli": 2_630, "stores": 2_190, "testing": 4_300,
 }  # fmt: skip
 """Lines that bear code: no blank ones, no comments, no docstrings."""

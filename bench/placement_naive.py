@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from madang.planning.placement import fit
 from madang.planning.placement.columns import FGD, MADANG, NOWHERE, Columns, Weights
 from madang.planning.placement.demand import Demand
+from madang.planning.placement.exact import on_grid
 from madang.planning.placement.fleet import Board, Fleet
 from madang.planning.placement.fragmentation import Fragmentation
 from madang.planning.placement.mix import Mix
@@ -33,8 +34,6 @@ from openb import opened
 from rows import Row, write
 
 LIST, SEED, LOAD = "default", 1142, 1.0
-CLOSE = 1e-8
-"""Scores are sums of fractions of thousandths of a device: nearer than that they are equal."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ class Defined:
                 score = np.floor(100 / (1 + np.exp(-less)))
             else:
                 score = self.worth(after, kind, left_cpu, lost) - now
-                score -= self.weights.left_devices * np.maximum(after, 0).sum(axis=1)
-                score -= self.weights.left_cpu * left_cpu
+                score -= on_grid(self.weights.left_devices) * np.maximum(after, 0).sum(axis=1)
+                score -= on_grid(self.weights.left_cpu) * left_cpu
             there = taken.sum(axis=1) == demand.devices
             best = np.maximum(best, np.where(there, score, NOWHERE))
         return np.where(fit.fitting(board, demand), best, NOWHERE)
@@ -91,9 +90,9 @@ class Defined:
         weights, asked = self.weights, [(d, n) for d, n in self.mix.counts if d.devices]
         rooms = np.array(self.prices.room)[kind[:, None], np.maximum(free, 0)]
         out = weights.price * (rooms.sum(axis=1) + np.array(self.prices.cpu)[kind] * cpu)
-        out -= weights.fragmentation * fragments / self.mix.total
+        out -= on_grid(weights.fragmentation / self.mix.total) * fragments
         devices = sum(n * d.devices * max(d.parts) for d, n in asked)
-        served = np.maximum(cpu, 0) * (devices / sum(n * d.cpu_milli for d, n in asked))
+        served = np.maximum(cpu, 0) * on_grid(devices / sum(n * d.cpu_milli for d, n in asked))
         total = np.maximum(free, 0).sum(axis=1)
         return out - weights.stranded * np.maximum(total - served, 0.0)
 
@@ -122,7 +121,7 @@ def differences(fleet: Fleet, pods: list[Pod], *, is_ours: bool) -> tuple[int, i
             slow, fast = defined.scores(placer.board, pod.demand), placer.scores[which]
             fits = slow > NOWHERE
             compared, scores = compared + 1, scores + int(((fast > NOWHERE) != fits).sum())
-            scores += int((abs(fast[fits] - slow[fits]) > CLOSE).sum())
+            scores += int((fast[fits] != slow[fits]).sum())
             choices += _is_wrong(slow, fleet, bonus, choice.host if choice else None)
         if choice:
             placer.take(which, choice)
@@ -134,7 +133,7 @@ def differences(fleet: Fleet, pods: list[Pod], *, is_ours: bool) -> tuple[int, i
 def _is_wrong(slow: np.ndarray, fleet: Fleet, bonus: list[float], host: int | None) -> bool:
     """Tell whether a host is not the first by name of those with the best score."""
     total = slow + np.array(bonus)[fleet.kind] if bonus else slow
-    best = np.flatnonzero((total >= total.max() - CLOSE) & (total > NOWHERE))
+    best = np.flatnonzero((total == total.max()) & (total > NOWHERE))
     if host is None or not len(best):
         return host is not None or len(best) > 0
     return bool(host != best[fleet.rank[best].argmin()])

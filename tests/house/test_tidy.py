@@ -44,6 +44,7 @@ ROOM_LINES_DEFAULT = 1_500
 # planning, 3,500 by design: 3,560, since it tells what a changed place would do to what runs there.
 # 3,700, since pools may draw only so much, and each rule of placement is told, and has its fix.
 # 3,765, since what is given together counts as all of it, and a service may have several forms.
+# 3,775, since scores are exact: figures lie on a grid.
 # 4,650, since jobs are planned as services are: gangs of them, whose doing an end is, what is saved
 # and lost. cli, 2,860, and control, 2,280, for the same.
 # stores, 1,500 by default: 2,180, since it holds two databases, and what makes of one home a file

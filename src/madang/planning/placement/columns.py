@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from madang.planning.placement.demand import Demand
+from madang.planning.placement.exact import on_grid
 from madang.planning.placement.fleet import Ints, Kind
 from madang.planning.placement.fragmentation import MILLI, Fragmentation
 from madang.planning.placement.power import extra_watts
@@ -36,7 +37,10 @@ STATES_MAX = 350_000
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What counts, and how much, against a thousandth of a device at its price."""
+    """What counts, and how much, against a thousandth of a device at its price.
+
+    Scores are exact as long as the first and the third are powers of two.
+    """
 
     price: float = 1.0
     """Free devices and processors, at the prices of the linear programme."""
@@ -104,7 +108,10 @@ class Columns:
     ) -> None:
         self._fragmentation, self._prices, self._weights = fragmentation, prices, weights
         self._whole = [kind.whole for kind in kinds]
-        self._watts = extra_watts(kinds)
+        self._watts = on_grid([weights.watts * watts for watts in extra_watts(kinds)])
+        self._fragment = float(on_grid(weights.fragmentation / max(1, fragmentation.total)))
+        """What counts for each thousandth that one typical demand can't use."""
+        self._left = tuple(map(float, on_grid([weights.left_devices, weights.left_cpu])))
         self._stranding = Stranding(fragmentation.mix, self._whole)
         self._cpu = np.array([0, *(d.cpu_milli for d in demands)], np.int64)
         """Here as in all that follows the first demand asks for nothing: the state as it is."""
@@ -147,7 +154,7 @@ class Columns:
             worth -= weights.stranded * self._stranding.of(left, left_cpu)
             worth += weights.price * self._prices.cpu[kind] * left_cpu
             base = float(worth[0])
-            scores = worth - base - weights.left_devices * left - weights.left_cpu * left_cpu
+            scores = worth - base - self._left[0] * left - self._left[1] * left_cpu
         scores[(left_cpu < 0) | (self._memory_rank >= roomy)] = NOWHERE
         return Column(scores[1:], levels.take(at[1:]), base)
 
@@ -163,7 +170,7 @@ class Columns:
                 worth = weights.fragmentation * np.floor(100 / (1 + np.exp(-less)))
             else:
                 worth = family.worth[family.child][:, :, None]
-                worth = worth - weights.fragmentation * after / total
+                worth = worth - self._fragment * after
             worth[family.child < 0] = NOWHERE
             which = worth.argmax(axis=1)
             best = np.take_along_axis(worth, which[:, None], axis=1)
@@ -189,7 +196,7 @@ class Columns:
         milli = int(np.maximum(free, 0).sum()) * MILLI // whole
         used = ((states >= 0) & (states < whole)).sum(axis=1)
         worth = weights.price * self._prices.worth(kind, states)
-        worth -= weights.watts * self._watts[kind] * used
+        worth -= self._watts[kind] * used
         width = max(1, *map(len, ways)) if ways else 1
         padded = [own + [(-1, 0)] * (width - len(own)) for own in ways]
         child = np.array([[number for number, _ in own] for own in padded], np.int64)

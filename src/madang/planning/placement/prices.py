@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from madang.planning.placement.exact import on_grid
 from madang.planning.placement.fleet import Ints, Kind
 
 
@@ -21,6 +22,11 @@ class Prices:
     """By kind: worth of a device with so many thousandths free, 0 to 1000."""
     whole: tuple[int, ...]
     """By kind: units of one device."""
+
+    def __post_init__(self) -> None:
+        """Put all prices on the grid."""
+        object.__setattr__(self, "cpu", tuple(map(float, on_grid(self.cpu))))
+        object.__setattr__(self, "room", tuple(map(on_grid, self.room)))
 
     @classmethod
     def none(cls, whole: Ints) -> Prices:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from madang.planning.placement.exact import on_grid
 from madang.planning.placement.fleet import Ints
 from madang.planning.placement.mix import Mix
 
@@ -28,7 +29,7 @@ class Stranding:
             if demand.devices:
                 cpu += demand.cpu_milli * count
                 devices += demand.milli(whole) * count
-        self._devices_by_cpu = devices / cpu if cpu else 0.0
+        self._devices_by_cpu = float(on_grid(devices / cpu if cpu else 0.0))
         """Thousandths of devices that a thousandth of a processor serves; 0: it is not known."""
 
     def of(self, free_milli: Ints, cpu_milli: Ints) -> NDArray[np.float64]:

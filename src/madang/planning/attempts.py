@@ -146,7 +146,8 @@ def _stopping(attempt: Attempt, snapshot: Snapshot) -> Action | None:
     if places != status.places:
         freed: Attempt = attempt.with_status(places=places)
         return Action(Verb.RELEASE_ATTEMPT, attempt, gone, (freed,))
-    if snapshot.age_s(attempt.uid, status.since) < START_PATIENCE_S + grace_s(attempt):
+    is_early = snapshot.age_s(attempt.uid, status.since) < START_PATIENCE_S + grace_s(attempt)
+    if is_early or is_adrift(attempt, snapshot):
         return None
     again: Attempt = attempt.with_status(since=snapshot.now)
     why = Reason(code="attempt.still-running")

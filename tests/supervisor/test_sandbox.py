@@ -19,7 +19,7 @@ from madang.supervisor import sandbox
 from madang.supervisor.gang import Gang
 from madang.supervisor.protocol import LaunchPlan, RankPlan, Sandbox
 
-PYTHON = (os.path.realpath(sys.executable), "-I", "-S", "-c")
+PYTHON = (os.path.realpath(getattr(sys, "_base_executable", sys.executable)), "-I", "-S", "-c")
 NUMBER = 61_001
 REACHABLE = next(
     (p for p in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(p).exists()), ""
@@ -49,6 +49,36 @@ def told(node: Any, rank: int = 0) -> Any:
         return json.loads(lines[-1])
     except (ValueError, IndexError):
         raise AssertionError((lines, node.ask("tail", uid="a", lines=50))) from None
+
+
+@needs_bubblewrap
+def test_a_folder_is_seen_at_the_place_it_is_given(running, tmp_path):
+    for name in ("code", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "code" / "said").write_text("hello")
+    program = (
+        "import json, os\n"
+        "said = open('/code/said').read()\n"
+        "open('/data/heard', 'w').write(said)\n"
+        "try:\n    open('/code/more', 'w')\n"
+        "except OSError as error:\n    print(json.dumps([said, error.strerror]))\n"
+    )
+    mounts = [
+        {"source": str(tmp_path / "code"), "place": "/code"},
+        {"source": str(tmp_path / "data"), "place": "/data", "is_writable": True},
+    ]
+    enclosed(running, program, (), sandbox={"mounts": mounts})
+    exited(running)
+    assert told(running) == ["hello", "Read-only file system"]
+    assert (tmp_path / "data" / "heard").read_text() == "hello"
+
+
+@pytest.mark.parametrize("place", ["/", "/usr/lib", "/proc", "/etc/passwd", "data", "/a/../usr"])
+def test_nothing_is_seen_in_place_of_the_system(running, tmp_path, place):
+    mounts = [{"source": str(tmp_path), "place": place}]
+    answer = running.gang("a", *PYTHON, "", sandbox={"mounts": mounts})
+    assert answer["error"]["code"] == "supervisor.bad-order"
+    assert running.find("a") == []
 
 
 LOOK = """

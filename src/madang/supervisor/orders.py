@@ -35,6 +35,10 @@ ENV_CHARS_MAX = 64 << 10
 """Of one rank, names and values."""
 PATH_CHARS_MAX = 1024
 PATHS_MAX = 256
+TAKEN = frozenset({
+    "/bin", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr",
+})  # fmt: skip
+"""Where a sandbox has its system: nothing may be seen there, or below, in its place."""
 """In one sandbox."""
 _UNSAID = Process("", -1, "waiting")
 _UNSAID_OF_RANK = Rank(-1)
@@ -180,12 +184,21 @@ def _is_path(path: object) -> bool:
     return path.startswith("/") and path.isprintable() and ".." not in path.split("/")
 
 
+def _is_free(place: str) -> bool:
+    """Tell whether something may be seen at a place without hiding what the system has there."""
+    first = place.split("/")[1]
+    return bool(first) and f"/{first}" not in TAKEN
+
+
 def _is_sandbox(box: Sandbox) -> bool:
-    paths = (*box.reads, *box.writes, *box.devices)
+    mounted = [path for mount in box.mounts for path in (mount.source, mount.place)]
+    paths = (*box.reads, *box.writes, *box.devices, *mounted)
     sizes = (box.shm_bytes, box.tmp_bytes, box.file_bytes, box.data_bytes, box.processes, box.uid)
     return (
         len(paths) <= PATHS_MAX
         and all(map(_is_path, paths))
+        and all(_is_free(mount.place) for mount in box.mounts)
+        and _are(bool, [mount.is_writable for mount in box.mounts])
         and box.network in ("private", "shared")
         and _are(int, sizes)
         and all(0 <= size < 1 << 60 for size in sizes)

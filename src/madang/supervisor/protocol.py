@@ -82,8 +82,20 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """A folder that is seen at another place than its own."""
+
+    source: str
+    place: str
+    is_writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Sandbox:
     """What the ranks of a member see of their machine: a bare system, and this at its own place."""
+
+    mounts: tuple[Mount, ...] = ()
+    """And these at theirs."""
 
     reads: tuple[str, ...] = ()
     """Files and folders that may be read; left out where they are not there."""
@@ -251,7 +263,8 @@ def plan_from(body: Mapping[str, Any]) -> LaunchPlan:
     if body.get("sandbox") is not None:
         box = body["sandbox"]
         lists = {name: tuple(box[name]) for name in ("reads", "writes", "devices") if name in box}
-        read["sandbox"] = Sandbox(**{**box, **lists})
+        mounts = tuple(Mount(**mount) for mount in box.get("mounts", ()))
+        read["sandbox"] = Sandbox(**{**box, **lists, "mounts": mounts})
     return LaunchPlan(**{**body, **read})
 
 

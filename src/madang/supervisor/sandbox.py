@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator
 
-from madang.supervisor.protocol import Sandbox
+from madang.supervisor.protocol import Mount, Sandbox
 
 PROGRAM = "bwrap"
 LEADER = "/run/madang-leader.py"
@@ -30,7 +30,7 @@ UNSHARED = (
 
 def argv(sandbox: Sandbox, cwd: str, leader_fd: int, filter_fd: int) -> tuple[str, ...]:
     """Return how the leader is started in it, with its code and the filter on these descriptors."""
-    python = os.path.realpath(sys.executable)
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     reads = (*OF_THE_SYSTEM, os.path.realpath(sys.base_prefix), *sandbox.reads)
     return (
         PROGRAM, *UNSHARED, *(() if sandbox.network == "shared" else ("--unshare-net",)),
@@ -43,6 +43,7 @@ def argv(sandbox: Sandbox, cwd: str, leader_fd: int, filter_fd: int) -> tuple[st
         *_binds("--ro-bind-try", [path for path in reads if not _is_below("/usr", path)]),
         *_binds("--dev-bind-try", sandbox.devices),
         *_binds("--bind", sandbox.writes),
+        *(word for mount in sandbox.mounts for word in _mount(mount)),
         "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", cwd or "/",
         python, "-I", "-S", LEADER,
     )  # fmt: skip
@@ -68,6 +69,10 @@ def _link(path: str) -> Iterator[str]:
 def _binds(kind: str, paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
         yield from (kind, path, path)
+
+
+def _mount(mount: Mount) -> tuple[str, str, str]:
+    return "--bind" if mount.is_writable else "--ro-bind", mount.source, mount.place
 
 
 def _is_below(folder: str, path: str) -> bool:

@@ -142,7 +142,7 @@ async def running(
     nodes, blobs = on_paper(world, hardware), FileBlobs(home.blobs)
     gateways = Gateways(world, lambda uid, _epoch: uid)
     observer = Observer(world, nodes, gateways, lambda *_: Probed(healthy=True))
-    saves = FileSaves(home.jobs)
+    saves = FileSaves(home.jobs, home.volumes)
     tools = Tools(
         nodes, {"fake": fake}, blobs, lambda *_: None, lambda uid, _: uid, program.launch, saves
     )

@@ -19,7 +19,8 @@ from madang.resources.place import Guarantee
 from madang.resources.power import Watts
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
-from madang.supervisor.protocol import LaunchPlan, Line, Moment, Observation
+from madang.resources.volume import Volume
+from madang.supervisor.protocol import LaunchPlan, Line, Moment, Mount, Observation
 from madang.traffic.table import Usage
 
 
@@ -263,6 +264,10 @@ class Member:
     """Processors that its ranks may count on together."""
     secrets: Mapping[str, str]
     """By variable."""
+    mounts: tuple[Mount, ...]
+    """What it sees beside its own folders, and where."""
+    is_enclosed: bool
+    """Whether it sees no more of the machine than a bare system and what it is given."""
     progress: str
     """The folder in which its ranks say how far they are."""
     checkpoints: str
@@ -282,6 +287,9 @@ class Saves(Protocol):
 
     def progress(self, job: Job, attempt: Attempt) -> str:
         """Return the folder in which the ranks of an attempt say how far they are."""
+
+    def volume(self, volume: Volume) -> str:
+        """Return the folder of a volume that has one of its own, and make it."""
 
     def make(self, job: Job, attempt: Attempt) -> None:
         """Make the folders that an attempt writes to."""

@@ -132,6 +132,11 @@ class Home:
         return self.path / "jobs"
 
     @property
+    def volumes(self) -> Path:
+        """What jobs keep beyond themselves, by the uid of the volume."""
+        return self.path / "volumes"
+
+    @property
     def backups(self) -> Path:
         """Copies of the store taken before each migration."""
         return self.path / "backups"

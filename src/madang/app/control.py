@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from madang.app.plans import GATEWAY
 from madang.app.plugs import (
     chosen_store,
+    encloses,
     engine_token,
     engines,
     hardware,
@@ -114,6 +115,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     secret = secret_of(home)
     world.moves_per_100 = moves_per_100()
+    world.encloses = await asyncio.to_thread(encloses, home)
 
     def token(uid: str, epoch: int) -> str:
         return engine_token(secret, uid, epoch)
@@ -127,7 +129,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     tidy(world, blobs)
     gateways = Gateways(world, token)
     observer = Observer(world, nodes, gateways, ask)
-    saves = FileSaves(home.jobs)
+    saves = FileSaves(home.jobs, home.volumes)
     tools = Tools(nodes, plugged, blobs, judge, token, program.launch, saves)
     hands = Hands(world, observer, tools)
     notary, intake = _people(home, world, observer, blobs)

@@ -8,6 +8,7 @@ import hmac
 import json
 import logging
 import platform
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 from madang import settings
@@ -22,6 +23,8 @@ log = logging.getLogger("madang.control")
 
 OWN = ".own"
 """Where control and gateway run, in a home whose nodes are all simulated."""
+PROBE_S = 10.0
+"""How long it may take to try whether a sandbox can be made."""
 SECRET_CHARS_MIN = 32
 """A shorter secret is none: the file was damaged."""
 
@@ -34,6 +37,23 @@ def engines(home: Home) -> dict[str, Any]:
     if home.fleet.exists():
         return {"fake": Fake(formats=frozenset({"fake", "gguf"}))}
     return {engine.facts.name: engine for engine in (LlamaCpp(), Fake())}
+
+
+def encloses(home: Home) -> bool:
+    """Tell whether jobs can be started in sandboxes; ranks of simulated nodes are no processes."""
+    from madang.supervisor.sandbox import probe
+
+    if home.fleet.exists():
+        return True
+    try:
+        done = subprocess.run(probe(), capture_output=True, timeout=PROBE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("jobs run without a sandbox, for operators of the site only: %s", error)
+        return False
+    if done.returncode:
+        why = done.stderr.decode(errors="replace").strip()
+        log.warning("jobs run without a sandbox, for operators of the site only: %s", why)
+    return done.returncode == 0
 
 
 def node_name() -> str:

@@ -17,9 +17,12 @@ from madang.resources.attempt import Attempt, member_uid
 from madang.resources.event import Event
 from madang.resources.holding import Holding
 from madang.resources.job import CHECKPOINTS_KEPT, Checkpoint, Job
+from madang.resources.model import Model, split_model
 from madang.resources.place import Accelerator, Node
 from madang.resources.resource import Reason, Ref
 from madang.resources.rights import CONTROL
+from madang.resources.volume import Volume
+from madang.supervisor.protocol import Mount
 
 LOOPBACK = "127.0.0.1"
 REFUSED_KEPT = 20
@@ -101,11 +104,29 @@ class Gangs:
             devices=tuple(device.spec.device for device in devices if device.spec.device),
             cores=place.cores or (node.status.cores if node else 1.0),
             secrets={},
+            mounts=tuple(self._mounts(job)),
+            is_enclosed=self.world.encloses,
             progress=saves.progress(job, attempt),
             checkpoints=saves.checkpoints(job),
             cwd=saves.work(job),
             checkpoint_every_s=every_s,
         )
+
+    def _mounts(self, job: Job) -> Iterator[Mount]:
+        """Return where each volume and model lies that a job mounts."""
+        for place, written in sorted(job.spec.mounts.items()):
+            kind, _, name = written.partition("://")
+            if kind == "volume":
+                volume = self.world.get(CONTROL, Volume, Ref(job.project, name))
+                if volume:
+                    path = volume.spec.path or self.tools.saves.volume(volume)
+                    yield Mount(path, place, is_writable=not volume.spec.read_only)
+            else:
+                model, number = split_model(name)
+                found = self.world.get(CONTROL, Model, Ref(job.project, model))
+                version = found.version(number) if found else None
+                if version:
+                    yield Mount(str(self.tools.blobs.path(version.digest)), place)
 
     async def _resumable(self, job: Job, attempt: Attempt) -> Attempt:
         """Return the attempt going on from the newest checkpoint that is still whole."""

@@ -28,15 +28,16 @@ from madang.planning.preview import Change, follow, misplaced, telling, wish
 from madang.planning.snapshot import Seen
 from madang.ports import Random
 from madang.resources.event import Event
-from madang.resources.job import Job, JobSpec
+from madang.resources.job import OVER, Job, JobSpec
 from madang.resources.kinds import KINDS, WRITABLE
 from madang.resources.manifest import MANIFESTS_MAX, Manifest, read
 from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion, split_model
 from madang.resources.place import Pool, Site
-from madang.resources.resource import AnyResource, Ref
+from madang.resources.resource import AnyResource, Frozen, Ref
 from madang.resources.rights import CONTROL, Principal, Right, within
 from madang.resources.service import Service
 from madang.resources.tenancy import Key, Organization, Project, User
+from madang.resources.volume import VolumeSpec
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)."""
@@ -140,9 +141,14 @@ class Intake:
         """Read one document, and refuse whoever may not bring it."""
         manifest = read(document, project)
         allow_write(who, manifest.kind, manifest.ref.project, manifest.subject)
-        if isinstance(manifest.spec, ModelSpec | JobSpec):
+        if isinstance(manifest.spec, ModelSpec) or self._reaches_out(manifest.spec):
             allow(who, Right.OPERATE, "", manifest.subject)
         return manifest
+
+    def _reaches_out(self, spec: Frozen) -> bool:
+        """Tell whether something reaches what is on the machine beside Madang's own."""
+        bare = isinstance(spec, JobSpec) and not self.world.encloses
+        return bare or (isinstance(spec, VolumeSpec) and bool(spec.path))
 
     async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try once more from the newest state while control writes statuses in between.
@@ -426,6 +432,8 @@ def _users(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
     def those(kind: str, stands: Callable[[AnyResource], bool]) -> set[tuple[str, Ref]]:
         return {(kind, ref) for ref, each in world.list(CONTROL, kind).items() if stands(each)}
 
+    if found.kind == "volume":
+        return those("job", lambda job: _mounts(job, found))
     if found.kind == "model":
         return those("service", lambda s: _served(s) == found.ref)
     if found.kind in {"project", "organization"}:
@@ -443,6 +451,13 @@ def _users(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
         judged = found.status.replica if found.status.judged_at is None else ""
         return those("replica", lambda replica: replica.uid == judged)
     return set()
+
+
+def _mounts(job: AnyResource, volume: AnyResource) -> bool:
+    """Tell whether a job that is not over mounts a volume."""
+    is_over = job.status.phase in OVER
+    written = f"volume://{volume.name}"
+    return job.project == volume.project and not is_over and written in job.spec.mounts.values()
 
 
 def _served(service: AnyResource) -> Ref:

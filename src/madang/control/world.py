@@ -59,6 +59,8 @@ class World:
         """Grows whenever there is something to look at again."""
         self.moves_per_100 = 0
         """Of a hundred replicas that came last, how many may have come by a move."""
+        self.encloses = False
+        """Whether jobs are started in sandboxes."""
         self.closing = False
         """True once control is about to end: nobody should wait for anything any more."""
         self._moved = asyncio.Event()
@@ -91,6 +93,7 @@ class World:
             steady_s=self.clock.monotonic(),
             ages=self._ages,
             moves_per_100=self.moves_per_100,
+            encloses=self.encloses,
         )
 
     def get(self, who: Principal, kind: type[T], ref: Ref) -> T | None:

@@ -7,13 +7,18 @@ elastic launcher), so that a program written for it runs unchanged.
 from __future__ import annotations
 
 from madang.ports import Member
-from madang.supervisor.protocol import LaunchPlan, Patience, RankPlan
+from madang.supervisor.protocol import LaunchPlan, Patience, RankPlan, Sandbox
 
 BASE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
 VISIBLE = {
     "nvidia": "CUDA_VISIBLE_DEVICES", "rebellions": "RBLN_DEVICES", "furiosa": "FURIOSA_DEVICES",
 }  # fmt: skip
 """By vendor, the variable that says which devices a process sees."""
+DEVICES = {
+    "nvidia": ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"),
+}
+"""By vendor, the device files that all of its accelerators need; read, not tried."""
+PROCESSES_MAX = 4096
 STALL_LEAST_S, STALL_STEPS, FIRST_STEP_S = 60.0, 5.0, 1800.0
 
 
@@ -36,6 +41,21 @@ def launch(member: Member) -> LaunchPlan:
         progress=member.progress,
         patience=Patience(FIRST_STEP_S, STALL_LEAST_S, STALL_STEPS, stall_s or 0.0),
         ranks=tuple(_rank(member, local) for local in range(count)),
+        sandbox=_sandbox(member) if member.is_enclosed else None,
+    )
+
+
+def _sandbox(member: Member) -> Sandbox:
+    """Return what it sees of its node: its own folders, what it mounts, and its accelerators."""
+    needs = member.job.spec.needs
+    vendor = member.accelerator_kind.partition("/")[0]
+    return Sandbox(
+        mounts=member.mounts,
+        writes=(member.checkpoints, member.cwd),
+        devices=DEVICES.get(vendor, ()),
+        network="private" if member.job.spec.nodes == 1 else "shared",
+        data_bytes=needs.host_memory or 0,
+        processes=PROCESSES_MAX,
     )
 
 

@@ -27,6 +27,7 @@ from madang.resources.attempt import (
     Outcome,
 )
 from madang.resources.job import NEXT, OVER, Job, JobPhase
+from madang.resources.model import split_model
 from madang.resources.resource import Reason, Ref
 
 FRUITLESS_MAX = 3
@@ -226,7 +227,10 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
 
 
 def _barrier(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
-    """Say which job it comes after that has not succeeded, and as what that is known."""
+    """Say what it has to wait for that is no room, and as what that is known."""
+    lacking = _lacking(job, snapshot)
+    if lacking:
+        return lacking
     other = blocker(job, snapshot)
     if other is None:
         return None
@@ -235,6 +239,19 @@ def _barrier(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
     if isinstance(other, Job) and other.status.phase in OVER:
         code = AFTER_FAILED
     return Reason(code=code, values={"job": name}), f"job/{name}"
+
+
+def _lacking(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
+    """Say what it mounts that is not there."""
+    if job.spec.mounts and not snapshot.encloses:
+        return Reason(code="job.needs-sandbox"), ""
+    for place, written in sorted(job.spec.mounts.items()):
+        kind, _, name = written.partition("://")
+        ref = Ref(job.project, split_model(name)[0] if kind == "model" else name)
+        if ref not in (snapshot.models if kind == "model" else snapshot.volumes):
+            values: dict[str, Value] = {"kind": kind, "name": ref.name, "place": place}
+            return Reason(code="job.nothing-to-mount", values=values), f"{kind}/{ref.name}"
+    return None
 
 
 def _hold(

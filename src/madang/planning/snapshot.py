@@ -19,6 +19,7 @@ from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Build, Revision
 from madang.resources.service import Service
+from madang.resources.volume import Volume
 from madang.supervisor.protocol import Process
 
 T = TypeVar("T", bound=AnyResource)
@@ -134,6 +135,8 @@ class Snapshot:
     ages: Ages = field(default_factory=dict)
     moves_per_100: int = 0
     """Of any hundred replicas that came last, how many may have come by a move."""
+    encloses: bool = False
+    """Whether jobs are started in sandboxes: only there can they mount anything."""
 
     def age_s(self, uid: str, stamp: float | None) -> float:
         """Return for how long this control has watched that stamp; 0 for one just written."""
@@ -191,6 +194,11 @@ class Snapshot:
     def jobs(self) -> Mapping[Ref, Job]:
         """All jobs."""
         return self.all(Job)
+
+    @property
+    def volumes(self) -> Mapping[Ref, Volume]:
+        """All volumes."""
+        return self.all(Volume)
 
     @property
     def attempts(self) -> Mapping[Ref, Attempt]:

@@ -15,16 +15,17 @@ from madang.resources.resource import AnyResource
 from madang.resources.revision import Build, Revision
 from madang.resources.service import Service
 from madang.resources.tenancy import Key, Organization, Project, User
+from madang.resources.volume import Volume
 
 KINDS: dict[str, type[AnyResource]] = {
     kind.kind: kind
     for kind in (
         Organization, Project, User, Key, Site, Pool, Node, Accelerator,
-        Model, Service, Revision, Build, Replica, Endpoint, Job, Attempt,
+        Model, Service, Revision, Build, Replica, Endpoint, Volume, Job, Attempt,
     )
 }  # fmt: skip
 
-WRITABLE = ("organization", "project", "user", "site", "pool", "model", "service", "job")
+WRITABLE = ("organization", "project", "user", "site", "pool", "model", "service", "volume", "job")
 """Kinds that `apply` takes."""
 
 

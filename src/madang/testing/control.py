@@ -103,7 +103,7 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     launchers = {NODE: edges.node}
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
-    saves = FileSaves(home.jobs)
+    saves = FileSaves(home.jobs, home.volumes)
     tools = Tools(
         launchers, {"fake": fake}, blobs, edges.judge, token, program.launch, saves, reprice
     )

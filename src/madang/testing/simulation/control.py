@@ -102,7 +102,7 @@ class Control:
         self.gateways = Gateways(world, token)
         self.observer = Observer(world, launchers, self.gateways, self._ask)
         files: Any = Files()
-        saves = FileSaves(history.home / "jobs")
+        saves = FileSaves(history.home / "jobs", history.home / "volumes")
         tools = Tools(
             launchers, {"fake": self.fake}, files, self._judge, token, program.launch, saves,
             reprice,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from madang.planning.action import Halt, Launch, Verb
@@ -9,6 +11,8 @@ from madang.planning.plan import plan
 from madang.resources.attempt import AttemptPhase, Outcome, member_uid
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Ref
+from madang.resources.tenancy import Empty
+from madang.resources.volume import Volume, VolumeSpec
 from madang.testing.builders import PROJECT, job, node, service, snapshot
 from madang.testing.builders import model as a_model
 from madang.testing.paper import Paper
@@ -316,3 +320,22 @@ def test_what_runs_for_no_attempt_is_told_to_stop() -> None:
     paper.snapshot = paper.snapshot.after((), (attempt, now(paper)))
     planned = paper.turn()
     assert [a.verb for a in planned.actions if a.effect] == [Verb.STOP_ORPHAN]
+
+
+def test_what_it_mounts_must_be_there_and_a_sandbox_to_mount_it_in() -> None:
+    mounted = job(mounts={"/data": "volume://corpus"})
+    paper = Paper(snapshot(node("n", kind="cpu", shared=True), mounted))
+    paper.settle()
+    reasons = [now(paper).status.reason]
+    paper.snapshot = replace(paper.snapshot, encloses=True)
+    paper.settle()
+    reasons.append(now(paper).status.reason)
+    assert [each and each.code for each in reasons] == [
+        "job.needs-sandbox", "job.nothing-to-mount",
+    ]  # fmt: skip
+    assert now(paper).status.blocked_by == "volume/corpus"
+    paper.put(Volume(
+        project=PROJECT, name="corpus", uid="volume-1", spec=VolumeSpec(), status=Empty()
+    ))  # fmt: skip
+    paper.settle()
+    assert paper.attempts("train")[0].status.phase is AttemptPhase.RUNNING

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from madang.planning.action import Action, Plan, Verb
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
+from madang.resources.attempt import Attempt
+from madang.resources.job import Job
 from madang.resources.kinds import KINDS
 from madang.resources.manifest import Manifest
 from madang.resources.place import Pool, Site
@@ -19,6 +21,8 @@ from madang.resources.service import Service
 
 _IN_THE_OPEN = ("replica.started", "replica.waiting", "replica.draining", "replica.stopping")
 """Actions that say where something goes, why it waits, or what makes way."""
+_OF_JOBS = frozenset({Verb.START_ATTEMPT, Verb.HOLD_JOB, Verb.FAIL_JOB, Verb.STOP_ATTEMPT})
+"""The same of jobs and their attempts."""
 
 NAMED_MAX = 5
 """So many replicas are named that are in the way."""
@@ -134,6 +138,7 @@ def telling(planned: Plan, changes: Sequence[Change]) -> tuple[Action, ...]:
     A changed place is about everything that starts. A service that can't even be pinned says why.
     """
     services = {c.resource.ref for c in changes if isinstance(c.resource, Service)}
+    jobs = {c.resource.ref for c in changes if isinstance(c.resource, Job)}
     is_place = any(isinstance(c.resource, Site | Pool) for c in changes)
 
     def is_told(action: Action) -> bool:
@@ -142,6 +147,9 @@ def telling(planned: Plan, changes: Sequence[Change]) -> tuple[Action, ...]:
             own = subject.service in services
             starts = is_place and action.verb is Verb.START_REPLICA
             return starts or (own and action.verb in _IN_THE_OPEN)
+        if isinstance(subject, Job | Attempt):
+            job = subject.ref if isinstance(subject, Job) else subject.job
+            return job in jobs and action.verb in _OF_JOBS
         unpinned = action.verb is Verb.STATUS_SERVICE and action.fix is not None
         return (
             unpinned

@@ -273,6 +273,8 @@ class Member:
     checkpoints: str
     """The folder in which they save."""
     cwd: str
+    library: str
+    """The folder from which Python takes `madang.job`."""
     checkpoint_every_s: float
 
 
@@ -290,6 +292,9 @@ class Saves(Protocol):
 
     def volume(self, volume: Volume) -> str:
         """Return the folder of a volume that has one of its own, and make it."""
+
+    def library(self, job: Job) -> str:
+        """Return the folder from which a job's Python takes `madang.job`."""
 
     def make(self, job: Job, attempt: Attempt) -> None:
         """Make the folders that an attempt writes to."""

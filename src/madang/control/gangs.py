@@ -109,6 +109,7 @@ class Gangs:
             progress=saves.progress(job, attempt),
             checkpoints=saves.checkpoints(job),
             cwd=saves.work(job),
+            library=saves.library(job),
             checkpoint_every_s=every_s,
         )
 

@@ -26,7 +26,8 @@ def launch(member: Member) -> LaunchPlan:
     """Return how the ranks of one member of a gang are started on its node."""
     spec = member.job.spec
     count = spec.ranks_per_node
-    shared = {**BASE, "HOME": member.cwd, **spec.env, **member.secrets, **_own(member)}
+    own = {"HOME": member.cwd, "PYTHONPATH": member.library}
+    shared = {**BASE, **own, **spec.env, **member.secrets, **_own(member)}
     if member.devices:
         vendor = member.accelerator_kind.partition("/")[0]
         shared |= {VISIBLE[vendor]: ",".join(member.devices)} if vendor in VISIBLE else {}
@@ -51,6 +52,7 @@ def _sandbox(member: Member) -> Sandbox:
     vendor = member.accelerator_kind.partition("/")[0]
     return Sandbox(
         mounts=member.mounts,
+        reads=(member.library,),
         writes=(member.checkpoints, member.cwd),
         devices=DEVICES.get(vendor, ()),
         network="private" if member.job.spec.nodes == 1 else "shared",

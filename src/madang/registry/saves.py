@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import madang.job
 from madang.errors import Rejected, Value
 from madang.resources.attempt import Attempt
 from madang.resources.job import Checkpoint, Job
@@ -46,6 +47,14 @@ class FileSaves:
         """Make the folders that an attempt writes to."""
         for folder in (self.checkpoints(job), self.work(job), self.progress(job, attempt)):
             Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        package = Path(self.library(job)) / "madang"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").touch()
+        shutil.copyfile(madang.job.__file__, package / "job.py")
+
+    def library(self, job: Job) -> str:
+        """Return the folder from which a job's Python takes `madang.job`."""
+        return str(self._root / job.uid / "library")
 
     def checkpoints(self, job: Job) -> str:
         """Return the folder in which a job saves."""

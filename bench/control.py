@@ -41,7 +41,7 @@ from madang.control.world import World
 from madang.engines.fake import Fake
 from madang.governance.heads import SEED_BYTES, HeadsFile, Signer
 from madang.launchers.simulated import SimulatedProbe
-from madang.planning.snapshot import Probed
+from madang.planning.snapshot import Probed, Seen
 from madang.ports import Found
 from madang.registry.blobs import FileBlobs
 from madang.resources.endpoint import Endpoint, EndpointSpec
@@ -153,8 +153,8 @@ async def running(
     )  # fmt: skip
     watching = [asyncio.create_task(observer.watch(name)) for name in nodes]
     await observer.first_look()
-    while (await loop.turn()).actions or len(observer.seen().probed) < replicas:
-        await world.moved(world.tick, 0.1)  # at rest: every engine has said who it is
+    while (await loop.turn()).actions or not _is_at_rest(observer.seen(), replicas):
+        await world.moved(world.tick, 0.1)
     try:
         yield desk, loop
     finally:
@@ -162,6 +162,11 @@ async def running(
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await world.store.close()
+
+
+def _is_at_rest(seen: Seen, replicas: int) -> bool:
+    """Tell whether every engine has said who it is, and it is known what gateways serve."""
+    return len(seen.probed) >= replicas and seen.routed is not None
 
 
 def on_paper(world: World, hardware: Sequence[Hardware]) -> dict[str, PaperNode]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from madang.engines import program
 from madang.engines.fake import Fake
 from madang.governance.heads import SEED_BYTES, HeadsFile, Signer
 from madang.launchers.simulated import SimulatedProbe
-from madang.planning.snapshot import Probed
+from madang.planning.snapshot import Probed, Seen
 from madang.ports import Found
 from madang.registry.blobs import FileBlobs
 from madang.registry.saves import FileSaves
@@ -67,7 +67,8 @@ PER_SERVICE = 50
 TURNS = 20
 REQUESTS = 400
 OPENB = Path(__file__).parents[1] / "examples" / "fleets" / "openb.yaml"
-FLOORS = {(1_000, ""): 10.0, (10_000, ""): 100.0, (10_000, " on 1,213 nodes"): 100.0}
+ON_OPENB = {(10_000, " on 1,213 nodes"): 100.0}
+FLOORS = {(1_000, ""): 10.0, (10_000, ""): 100.0, **ON_OPENB}
 
 
 def one_node() -> list[Hardware]:
@@ -158,8 +159,8 @@ async def running(
     )  # fmt: skip
     watching = [asyncio.create_task(observer.watch(name)) for name in nodes]
     await observer.first_look()
-    while (await loop.turn()).actions or len(observer.seen().probed) < replicas:
-        await world.moved(world.tick, 0.1)  # at rest: every engine has said who it is
+    while (await loop.turn()).actions or not _is_at_rest(observer.seen(), replicas):
+        await world.moved(world.tick, 0.1)
     try:
         yield desk, loop
     finally:
@@ -167,6 +168,11 @@ async def running(
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await world.store.close()
+
+
+def _is_at_rest(seen: Seen, replicas: int) -> bool:
+    """Tell whether every engine has said who it is, and it is known what gateways serve."""
+    return len(seen.probed) >= replicas and seen.routed is not None
 
 
 def on_paper(world: World, hardware: Sequence[Hardware]) -> dict[str, PaperNode]:
@@ -222,10 +228,10 @@ def ask(port: int, key: str) -> None:
     print(sorted(took)[int(len(took) * 0.99) - 1])
 
 
-async def main() -> None:
-    """Measure every size and shape."""
+async def measured(worlds: Mapping[tuple[int, str], float] = FLOORS) -> list[Row]:
+    """Measure worlds of these sizes and shapes."""
     rows = []
-    for (replicas, shape), floor in FLOORS.items():
+    for (replicas, shape), floor in worlds.items():
         with tempfile.TemporaryDirectory() as folder:
             hardware = openb() if shape else one_node()
             async with running(Home(Path(folder)), replicas, hardware) as (desk, loop):
@@ -236,11 +242,11 @@ async def main() -> None:
             Row(f"idle turn, {what}, CPU", round(turn_ms, 2), "ms", floor),
             Row(f"API p99 while turning, {what}", round(p99_ms, 1), "ms", 50.0),
         ]
-    write("control", rows)
+    return rows
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--ask"]:
         ask(int(sys.argv[2]), sys.argv[3])
     else:
-        asyncio.run(main())
+        write("control", asyncio.run(measured()))

@@ -3,17 +3,20 @@
 `python bench/placement.py [LIST,LIST…]`: means over seeds that nothing was tuned on, as many as the
 variable SEEDS says; FGD that knows the whole list is the peer, in the same run. The linear
 programme's bound is computed here, for each list. With no list named, all of them, and then the
-fast way against the definition.
+fast way against the definition, the speed at each size, and a turn of control over the same fleet.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
 from collections import Counter
 
+import control
 import placement_naive
+import placement_speed
 from madang.planning.placement.fleet import Fleet
 from madang.planning.placement.programme import Programme
 from madang.twin.placement import Question, Replay, report
@@ -121,7 +124,10 @@ def main() -> None:
     lists = sys.argv[1].split(",") if sys.argv[1:] else LISTS
     bench = Bench(int(os.environ.get("SEEDS", SEEDS)))
     out = [row for name in lists for row in bench.rows(name)]
-    write("placement", out if sys.argv[1:] else out + placement_naive.rows())
+    if not sys.argv[1:]:
+        out += [*placement_naive.rows(), *placement_speed.measured()]
+        out += asyncio.run(control.measured(control.ON_OPENB))
+    write("placement", out)
 
 
 if __name__ == "__main__":

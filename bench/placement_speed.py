@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from madang.planning.placement.columns import FGD, MADANG, Columns
@@ -132,15 +133,15 @@ def rows(copies: int, fleet: Fleet, seen: Counter[Demand], base: float) -> list[
     ]  # fmt: skip
 
 
-def main() -> None:
+def measured(sizes: Sequence[int] = COPIES) -> list[Row]:
     fleet = read_fleet(opened("node_list_gpu_node"), "nodes")
     pods = read_pods(opened("pod_list_default"), "default", fleet.kinds)
     seen = Counter(pod.demand for pod in pods)
     out: list[Row] = []
-    for copies in [int(c) for c in sys.argv[1:]] or COPIES:
+    for copies in sizes:
         out += rows(copies, fleet, seen, out[0].value if out else 0.0)
-    write("placement_speed", out)
+    return out
 
 
 if __name__ == "__main__":
-    main()
+    write("placement_speed", measured([int(copies) for copies in sys.argv[1:]] or COPIES))

@@ -102,3 +102,16 @@ async def test_a_new_control_waits_until_every_gateway_has_had_time_to_speak(
     assert control.gateways.routed() is None, "another may still serve what an earlier one gave it"
     control.clock.at_s += GATEWAY_LEASE_S + 1
     assert control.gateways.routed() == frozenset()
+
+
+async def test_a_table_is_made_once_for_as_long_as_nothing_in_it_changes() -> None:
+    """Though there are kinds of which nothing is there: users, here."""
+    control, asked = await Control().open(), list[str]()
+    await control.put("a", ReplicaPhase.READY)
+    gateways = Gateways(control.world, lambda uid, _epoch: asked.append(uid) or uid)  # type: ignore[func-returns-value]
+    first = gateways.table()
+    assert gateways.table() is first
+    assert asked == ["a"]
+    await control.put("b", ReplicaPhase.READY)
+    gateways.table()
+    assert asked == ["a", "a", "b"]

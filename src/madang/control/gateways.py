@@ -183,15 +183,15 @@ def _endpoint(
     assert isinstance(endpoint, Endpoint)
     service_ref = Ref(endpoint.project, endpoint.spec.service)
     replicas = sorted(ready.get(service_ref, ()), key=lambda r: r.uid)
-    revisions = [_revision(world, replica) for replica in replicas]
-    paired = zip(replicas, revisions, strict=True)
-    forms = [r.spec.form(replica.status.variant) if r else None for replica, r in paired]
+    ways = [(replica.revision, replica.status.variant) for replica in replicas]
+    known = {way: _form(world, *way) for way in dict.fromkeys(ways)}
+    forms = [known[way] for way in ways]
     contexts = [form.context_tokens // form.slots for form in forms if form]
     facts = [world.engines[f.recipe] for f in forms if f and f.recipe in world.engines]
     return traffic.Endpoint(
         project=endpoint.project,
         name=endpoint.name,
-        model=revisions[0].spec.model if revisions and revisions[0] else "",
+        model=_model(world, replicas[0]) if replicas else "",
         targets=tuple(
             _target(replica, form, token) for replica, form in zip(replicas, forms, strict=True)
         ),
@@ -207,8 +207,14 @@ def _shared_features(facts: list[EngineFacts]) -> frozenset[str]:
     return frozenset.intersection(*(f.features for f in facts))
 
 
-def _revision(world: World, replica: Replica) -> Revision | None:
-    return world.get(CONTROL, Revision, replica.revision)
+def _form(world: World, ref: Ref, variant: int) -> Form | None:
+    revision = world.get(CONTROL, Revision, ref)
+    return revision.spec.form(variant) if revision else None
+
+
+def _model(world: World, replica: Replica) -> str:
+    revision = world.get(CONTROL, Revision, replica.revision)
+    return revision.spec.model if revision else ""
 
 
 def _target(replica: Replica, form: Form | None, token: Token) -> traffic.Target:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from madang.errors import Rejected, Unavailable
@@ -17,6 +18,8 @@ from madang.resources.rights import CONTROL, GATEWAY, Principal
 from madang.traffic.table import Usage
 
 T = TypeVar("T", bound=AnyResource)
+
+NOTHING: Mapping[Ref, AnyResource] = MappingProxyType({})
 
 
 def first(stored: Sequence[AnyResource]) -> AnyResource | None:
@@ -102,8 +105,11 @@ class World:
         return found if isinstance(found, kind) else None
 
     def list(self, who: Principal, kind: str) -> Mapping[Ref, AnyResource]:
-        """Return the caller's resources of a kind. Not to be changed; changes make another one."""
-        kept = self._kept.get(kind, {})
+        """Return the caller's resources of a kind. Not to be changed; changes make another one.
+
+        Of whoever sees all, the same object as long as nothing of that kind has changed.
+        """
+        kept = self._kept.get(kind, NOTHING)
         return {r: v for r, v in kept.items() if who.sees(r.project)} if who.where else kept
 
     def usage(self, who: Principal) -> Sequence[UsageTotal]:

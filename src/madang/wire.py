@@ -157,7 +157,8 @@ async def hang_up(scope: Message, receive: Callable[[], Awaitable[Message]]) -> 
     """End a connection at once: an orderly end waits until the client has read all before it."""
     if abort := scope.get(_ABORT):
         abort()
-        await receive()
+        while (message := await _next(receive)) is None or message["type"] != "http.disconnect":
+            pass
 
 
 async def _refuse_head(_scope: Any, _receive: Any, send: Any) -> None:
@@ -172,5 +173,14 @@ async def swallow(receive: Callable[[], Awaitable[Message]]) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(SWALLOW_S):
             left = SWALLOW_BYTES_MAX
-            while left > 0 and (message := await receive()).get("more_body"):
+            while left > 0 and (message := await _next(receive)) and message.get("more_body"):
                 left -= len(message["body"])
+
+
+async def _next(receive: Callable[[], Awaitable[Message]]) -> Message | None:
+    """Take what came next; None where there is no memory to take it, and nobody needs it."""
+    try:
+        return await receive()
+    except MemoryError:
+        await asyncio.sleep(0)
+        return None

@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import aiohttp
+import httpx
 import pytest
 from aiohttp import web
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from madang.clocks import SystemClock
+from madang.gateway.reply import Reply
 from madang.gateway.visit import Visit
 from madang.traffic.desk import LACK_TOLD_S
 from madang.traffic.limits import Limits
@@ -153,3 +156,40 @@ async def test_out_of_memory_the_gateway_says_so_wherever_it_is_and_goes_on(
     assert (short.status_code, short.json()["error"]["code"]) == (503, "overloaded")
     assert (told["lacked"], told["requests"]) == ("MemoryError", 0)
     assert after.status_code == 200
+
+
+async def test_a_body_there_is_no_memory_for_is_refused_although_it_cannot_be_read_either(
+    serve: Callable, engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = await engines.start()
+
+    async def none_left(_cycle: object) -> None:
+        raise MemoryError
+
+    async with serve(engine.target) as door:
+        with monkeypatch.context() as patched:
+            patched.setattr(RequestResponseCycle, "receive", none_left)
+            short = await door.post()
+        after = await door.post()
+    assert (short.status_code, short.json()["error"]["code"]) == (503, "overloaded")
+    assert after.status_code == 200
+    assert "Traceback" not in caplog.text
+
+
+async def test_where_there_is_no_memory_for_a_refusal_either_the_gateway_hangs_up_and_goes_on(
+    serve: Callable, engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = await engines.start()
+
+    async def none_left(*_: object) -> None:
+        raise MemoryError
+
+    async with serve(engine.target) as door:
+        with monkeypatch.context() as patched:
+            patched.setattr(Visit, "_read", none_left)
+            patched.setattr(Reply, "refuse_and_close", none_left)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await door.post()
+        after = await door.post()
+    assert after.status_code == 200
+    assert "Traceback" not in caplog.text

@@ -121,11 +121,14 @@ class Visit:
             return slow_body(limits.body_s)
 
     async def _short(self, error: MemoryError) -> int:
-        """Refuse, in whatever way is still possible, what we have no memory for."""
+        """Refuse, in whatever way is still possible, what we have no memory for; else hang up."""
         self._means.lacks.note(error)
-        if self._reply.started or not self._unread:
-            return await self._reply.refuse(OVERLOADED)
-        await self._turn_away(OVERLOADED)
+        try:
+            if self._reply.started or not self._unread:
+                return await self._reply.refuse(OVERLOADED)
+            await self._turn_away(OVERLOADED)
+        except MemoryError:
+            await hang_up(self._scope, self._receive)
         return OVERLOADED.status
 
     async def _turn_away(self, refusal: Refusal) -> None:

@@ -6,7 +6,6 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -19,7 +18,6 @@ from madang.registry.inspect import inspect
 from madang.resources.manifest import read
 
 ROOT = Path(__file__).parents[2]
-TRAINING = "examples/train-a-tiny-llm/madang.yaml"
 FLEETS = ROOT / "examples" / "fleets"
 PAGE_LINES_MAX = {
     "README.md": 120, "README.ko.md": 120, "ARCHITECTURE.md": 150, "CONTRIBUTING.md": 80,
@@ -75,12 +73,7 @@ def test_a_broken_link_is_noticed(tmp_path: Path) -> None:
     assert list(broken_links(page)) == ["gone.md", "there.md#gone"]
 
 
-def applied(example: str) -> Any:
-    early = pytest.mark.xfail(reason="volumes are a kind to come; then this line fails, and goes")
-    return pytest.param(example, marks=[early] if example == TRAINING else [])
-
-
-@pytest.mark.parametrize("example", [applied(each) for each in examples(".yaml")])
+@pytest.mark.parametrize("example", examples(".yaml"))
 def test_an_example_can_be_applied_and_says_what_it_shows(example: str) -> None:
     text = (ROOT / example).read_text(encoding="utf-8")
     assert text.startswith("# ")

@@ -25,16 +25,22 @@ def size_bytes(written: str | int | float) -> int:
     (80000000000, 1610612736, 512)
     """
     match = re.fullmatch(
-        r"(?a)(\d{1,19}(?:\.\d{1,6})?)\s*([A-Za-z]{1,3})?", str(written).strip(), re.ASCII
+        r"(?a)(\d{1,19}(?:\.\d{1,6})?)\s*([A-Za-z]{1,3})?", _text(written), re.ASCII
     )
     unit = (match.group(2) or "B").upper() if match else ""
     if not match or isinstance(written, bool) or unit not in _SIZES:
-        raise Unfit("value.size", written=str(written))
+        raise Unfit("value.size", written=_text(written))
     exact = isinstance(written, int)  # a float would change what was stored above 2^53
     size = int(written) if exact else int(Decimal(match.group(1)) * _SIZES[unit])
     if size > SIZE_BYTES_MAX:
         raise Unfit("value.size-large", written=str(written), limit=SIZE_BYTES_MAX)
     return size
+
+
+def _text(written: object) -> str:
+    """Return what was written, as far as it may be a quantity: a huge number has no text at all."""
+    is_huge = isinstance(written, int) and written.bit_length() > 128
+    return "…" if is_huge or not isinstance(written, str | int | float) else str(written).strip()
 
 
 def duration_s(written: str | float) -> float:
@@ -43,11 +49,9 @@ def duration_s(written: str | float) -> float:
     >>> duration_s("10m"), duration_s("800ms"), duration_s(5)
     (600.0, 0.8, 5.0)
     """
-    match = re.fullmatch(
-        r"(?a)(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)?", str(written).strip(), re.ASCII
-    )
+    match = re.fullmatch(r"(?a)(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)?", _text(written), re.ASCII)
     if not match or isinstance(written, bool):
-        raise Unfit("value.duration", written=str(written))
+        raise Unfit("value.duration", written=_text(written))
     return float(match.group(1)) * _TIMES[match.group(2) or "s"]
 
 

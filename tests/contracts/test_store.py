@@ -19,12 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from madang.errors import Conflict, Forbidden, Unavailable, Value
 from madang.ports import Store, UsageTotal, Write
 from madang.resources.event import Event
-from madang.resources.place import Accelerator, AcceleratorSpec
+from madang.resources.place import Accelerator, AcceleratorSpec, AcceleratorStatus
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
 from madang.resources.resource import AnyResource, Reason
 from madang.resources.rights import CONTROL, SETUP, Principal, Role
 from madang.resources.service import Needs, Service, ServiceSpec, ServiceStatus
-from madang.resources.tenancy import Empty
 from madang.settings import Home
 from madang.stores.postgres import PostgresStore
 from madang.stores.sqlite import SqliteStore
@@ -90,7 +89,7 @@ def unbounded_accelerator() -> Accelerator:
     spec = AcceleratorSpec(
         node="n", accelerator="cpu", memory_bytes=2**60, shared=True, attributes=attributes
     )
-    return Accelerator(name="cpu0", uid="c", spec=spec, status=Empty())
+    return Accelerator(name="cpu0", uid="c", spec=spec, status=AcceleratorStatus())
 
 
 def event(name: str = "bot", project: str = "org/team", at: float = 1.0) -> Event:

@@ -24,7 +24,7 @@ from madang.planning.action import Verb
 from madang.resources.attempt import AttemptPhase, Outcome
 from madang.resources.job import JobPhase
 from madang.resources.kinds import WRITABLE
-from madang.resources.place import Guarantee, NodePhase
+from madang.resources.place import AcceleratorPhase, Guarantee, NodePhase
 from madang.resources.replica import ReplicaPhase
 from madang.resources.revision import RevisionPhase, Verdict
 from madang.resources.service import ServicePhase
@@ -40,7 +40,7 @@ NOT_CODES = re.compile(r".*\.(log|sock|json|db|lock|txt|yaml|toml|html|new|part|
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
 CARRY = {"Reason", "Finding", "Event", "_told", "_translated"}
 """What takes a code, and the values of its sentence as one mapping or not at all."""
-SPOKEN = ("doctor.", "store.", "service.", "gate.", "build.", "value.")
+SPOKEN = ("accelerator.", "doctor.", "store.", "service.", "gate.", "build.", "value.")
 """Rooms whose codes pass through a variable before they are said."""
 SAY = {"Refused", "NotYet", "_unfit", "say", "words", "word", "tell", "note", "next_step"}
 """Beside the errors: what takes a code first, and the values of its sentence by name."""
@@ -69,7 +69,7 @@ EXPANDED = {
 
 PHASES = {
     *Guarantee, *NodePhase, *RevisionPhase, *ServicePhase, *ReplicaPhase, *Verdict, *Role,
-    *JobPhase, *AttemptPhase, *Outcome,
+    *AcceleratorPhase, *JobPhase, *AttemptPhase, *Outcome,
     "running", "waiting", "exited", "whole",
 }  # fmt: skip
 """What stands in a column `phase`, `verdict`, `role`, `state` or `given`."""

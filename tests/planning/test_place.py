@@ -16,6 +16,7 @@ from madang.planning.snapshot import Snapshot
 from madang.resources.place import (
     Accelerator,
     AcceleratorSpec,
+    AcceleratorStatus,
     Grade,
     Guarantee,
     Node,
@@ -62,7 +63,9 @@ def box(name: str, kind: str = "nvidia/h100", **of: object) -> list[AnyResource]
             "shared": kind == "cpu", "group": f"g{i // group}" if group else "",
             "watts": published(kind), **of,
         })  # fmt: skip
-        made.append(Accelerator(name=card, uid=f"a-{card}", spec=written, status=Empty()))
+        made.append(
+            Accelerator(name=card, uid=f"a-{card}", spec=written, status=AcceleratorStatus())
+        )
     return made
 
 
@@ -214,7 +217,7 @@ def test_processors_and_memory_that_are_asked_for_are_kept():
 def test_a_processor_beside_cards_shares_the_nodes_memory_with_what_runs_on_them():
     node = box("n", cards=1, own=64 * GB)
     processor = AcceleratorSpec(node="n", accelerator="cpu", memory_bytes=64 * GB, shared=True)
-    node.append(Accelerator(name="n-cpu", uid="a-cpu", spec=processor, status=Empty()))
+    node.append(Accelerator(name="n-cpu", uid="a-cpu", spec=processor, status=AcceleratorStatus()))
     paper = Paper(
         snapshot(
             node, model(),

@@ -59,7 +59,8 @@ def lines(found: Explanation) -> Iterator[str]:
 
 FILTERS = (
     "filter.lost", "filter.grade", "filter.wrong-kind", "filter.too-small", "filter.no-watts",
-    "filter.too-few", "filter.cores", "filter.host-memory", "filter.power", "filter.busy",
+    "filter.too-few", "filter.fenced", "filter.cores", "filter.host-memory", "filter.power",
+    "filter.busy",
 )  # fmt: skip
 """In the order in which planning asks."""
 

@@ -119,6 +119,9 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.kind", _spec("accelerator")),
         ("column.memory", lambda r: size(r["spec"]["memory_bytes"])),
         ("column.given", lambda r: _given(r["spec"])),
+        ("column.health", lambda r: phase(r["status"]["phase"])),
+        ("column.serial", lambda r: r["status"]["serial"]),
+        _REASON,
     ),
     "key": (
         _NAME,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from madang.resources.attempt import Attempt
 from madang.resources.job import Job
-from madang.resources.place import Node
+from madang.resources.place import Accelerator, Node
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build
@@ -43,6 +43,9 @@ def _stamps(resource: AnyResource) -> frozenset[float]:
         return frozenset({resource.status.since, resource.status.started_at})
     if isinstance(resource, Job | Node):
         return frozenset({resource.status.since})
+    if isinstance(resource, Accelerator):
+        ill = resource.status
+        return frozenset({ill.since, ill.well_since or 0.0, ill.fenced_at or 0.0}) - {0.0}
     if isinstance(resource, Build):
         return frozenset({resource.status.started_at})
     return frozenset()

@@ -31,6 +31,8 @@ class Filter(StrEnum):
     """Its pool may draw only so much, and nobody knows what its accelerators draw."""
     TOO_FEW = "too_few"
     """It has fewer of them than are asked for."""
+    FENCED = "fenced"
+    """It would have enough, but some of them are ill."""
     CORES = "cores"
     """Too few of its processors are free."""
     HOST_MEMORY = "host_memory"

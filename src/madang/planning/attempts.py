@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from madang.planning.action import Action, Halt, Launch, Stop, Verb
-from madang.planning.blame import Blame, blame
+from madang.planning.blame import Blame, blame, is_undecided
+from madang.planning.fencing import lost_one
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import NEXT, Attempt, AttemptPhase, Outcome, member_uid
 from madang.resources.holding import Holding
@@ -23,6 +24,9 @@ STOP_GRACE_S = 30.0
 """Between the signal to end and the one that ends: time to save."""
 BROKEN_GRACE_S = 2.0
 """The same where a rank is gone: what the others had together can't be saved any more."""
+
+STUCK_S = 60.0
+"""So long after an accelerator was lost a job waits for what hangs on it."""
 
 P = AttemptPhase
 FREE = Holding()
@@ -59,7 +63,7 @@ def wake_s(attempt: Attempt, snapshot: Snapshot) -> float | None:
         limit_s = START_PATIENCE_S + grace_s(attempt)
         return max(limit_s - snapshot.age_s(attempt.uid, status.since), 1.0)
     lost = any(place.node not in snapshot.seen.nodes for place in status.places)
-    return 5.0 if lost else None
+    return 1.0 if is_undecided(attempt, snapshot) else 5.0 if lost else None
 
 
 def processes(attempt: Attempt, snapshot: Snapshot) -> Iterator[tuple[Holding, Process | None]]:
@@ -183,4 +187,16 @@ def is_adrift(attempt: Attempt, snapshot: Snapshot) -> bool:
 
 def is_over(attempt: Attempt, snapshot: Snapshot) -> bool:
     """Tell whether the next one may begin."""
-    return attempt.status.phase is P.ENDED or is_adrift(attempt, snapshot)
+    is_ended = attempt.status.phase is P.ENDED
+    return is_ended or is_adrift(attempt, snapshot) or _is_stuck(attempt, snapshot)
+
+
+def _is_stuck(attempt: Attempt, snapshot: Snapshot) -> bool:
+    """Tell whether what is left of it hangs on accelerators that are lost.
+
+    A program that waits for one can't always be ended. It counts for nothing, as what is adrift.
+    """
+    if attempt.status.phase is not P.STOPPING:
+        return False
+    left = [lost_one(place, snapshot) for place in attempt.status.places if place.accelerators]
+    return all(lost and snapshot.age_s(lost.uid, lost.status.fenced_at) >= STUCK_S for lost in left)

@@ -8,22 +8,33 @@ before all others; and a line that tells of a consequence is never shown as the 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from madang.errors import Value
+from madang.planning.fencing import lost_one, lost_reason
+from madang.planning.fitness import watch_of
 from madang.planning.snapshot import Snapshot, rank_key
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome, member_uid
-from madang.resources.place import NodePhase
+from madang.resources.place import Accelerator, AcceleratorPhase, NodePhase
 from madang.resources.resource import Reason, Ref
 from madang.supervisor.protocol import Rank
 
 NODE_LOST_S = 60.0
 """A gang of which a node can't be seen for so long is started again elsewhere."""
+LOGGED_S = 3.0
+"""A rank whose accelerator is watched is judged only so long after its end: by then it is known
+whether the accelerator was ill, and that comes before whatever the rank says of itself."""
 SIGBUS, SIGKILL = 7, 9
 LATER = 75
 """Exit code (EX_TEMPFAIL of sysexits) by which a program asks to go on later."""
 
+ENDS = frozenset({
+    "accelerator.contained", "accelerator.row-remapped", "accelerator.uncorrectable",
+    "accelerator.too-many",
+})  # fmt: skip
+"""What ends programs without being fatal to the accelerator, and what may be but is not believed
+yet."""
 CONSEQUENCES = re.compile(
     r"connection (closed|reset) by peer|timed out waiting|broken pipe|address already in use"
     r"|connection refused|NCCL.*(abort|timeout)",
@@ -71,6 +82,8 @@ def blame(attempt: Attempt, snapshot: Snapshot) -> Blame | None:
         refused = snapshot.seen.refused.get((uid, attempt.spec.number))
         if refused:
             return Blame(Outcome.FAULT, refused)
+        if lost := lost_one(place, snapshot):
+            return Blame(Outcome.FAULT, lost_reason("attempt.accelerator", lost))
         if place.node not in snapshot.seen.nodes:
             if _is_lost(place.node, snapshot):
                 values: dict[str, Value] = {"node": place.node, "seconds": int(NODE_LOST_S)}
@@ -84,7 +97,51 @@ def blame(attempt: Attempt, snapshot: Snapshot) -> Blame | None:
             continue
         members_gone += process.state == "exited"
         ranks += [_Seen(place.node, uid, rank) for rank in process.ranks]
+    if any(_is_open(attempt, seen.rank, snapshot) for seen in ranks):
+        return None
     return _ended(attempt, ranks, members_gone, snapshot) or _stalled(ranks)
+
+
+def _is_open(attempt: Attempt, rank: Rank, snapshot: Snapshot) -> bool:
+    """Tell whether it may still turn out that a rank ended for its accelerator's sake."""
+    if not rank.exit_code or rank.exit_code == LATER:
+        return False
+    is_fresh = 0 <= snapshot.now - (rank.ended_at or 0.0) < LOGGED_S
+    return is_fresh and any(watch_of(each, snapshot) for each in _accelerators(attempt, snapshot))
+
+
+def is_undecided(attempt: Attempt, snapshot: Snapshot) -> bool:
+    """Tell whether a rank has ended whose end is not judged yet."""
+    members = range(len(attempt.status.places))
+    found = (snapshot.seen.processes.get(member_uid(attempt, member)) for member in members)
+    return any(_is_open(attempt, rank, snapshot) for p in found if p for rank in p.ranks)
+
+
+def _accelerators(attempt: Attempt, snapshot: Snapshot) -> Iterator[Accelerator]:
+    """Return all that an attempt has."""
+    for place in attempt.status.places:
+        for name in place.accelerators:
+            found = snapshot.accelerators.get(Ref("", name))
+            if found:
+                yield found
+
+
+def _ill_meanwhile(attempt: Attempt, snapshot: Snapshot) -> Accelerator | None:
+    """Return an accelerator of an attempt that has fallen ill since it runs, if less than fatally.
+
+    One that is only hot, or of which its tool says nothing, ends no program.
+    """
+    return next(
+        (
+            each
+            for each in _accelerators(attempt, snapshot)
+            if each.status.phase is not AcceleratorPhase.OK
+            and each.status.reason is not None
+            and each.status.reason.code in ENDS
+            and each.status.since >= attempt.status.started_at
+        ),
+        None,
+    )
 
 
 def _is_lost(name: str, snapshot: Snapshot) -> bool:
@@ -101,7 +158,7 @@ def _ended(
     """Judge the ranks that have ended; None: none has, or those only before the others."""
     bad = [seen for seen in ranks if seen.rank.exit_code]
     if bad:
-        return _failed(min(bad, key=_first), bad, snapshot)
+        return _failed(attempt, min(bad, key=_first), bad, snapshot)
     places = len(attempt.status.places)
     if members_gone < places:
         return None
@@ -116,10 +173,14 @@ def _first(seen: _Seen) -> tuple[bool, float, int]:
     return code > 0, seen.rank.ended_at or 0.0, seen.rank.rank
 
 
-def _failed(first: _Seen, bad: Sequence[_Seen], snapshot: Snapshot) -> Blame:
+def _failed(
+    attempt: Attempt, first: _Seen, bad: Sequence[_Seen], snapshot: Snapshot
+) -> Blame:  # fmt: skip
     lines = snapshot.seen.lines.get(rank_key(first.uid, first.rank.rank), ())
     code = first.rank.exit_code or 0
     outcome, cause = _judged(first.rank, code, lines)
+    if ill := _ill_meanwhile(attempt, snapshot):
+        outcome, cause = Outcome.FAULT, lost_reason("attempt.accelerator", ill)
     if all(seen.rank.exit_code == LATER for seen in bad):
         outcome, cause = Outcome.PREEMPTED, Reason(code="attempt.asks-to-go-on-later")
     return Blame(outcome, cause, first.rank.rank, code, lines)

@@ -28,6 +28,7 @@ from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of, ask_of_job
 from madang.resources.holding import Holding
 from madang.resources.job import JobPhase
+from madang.resources.place import AcceleratorPhase
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
 from madang.resources.resource import Reason
 
@@ -41,22 +42,40 @@ DEMANDS_MAX = 2_000
 def free_of(layout: Layout, snapshot: Snapshot, *, everywhere: bool = False) -> Fleet:
     """Return what is free: what there is, less what is held.
 
-    Lost nodes have nothing to give, unless `everywhere` asks what it were if they were seen.
+    Lost nodes have nothing to give, unless `everywhere` asks what it were if they were seen. What
+    is ill is as if it were not there.
     """
     board = layout.fleet.board()
     for held in snapshot.holdings():
         _change(board, layout.usage(held), -1)
     np.maximum(board.free, 0, out=board.free, where=layout.fleet.free != NO_DEVICE)
+    for place in ill(layout, snapshot):
+        board.free[place] = NO_DEVICE
     if not everywhere:
         seen = snapshot.seen.nodes
         board.cpu_milli[[i for i, node in enumerate(layout.nodes) if node not in seen]] = UNSEEN
     return board.fleet()
 
 
-def _change(board: Board, usage: Usage, sign: int) -> int | None:
-    """Add to what is free, or take from it; return the host, None if there is none any more."""
+def ill(layout: Layout, snapshot: Snapshot) -> frozenset[tuple[int, int]]:
+    """Return (host, device) of those on which nothing new is placed."""
+    return frozenset(
+        layout.places[each.name]
+        for each in snapshot.accelerators.values()
+        if each.status.phase is not AcceleratorPhase.OK and each.name in layout.places
+    )
+
+
+def _change(
+    board: Board, usage: Usage, sign: int, but: Collection[tuple[int, int]] = ()
+) -> int | None:
+    """Add to what is free, or take from it; return the host, None if there is none any more.
+
+    `but`: these devices are left as they are.
+    """
     for host, device, units in usage.devices:
-        board.free[host, device] += sign * units
+        if (host, device) not in but:
+            board.free[host, device] += sign * units
     if not usage.devices:
         return None
     host = usage.devices[0][0]
@@ -86,6 +105,8 @@ class Ground:
         self._ledger: Ledger | None = None
         """What the plan is for, and what of it is used; none where there is no outlook."""
         self._is_fresh = True
+        self._ill: frozenset[tuple[int, int]] = frozenset()
+        """(host, device) of those on which nothing new is placed."""
         self._now: dict[str, ReplicaStatus] = {}
         """What replicas have by now whose places changed since it was told what is free."""
 
@@ -97,6 +118,7 @@ class Ground:
     def sync(self, snapshot: Snapshot) -> None:
         """Go on from another state of the same hardware."""
         free = free_of(self.layout, snapshot)
+        self._ill = ill(self.layout, snapshot)
         self._ledger = booked(self.outlook, snapshot, self.layout) if self.outlook else None
         if self._placer.sync(free):
             self.stuck.clear()
@@ -213,6 +235,8 @@ class Ground:
     def _where(self, status: ReplicaStatus, ask: Ask) -> tuple[Choice, Demand] | None:
         """Return where a replica is, and its demand there."""
         devices = self.layout.usage(status).devices
+        if any((host, device) in self._ill for host, device, _ in devices):
+            return None  # whoever leaves that makes no room
         option = self.layout.way(ask, status.variant, devices[0][0]) if devices else None
         if option is None:
             return None
@@ -233,12 +257,17 @@ class Ground:
         for option in layout.options(ask):
             demand = option.demand
             own = np.full(len(verdict), order.index(Filter.BUSY))
-            few = enough(layout.fleet.board(), demand).sum(axis=1) < demand.devices
+            fit = enough(layout.fleet.board(), demand)
+            few = fit.sum(axis=1) < demand.devices
+            for place in self._ill:
+                fit[place] = False
+            few_well = fit.sum(axis=1) < demand.devices
             allowed = self.draw.allowed(board, demand)
             if allowed is not None:
                 own[~allowed] = order.index(Filter.POWER)
             own[board.memory_mib < demand.memory_mib] = order.index(Filter.HOST_MEMORY)
             own[board.cpu_milli < demand.cpu_milli] = order.index(Filter.CORES)
+            own[few_well] = order.index(Filter.FENCED)
             own[few] = order.index(Filter.TOO_FEW)
             own[np.array(demand.parts)[kind] == 0] = 0
             verdict = np.maximum(verdict, own)
@@ -279,7 +308,7 @@ class Ground:
         """Give back what was held, and take what is."""
         self._forget()
         for held, sign in ((before, 1), (after, -1)):
-            host = _change(self.board, self.layout.usage(held), sign)
+            host = _change(self.board, self.layout.usage(held), sign, self._ill)
             if host is not None:
                 self.draw.note(host, self.board)
                 self._placer.refresh(host)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from madang.planning import attempts
 from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
+from madang.planning.fencing import plan_accelerators
+from madang.planning.fencing import wake_s as fencing_wake_s
 from madang.planning.forecast import question
 from madang.planning.ground import Ground
 from madang.planning.jobs import Task, plan_job, tasks
@@ -41,7 +43,8 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
     for _ in range(ROUNDS_MAX):
         houses = tuple(households(snapshot))
         chosen = (
-            tuple(_deeds(houses, snapshot, memo))
+            tuple(plan_accelerators(snapshot))
+            or tuple(_deeds(houses, snapshot, memo))
             or tuple(plan_moves(snapshot, memo.ground(snapshot)))
             or tuple(_words(houses, snapshot))
         )
@@ -148,4 +151,5 @@ def _wake_s(snapshot: Snapshot) -> float | None:
     times = [wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
     times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.attempts.values()]
     times += [retry_s(job, snapshot) for job in snapshot.jobs.values()]
+    times.append(fencing_wake_s(snapshot))
     return min((due for due in times if due is not None and due > 0), default=None)

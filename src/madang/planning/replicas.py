@@ -10,6 +10,7 @@ from typing import Any
 
 from madang.planning.action import Action, Effect, RunGate, Start, Stop, Verb
 from madang.planning.ask import Refused
+from madang.planning.fencing import lost_one, lost_reason
 from madang.planning.fix import smallest_fix
 from madang.planning.ground import Ground
 from madang.planning.health import exit_reason, hung_reason
@@ -59,7 +60,15 @@ def change(replica: Replica, phase: ReplicaPhase, **status: Any) -> Replica:
 
 
 def step(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | None:
-    """Return what to do next for this replica; None: nothing now."""
+    """Return what to do next for this replica; None: nothing now.
+
+    On an accelerator that is lost it is at its end: its service makes another one elsewhere, which
+    does not wait until nothing of this one runs any more.
+    """
+    if replica.status.phase in _WORKING:
+        lost = lost_one(replica.status, snapshot)
+        if lost:
+            return stop(replica, snapshot, lost_reason("replica.accelerator", lost))
     return _STEPS[replica.status.phase](replica, snapshot, ground)
 
 
@@ -449,6 +458,7 @@ def _process(replica: Replica, snapshot: Snapshot) -> Process | None:
     return process
 
 
+_WORKING = frozenset({P.STARTING, P.VERIFYING, P.READY, P.DRAINING})
 _STEPS: dict[ReplicaPhase, Callable[[Replica, Snapshot, Ground], Action | None]] = {
     P.WAITING: _place,
     P.STARTING: _starting,

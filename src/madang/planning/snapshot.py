@@ -21,6 +21,7 @@ from madang.resources.revision import Build, Revision
 from madang.resources.service import Service
 from madang.resources.volume import Volume
 from madang.supervisor.protocol import Process
+from madang.symptoms import Watch
 
 T = TypeVar("T", bound=AnyResource)
 
@@ -101,6 +102,8 @@ class Seen:
     fenced: frozenset[tuple[str, int]] = frozenset()
     """(uid, epoch) of what its node was told to stop before it was looked at as it is seen here:
     what isn't seen of that is gone, and no order that is still on its way brings it back."""
+    watches: Mapping[str, Watch] = field(default_factory=dict)
+    """What nodes tell of their accelerators, by node, of those that do."""
     routed: frozenset[str] | None = frozenset()
     """Uids that some live gateway still has in the table it serves; None: not known yet."""
     inflight: Mapping[str, int] = field(default_factory=dict)

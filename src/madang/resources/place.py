@@ -9,7 +9,7 @@ from pydantic import Field
 
 from madang.errors import Value
 from madang.resources.power import Watts
-from madang.resources.resource import Condition, Frozen, Name, Resource
+from madang.resources.resource import Condition, Frozen, Name, Reason, Resource
 from madang.resources.tenancy import Empty
 
 
@@ -132,9 +132,56 @@ class AcceleratorSpec(Frozen):
     watts: Watts | None = None
     """What it draws; nothing: nobody has said so."""
     attributes: dict[str, Value] = {}
+    releases: int = 0
+    """How often an operator has released it: the one field that people write."""
 
 
-class Accelerator(Resource[AcceleratorSpec, Empty]):
+class AcceleratorPhase(StrEnum):
+    """Whether it may be worked on. Only on one that is ok anything new is placed."""
+
+    OK = "ok"
+    IMPAIRED = "impaired"
+    """What runs there goes on; it is ok again once it was well for a while."""
+    SUSPECT = "suspect"
+    """It looks broken, but so many do at once that this may be a mistake: as if impaired."""
+    FENCED = "fenced"
+    """It is broken: what ran there has moved. It is ok again once it was well for long."""
+    QUARANTINED = "quarantined"
+    """Broken again, for another reason or under another's work: out until somebody releases it."""
+
+
+class Failure(Frozen):
+    """One time that it was fenced."""
+
+    at: float
+    """Unix seconds."""
+    cause: Reason
+    work: tuple[str, ...] = ()
+    """Uids of the jobs and services that ran there."""
+
+
+class AcceleratorStatus(Condition):
+    """How it is, and what was seen of it."""
+
+    phase: AcceleratorPhase = AcceleratorPhase.OK
+    serial: str = ""
+    """As its maker has numbered it; empty: nobody has told yet."""
+    uncorrectable: int = 0
+    """Memory errors that could not be corrected, as last counted by its driver."""
+    boot: str = ""
+    """The life of its node's kernel of which was heeded"""
+    heeded: int = -1
+    """what its log told up to this mark."""
+    well_since: float | None = None
+    """Unix seconds since when it shows nothing bad, while it is not ok."""
+    fenced_at: float | None = None
+    failures: tuple[Failure, ...] = ()
+    """The last few, oldest first."""
+    releases: int = 0
+    """Of those that operators have asked for, how many are done."""
+
+
+class Accelerator(Resource[AcceleratorSpec, AcceleratorStatus]):
     """One device on one node; its name is `node-device`."""
 
     kind: ClassVar[str] = "accelerator"

@@ -35,7 +35,7 @@ NEXT: dict[ReplicaPhase, frozenset[ReplicaPhase]] = {
     _P.WAITING: frozenset({_P.STARTING, _P.STOPPING}),
     _P.STARTING: frozenset({_P.VERIFYING, _P.READY, _P.BACKING_OFF, _P.FAILED, _P.STOPPING}),
     _P.VERIFYING: frozenset({_P.READY, _P.BACKING_OFF, _P.FAILED, _P.STOPPING}),
-    _P.READY: frozenset({_P.BACKING_OFF, _P.FAILED, _P.DRAINING}),
+    _P.READY: frozenset({_P.BACKING_OFF, _P.FAILED, _P.DRAINING, _P.STOPPING}),
     _P.BACKING_OFF: frozenset({_P.STARTING, _P.FAILED, _P.STOPPING}),
     _P.FAILED: frozenset({_P.STARTING, _P.STOPPING}),
     _P.DRAINING: frozenset({_P.STOPPING}),

@@ -10,6 +10,7 @@ from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion
 from madang.resources.place import (
     Accelerator,
     AcceleratorSpec,
+    AcceleratorStatus,
     Node,
     NodePhase,
     NodeSpec,
@@ -18,7 +19,6 @@ from madang.resources.place import (
 from madang.resources.power import published
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.service import Service, ServiceSpec, ServiceStatus
-from madang.resources.tenancy import Empty
 
 PROJECT = "acme/lab"
 GB = 10**9
@@ -49,7 +49,8 @@ def node(name: str, *, cards: int = 1, kind: str = "nvidia/h100", memory_gb: flo
             device=str(index), watts=published(kind),
         )  # fmt: skip
         card = f"{name}-{index}"
-        made.append(Accelerator(name=card, uid=f"accelerator-{card}", spec=spec, status=Empty()))
+        status_of = AcceleratorStatus()
+        made.append(Accelerator(name=card, uid=f"accelerator-{card}", spec=spec, status=status_of))
     return made
 
 

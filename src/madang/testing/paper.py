@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from madang.planning.action import Plan
+from madang.planning.fitness import maker_of
 from madang.planning.snapshot import Snapshot, rank_key
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica
-from madang.resources.resource import AnyResource
+from madang.resources.resource import AnyResource, Ref
+from madang.symptoms import Symptoms, Watch
 from madang.twin.ideal import Ideal
 
 
@@ -22,6 +24,8 @@ class Paper(Ideal):
         self.done: list[Plan] = []
         self.deaf: set[str] = set()
         """Uids whose orders get lost."""
+        self._marks = 0
+        """Of lines in the kernels' logs."""
 
     def intend(self) -> Plan:
         """Plan once and write down what is intended; nothing is done yet."""
@@ -70,6 +74,45 @@ class Paper(Ideal):
     def find(self, node: str) -> None:
         """Bring a node back into sight."""
         self._see(nodes=self.snapshot.seen.nodes | {node})
+
+    def show(self, accelerator: str, **symptoms: Any) -> None:
+        """Let an accelerator show something, from now on; its node is watched from then."""
+        found = self.snapshot.accelerators[Ref("", accelerator)].spec
+        watch = self._watch(found.node)
+        shown = replace(watch.devices.get(found.device, Symptoms()), **symptoms)
+        self._hear(found.node, replace(watch, devices={**watch.devices, found.device: shown}))
+
+    def log(self, accelerator: str, xid: int) -> None:
+        """Let the kernel of its node log an XID of an accelerator."""
+        found = self.snapshot.accelerators[Ref("", accelerator)].spec
+        shown = self._watch(found.node).devices.get(found.device, Symptoms())
+        self._marks += 1
+        self.show(accelerator, xids=(*shown.xids, (xid, self._marks)))
+
+    def drop(self, accelerator: str) -> None:
+        """Let the tool of its node list an accelerator no more."""
+        found = self.snapshot.accelerators[Ref("", accelerator)].spec
+        watch = self._watch(found.node)
+        left = {name: s for name, s in watch.devices.items() if name != found.device}
+        self._hear(found.node, replace(watch, devices=left))
+
+    def answer(self, node: str, cause: str = "") -> None:
+        """Let the tools of a node answer, or fail, or hang."""
+        watch = self._watch(node)
+        self._hear(node, replace(watch, tools=dict.fromkeys(watch.tools, cause)))
+
+    def _watch(self, node: str) -> Watch:
+        """Return what a node tells; at first that everything there is well."""
+        known = self.snapshot.seen.watches.get(node)
+        if known is not None:
+            return known
+        own = [a for a in self.snapshot.accelerators.values() if a.spec.node == node]
+        tools = {maker_of(each): "" for each in own}
+        devices = {a.spec.device: Symptoms(serial=f"sn-{a.name}") for a in own}
+        return Watch("boot-1", tools, devices)
+
+    def _hear(self, node: str, watch: Watch) -> None:
+        self._see(watches={**self.snapshot.seen.watches, node: watch})
 
     def put(self, *resources: AnyResource) -> None:
         """Write resources, as people do."""

@@ -15,6 +15,7 @@ from madang.resources.fleet import CPU
 from madang.resources.place import (
     Accelerator,
     AcceleratorSpec,
+    AcceleratorStatus,
     Node,
     NodePhase,
     NodeSpec,
@@ -24,7 +25,6 @@ from madang.resources.power import published
 from madang.resources.quantity import size_bytes
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
 from madang.resources.resource import AnyResource, Ref
-from madang.resources.tenancy import Empty
 
 COUNT_MAX = 10_000
 PER_NODE_MAX = 64
@@ -161,7 +161,8 @@ def _arrival(name: str, pool: str, shape: Shape) -> Arrival:
     for number, like in enumerate(shape.accelerators):
         part = like.model_copy(update={"node": name, "device": str(number)})
         called = f"{name}-{number}"
-        own.append(Accelerator(name=called, uid=f"accelerator-{called}", spec=part, status=Empty()))
+        uid, fresh = f"accelerator-{called}", AcceleratorStatus()
+        own.append(Accelerator(name=called, uid=uid, spec=part, status=fresh))
     return Arrival(Node(name=name, uid=f"node-{name}", spec=spec, status=status), tuple(own))
 
 

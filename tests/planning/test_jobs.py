@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from madang.planning.action import Halt, Launch, Verb
+from madang.planning.action import Action, Halt, Launch, Plan, Record, Verb, Warn
 from madang.planning.plan import plan
 from madang.resources.attempt import AttemptPhase, Outcome, member_uid
 from madang.resources.job import Job, JobPhase
-from madang.resources.resource import Ref
+from madang.resources.resource import Reason, Ref
 from madang.resources.tenancy import Empty
 from madang.resources.volume import Volume, VolumeSpec
 from madang.testing.builders import PROJECT, job, node, service, snapshot
@@ -160,8 +160,129 @@ def test_a_gang_that_lost_a_rank_is_not_waited_for_and_one_that_is_cancelled_may
     paper.settle()
     spec = now(paper).spec.model_copy(update={"cancel": True})
     paper.put(now(paper).model_copy(update={"spec": spec}))
-    (asked,) = [a.effect for a in paper.turn().actions if isinstance(a.effect, Halt)]
-    assert (broken.grace_s, asked.grace_s) == (2.0, 30.0)
+    assert not [a.effect for a in paper.intend().actions if isinstance(a.effect, Halt)]
+    assert (broken.grace_s, paper.attempts("train")[-1].status.grace_s) == (2.0, 30.0)
+
+
+def wish(paper: Paper, name: str = "train", **spec: object) -> None:
+    """Change a job's spec, as its user does."""
+    known = now(paper, name)
+    paper.put(known.model_copy(update={"spec": known.spec.model_copy(update=spec)}))
+
+
+def test_a_suspended_job_saves_gives_all_back_and_goes_on_when_it_is_resumed() -> None:
+    paper = running(nodes=2, resume={"attempts": 1})
+    (first,) = paper.attempts("train")
+    paper.tell(first, 0, step=7, total=100)
+    wish(paper, suspend=True)
+    warned = [a.effect for a in paper.turn().actions if isinstance(a.effect, Warn)]
+    assert [len(each.members) for each in warned] == [2], "every node is told, and none stopped"
+    assert len(held(paper)) == 4, "what it has is its own while it saves"
+    paper.settle()
+    status = now(paper).status
+    assert (held(paper), status.phase) == ([], JobPhase.WAITING)
+    assert status.reason is not None
+    assert status.smallest_fix is not None
+    assert (status.reason.code, status.smallest_fix.code) == ("job.suspended", "job.fix-resume")
+    assert [c.step for c in status.checkpoints] == [7]
+    assert (status.preempted, status.barren, status.next_try) == (1, 0, None)
+    wish(paper, suspend=False)
+    paper.settle()
+    first, second = paper.attempts("train")
+    assert first.status.outcome is Outcome.PREEMPTED
+    assert (second.spec.first_step, second.status.phase) == (7, AttemptPhase.RUNNING)
+
+
+def test_a_gang_that_does_not_end_when_it_is_asked_to_is_stopped_after_its_grace() -> None:
+    paper = running(resume={"grace": "90s"})
+    (first,) = paper.attempts("train")
+    paper.tell(first, 0, step=7)
+    wish(paper, suspend=True)
+    paper.intend()  # and nobody hears it
+    paper.wait(89)
+    assert not paper.intend().actions
+    paper.wait(2)
+    (stopped,) = [a.effect for a in paper.turn().actions if isinstance(a.effect, Halt)]
+    assert stopped.grace_s == 2.0
+    paper.settle()
+    assert paper.attempts("train")[0].status.outcome is Outcome.PREEMPTED
+
+
+def test_the_grace_is_as_long_as_a_step_and_a_checkpoint_need() -> None:
+    paper = running()
+    (first,) = paper.attempts("train")
+    paper.tell(first, 0, step=7, step_s=20.0, checkpoint="step-7")
+    paper.settle()
+    kept = now(paper).status.checkpoints[-1].model_copy(update={"write_s": 40.0})
+    paper.put(now(paper).with_status(checkpoints=(kept,)))
+    wish(paper, suspend=True)
+    paper.intend()
+    assert paper.attempts("train")[0].status.grace_s == 120.0
+
+
+def test_the_next_attempt_waits_until_the_last_checkpoint_is_read() -> None:
+    paper = running()
+    (first,) = paper.attempts("train")
+    paper.tell(first, 0, step=7, checkpoint="step-7")
+    paper.tell(first, 1, exit_code=-9, ended_at=1.0, pid=0)
+    paper.intend()
+    asked = paper.attempts("train")[0]
+    assert (asked.status.phase, asked.status.claim) == (AttemptPhase.STOPPING, "step-7")
+    paper.forget(first)
+    for _ in range(3):
+        reading = paper.intend()  # and it takes its time
+        assert len(paper.attempts("train")) == 1
+    paper.carry_out(Plan((Action(Verb.READ_CHECKPOINT, first, Reason(code="-"),
+                                 effect=Record(TRAIN, first.ref)),)))  # fmt: skip
+    paper.settle()
+    assert reading.actions == ()
+    assert paper.attempts("train")[1].spec.first_step == 7
+
+
+def test_a_checkpoint_that_is_never_read_is_not_waited_for_for_ever() -> None:
+    paper = running()
+    (first,) = paper.attempts("train")
+    paper.tell(first, 0, step=7, checkpoint="step-7")
+    paper.tell(first, 1, exit_code=-9, ended_at=1.0, pid=0)
+    paper.intend()
+    paper.forget(first)
+    paper.intend()
+    paper.wait(601)
+    paper.intend()
+    assert paper.attempts("train")[1].spec.first_step == 0
+
+
+def test_a_program_that_ends_well_because_it_was_asked_to_is_not_done() -> None:
+    for step, outcome in ((7, Outcome.PREEMPTED), (100, Outcome.SUCCEEDED)):
+        paper = running()
+        (first,) = paper.attempts("train")
+        paper.tell(first, 0, step=step, total=100)
+        wish(paper, suspend=True)
+        paper.intend()
+        end_all(paper)
+        paper.settle()
+        assert paper.attempts("train")[0].status.outcome is outcome
+
+
+def test_a_control_that_takes_over_asks_once_more() -> None:
+    paper = running()
+    wish(paper, suspend=True)
+    paper.intend()
+    paper.snapshot = replace(paper.snapshot, term=2)
+    (again,) = paper.intend().actions
+    assert (again.verb, type(again.effect)) == (Verb.REPEAT_SAVE, Warn)
+    assert not paper.intend().actions
+
+
+def test_a_cancelled_job_keeps_what_it_saves_at_the_end() -> None:
+    paper = running()
+    (first,) = paper.attempts("train")
+    paper.tell(first, 0, step=7)
+    wish(paper, cancel=True)
+    paper.settle()
+    assert (now(paper).status.phase, now(paper).status.checkpoints[-1].step) == (
+        JobPhase.CANCELLED, 7,
+    )  # fmt: skip
 
 
 def test_an_error_before_any_step_fails_at_once_with_its_likely_cause() -> None:

@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "export", "backup": "backup", "restore": "backup", "doctor": "doctor",
     "support": "support", "audit": "audit", "twin": "twin",
     "submit": "job", "watch": "job", "cancel": "job",
+    "suspend": "job", "resume": "job",
     "schema": "about", "version": "about", "completion": "about",
 }  # fmt: skip
 """Every command, and the file that holds it."""

@@ -1,4 +1,4 @@
-"""`madang submit`, `madang watch`, `madang cancel`: work that ends."""
+"""`madang submit`, `watch`, `cancel`, `suspend`, `resume`: work that ends."""
 
 from __future__ import annotations
 
@@ -138,15 +138,45 @@ def cancel(what: str, name: str | None = None, /, *, options: Options = DEFAULTS
     name
         The name, where it was not given with the kind.
     """
+    _change(what, name, options, "job.cancel-asked", cancel=True)
+
+
+def suspend(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> None:
+    """Have a job save, and hold nothing until it is resumed.
+
+    Parameters
+    ----------
+    what
+        job/NAME, or job with NAME after it.
+    name
+        The name, where it was not given with the kind.
+    """
+    _change(what, name, options, "job.suspend-asked", suspend=True)
+
+
+def resume(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> None:
+    """Let a suspended job go on from its last checkpoint.
+
+    Parameters
+    ----------
+    what
+        job/NAME, or job with NAME after it.
+    name
+        The name, where it was not given with the kind.
+    """
+    _change(what, name, options, "job.resume-asked", suspend=False)
+
+
+def _change(what: str, name: str | None, options: Options, said: str, **wish: bool) -> None:
+    """Apply a job as it is but for one wish."""
     _, name = thing(what if "/" in what or name else f"job/{what}", name, ("job",))
     with options.client() as client, naming(client, "job", name):
-        job = client.get("job", name)
-        document = {**job["spec"], "kind": "job", "name": name, "cancel": True}
+        document = {**client.get("job", name)["spec"], "kind": "job", "name": name, **wish}
         done = client.apply([document], dry_run=False)
     if options.json:
         show_json(done)
     else:
-        tell("job.cancel-asked", job=name)
+        tell(said, job=name)
 
 
 def watch(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> int:

@@ -22,6 +22,7 @@ from madang.planning.action import (
     RunGate,
     Start,
     Stop,
+    Warn,
 )
 from madang.planning.forecast import Question
 from madang.planning.replicas import STOP_GRACE_S
@@ -73,14 +74,8 @@ class Hands:
                     unreachable.add(node)
                     raise
                 self.observer.stopped(node, uid, epoch, moment)
-            case Launch() as effect:
-                await self.gangs.launch(effect)
-            case Halt() as effect:
-                await self.gangs.halt(effect)
-            case Record() as effect:
-                self.gangs.read(effect)
-            case Discard(job):
-                await self.gangs.discard(job)
+            case Launch() | Warn() | Halt() | Record() | Discard() as effect:
+                await self.gangs.carry_out(effect)
             case RunGate(build, replica):
                 self._run_gate(build, replica)
             case Reprice(question):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from madang.control.guard import guarded
 from madang.control.observe import Observer
 from madang.control.tools import Tools
 from madang.control.world import World
 from madang.errors import MadangError, Rejected, Unavailable, Value
-from madang.planning.action import Halt, Launch, Record, Stop
+from madang.planning.action import Discard, Halt, Launch, Record, Stop, Warn
 from madang.planning.cadence import gang_mtbf_s, interval_s
 from madang.ports import Member
 from madang.resources.attempt import Attempt, member_uid
@@ -40,6 +41,20 @@ class Gangs:
         self.tools = tools
         self._reading: dict[Ref, asyncio.Task[None]] = {}
 
+    async def carry_out(self, effect: Launch | Warn | Halt | Record | Discard) -> None:
+        """Do what is decided of a gang, or of its job."""
+        match effect:
+            case Launch():
+                await self.launch(effect)
+            case Warn(members):
+                await asyncio.gather(*(guarded("warn a member", self._warn(m)) for m in members))
+            case Halt():
+                await self.halt(effect)
+            case Record():
+                self.read(effect)
+            case Discard(job):
+                await self.discard(job)
+
     async def launch(self, effect: Launch) -> None:
         """Start the members of a gang, all at once; a refusal is told to planning as an end."""
         attempt = self.world.get(CONTROL, Attempt, effect.attempt)
@@ -59,6 +74,13 @@ class Gangs:
                 return  # seen no process of it after a while, planning sends the order again
             reason = Reason(code=error.code, values=error.values)
             self.observer.refuse(member.uid, member.attempt.spec.number, reason)
+
+    async def _warn(self, member: Stop) -> None:
+        """Tell every rank of a member to save and to end."""
+        launcher = self.tools.launchers.get(member.node)
+        with suppress(Rejected):  # it has ended meanwhile, which the next look shows
+            if launcher:
+                await launcher.signal(member.uid, member.epoch, "SIGTERM")
 
     async def halt(self, effect: Halt) -> None:
         """Tell every node to end its member, all at once."""

@@ -406,7 +406,9 @@ class Intake:
 
 def _check_same(before: Job, after: Job, subject: str) -> None:
     """Refuse another spec for a job that is there: what has run can't be another."""
-    if before.spec.model_copy(update={"cancel": after.spec.cancel}) != after.spec:
+    may_change = ("cancel", "suspend")
+    changes = {key: getattr(after.spec, key) for key in may_change}
+    if before.spec.model_copy(update=changes) != after.spec:
         raise Conflict("job.fixed", subject)
     if before.spec.cancel and not after.spec.cancel:
         raise Conflict("job.stays-cancelled", subject)

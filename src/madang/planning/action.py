@@ -32,6 +32,8 @@ class Verb(StrEnum):
     START_ATTEMPT = "attempt.started"
     REPEAT_ATTEMPT = "attempt.start-repeated"
     RUN_ATTEMPT = "attempt.running"
+    SAVE_ATTEMPT = "attempt.saving"
+    REPEAT_SAVE = "attempt.save-repeated"
     READ_CHECKPOINT = "checkpoint.claimed"
     STOP_ATTEMPT = "attempt.stopping"
     REPEAT_HALT = "attempt.stop-repeated"
@@ -82,6 +84,13 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class Warn:
+    """Tell all these processes to save and to end; nothing is ended."""
+
+    members: tuple[Stop, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Halt:
     """End all these processes."""
 
@@ -120,7 +129,7 @@ class Reprice:
     question: Question
 
 
-Effect = Start | Stop | Launch | Halt | Record | Discard | RunGate | Reprice
+Effect = Start | Stop | Launch | Warn | Halt | Record | Discard | RunGate | Reprice
 
 
 @dataclass(frozen=True, slots=True)

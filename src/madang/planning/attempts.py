@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from madang.planning.action import Action, Halt, Launch, Stop, Verb
+from madang.planning.action import Action, Halt, Launch, Stop, Verb, Warn
 from madang.planning.blame import Blame, blame, is_undecided
 from madang.planning.fencing import lost_one
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import NEXT, Attempt, AttemptPhase, Outcome, member_uid
 from madang.resources.holding import Holding
+from madang.resources.job import GRACE_S_MAX, Job
 from madang.resources.resource import Reason
 from madang.supervisor.protocol import Process
 
@@ -22,6 +23,8 @@ START_PATIENCE_S = 5.0
 """An order to start or stop that shows no result for this long is sent again."""
 STOP_GRACE_S = 30.0
 """Between the signal to end and the one that ends: time to save."""
+GRACE_TIMES = 2.0
+"""More than that where so many times the last step and checkpoint take longer."""
 BROKEN_GRACE_S = 2.0
 """The same where a rank is gone: what the others had together can't be saved any more."""
 
@@ -46,6 +49,8 @@ def step(attempt: Attempt, snapshot: Snapshot) -> Action | None:
         return _stopping(attempt, snapshot)
     if attempt.status.phase is P.ENDED:
         return None
+    if attempt.status.phase is P.SAVING:
+        return _saving(attempt, snapshot)
     found = blame(attempt, snapshot)
     if found:
         return end(attempt, snapshot, found)
@@ -59,6 +64,8 @@ def wake_s(attempt: Attempt, snapshot: Snapshot) -> float | None:
         return None
     if status.phase is P.STARTING:
         return max(START_PATIENCE_S - snapshot.age_s(attempt.uid, status.started_at), 1.0)
+    if status.phase is P.SAVING:
+        return max(status.grace_s - snapshot.age_s(attempt.uid, status.since), 1.0)
     if status.phase is P.STOPPING:
         limit_s = START_PATIENCE_S + grace_s(attempt)
         return max(limit_s - snapshot.age_s(attempt.uid, status.since), 1.0)
@@ -98,9 +105,77 @@ def _starting(attempt: Attempt, snapshot: Snapshot) -> Action | None:
     )  # fmt: skip
 
 
+def ask_to_save(job: Job, attempt: Attempt, snapshot: Snapshot, found: Blame) -> Action:
+    """Have every rank save and end by itself; where none has begun there is nothing to save."""
+    if not any(process for _, process in processes(attempt, snapshot)):
+        return end(attempt, snapshot, found)
+    asked = change(
+        attempt, P.SAVING, since=snapshot.now, reason=found.cause, outcome=found.outcome,
+        cause=found.cause, grace_s=_save_s(job, attempt, snapshot), asked_term=snapshot.term,
+    )  # fmt: skip
+    warning = Warn(tuple(_orders(attempt)))
+    return Action(Verb.SAVE_ATTEMPT, attempt, found.cause, (asked,), effect=warning)
+
+
+def _save_s(job: Job, attempt: Attempt, snapshot: Snapshot) -> float:
+    """Return how long a gang may take to save: what its user says, or has been measured."""
+    if job.spec.resume.grace is not None:
+        return job.spec.resume.grace
+    seen = (rank.step_s for _, p in processes(attempt, snapshot) if p for rank in p.ranks)
+    written_s = job.status.checkpoints[-1].write_s if job.status.checkpoints else 0.0
+    needed_s = GRACE_TIMES * (written_s + max(seen, default=0.0))
+    return min(max(STOP_GRACE_S, needed_s), GRACE_S_MAX)
+
+
+def _saving(attempt: Attempt, snapshot: Snapshot) -> Action | None:
+    """Stop it once all its ranks have ended, or have had their time.
+
+    Only one that has done its last step is done: a program may end well because it was asked to.
+    """
+    status = attempt.status
+    assert status.outcome is not None
+    assert status.cause is not None
+    is_late = snapshot.age_s(attempt.uid, status.since) >= status.grace_s
+    members = list(processes(attempt, snapshot))
+    has_ended = all(
+        place.node in snapshot.seen.nodes and (process is None or process.state == "exited")
+        for place, process in members
+    )
+    if not (is_late or has_ended):
+        return _ask_again(attempt, snapshot)
+    ranks = [rank for _, process in members if process for rank in process.ranks]
+    step, total = newest_step(attempt, snapshot), max((rank.total for rank in ranks), default=0)
+    if 0 < total <= step and all(rank.exit_code == 0 for rank in ranks):
+        return end(attempt, snapshot, Blame(Outcome.SUCCEEDED, Reason(code="attempt.done")))
+    return end(attempt, snapshot, Blame(status.outcome, status.cause))
+
+
+def _ask_again(attempt: Attempt, snapshot: Snapshot) -> Action | None:
+    """Ask once more where the control that was to ask is gone: perhaps it never did."""
+    if attempt.status.asked_term == snapshot.term:
+        return None
+    asked: Attempt = attempt.with_status(asked_term=snapshot.term)
+    why, warning = Reason(code="attempt.asked-by-another"), Warn(tuple(_orders(attempt)))
+    return Action(Verb.REPEAT_SAVE, attempt, why, (asked,), effect=warning)
+
+
+def newest_step(attempt: Attempt, snapshot: Snapshot) -> int:
+    """Return the highest step that any rank has told of; as written down where none is seen."""
+    seen = (rank.step for _, p in processes(attempt, snapshot) if p for rank in p.ranks)
+    return max(seen, default=attempt.status.step)
+
+
+def newest_claim(attempt: Attempt, snapshot: Snapshot) -> str:
+    """Return the name of the newest folder that a rank calls a checkpoint; empty: none does."""
+    ranks = (rank for _, p in processes(attempt, snapshot) if p for rank in p.ranks)
+    claims = sorted((rank.step, rank.checkpoint) for rank in ranks if rank.checkpoint)
+    return claims[-1][1] if claims else attempt.status.claim
+
+
 def end(attempt: Attempt, snapshot: Snapshot, found: Blame) -> Action:
-    """Stop the whole gang, and keep what was the cause."""
+    """Stop the whole gang, and keep what was the cause, and what it last called a checkpoint."""
     seen = [rank for _, p in processes(attempt, snapshot) if p for rank in p.ranks]
+    claim, before = newest_claim(attempt, snapshot), attempt.status
     stopped = change(
         attempt,
         P.STOPPING,
@@ -111,9 +186,11 @@ def end(attempt: Attempt, snapshot: Snapshot, found: Blame) -> Action:
         rank=found.rank,
         exit_code=found.exit_code,
         last_lines=found.last_lines,
-        step=max((rank.step for rank in seen), default=attempt.status.step),
+        step=newest_step(attempt, snapshot),
         total=max((rank.total for rank in seen), default=0),
         step_s=max((rank.step_s for rank in seen), default=0.0),
+        claim=claim,
+        claim_term=before.claim_term if claim == before.claim else 0,
     )
     return Action(Verb.STOP_ATTEMPT, attempt, found.cause, (stopped,), effect=_halt(stopped))
 
@@ -121,7 +198,8 @@ def end(attempt: Attempt, snapshot: Snapshot, found: Blame) -> Action:
 def grace_s(attempt: Attempt) -> float:
     """Return how long its ranks have to end by themselves."""
     is_broken = attempt.status.outcome in {Outcome.FAULT, Outcome.ERROR}
-    return BROKEN_GRACE_S if is_broken else STOP_GRACE_S
+    has_had_it = attempt.status.grace_s > 0
+    return BROKEN_GRACE_S if is_broken or has_had_it else STOP_GRACE_S
 
 
 def _halt(attempt: Attempt) -> Halt:

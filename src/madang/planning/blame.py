@@ -28,6 +28,7 @@ whether the accelerator was ill, and that comes before whatever the rank says of
 SIGBUS, SIGKILL = 7, 9
 LATER = 75
 """Exit code (EX_TEMPFAIL of sysexits) by which a program asks to go on later."""
+ASKED_ITSELF = "attempt.asks-to-go-on-later"
 
 ENDS = frozenset({
     "accelerator.contained", "accelerator.row-remapped", "accelerator.uncorrectable",
@@ -182,7 +183,7 @@ def _failed(
     if ill := _ill_meanwhile(attempt, snapshot):
         outcome, cause = Outcome.FAULT, lost_reason("attempt.accelerator", ill)
     if all(seen.rank.exit_code == LATER for seen in bad):
-        outcome, cause = Outcome.PREEMPTED, Reason(code="attempt.asks-to-go-on-later")
+        outcome, cause = Outcome.PREEMPTED, Reason(code=ASKED_ITSELF)
     return Blame(outcome, cause, first.rank.rank, code, lines)
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from madang.errors import Value
-from madang.planning import attempts
 from madang.planning.action import Action, Discard, Launch, Record, Verb
 from madang.planning.ask import Refused
-from madang.planning.attempts import end, is_over
-from madang.planning.blame import Blame
+from madang.planning.attempts import ask_to_save, end, is_over, newest_claim
+from madang.planning.blame import ASKED_ITSELF, Blame
 from madang.planning.cadence import lost_s
 from madang.planning.fix import smallest_fix
 from madang.planning.gangs import place_gang, want_of
 from madang.planning.ground import Ground
+from madang.planning.place import Placement
 from madang.planning.queue import AFTER_FAILED, blocker, line_mark, retry_s
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import (
@@ -34,10 +34,13 @@ FRUITLESS_MAX = 3
 """Attempts in a row that end by the job's own doing, and bring no step that is new."""
 BACK_OFF_S = 1.0
 BACK_OFF_S_MAX = 60.0
+READ_PATIENCE_S = 600.0
+"""So long an attempt that is over waits for its last checkpoint to be read."""
 PORT_FIRST, PORTS = 29_500, 1000
 """Where rank 0 waits for the others: torchrun's own port, and those behind it."""
 
 J = JobPhase
+SUSPENDED = Reason(code="job.suspended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,34 +104,57 @@ def _take_down(task: Task, snapshot: Snapshot) -> Iterator[Action]:
 
 
 def _watch(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
-    """End it if it is cancelled, keep its checkpoints, and judge it once it is over."""
-    if is_over(attempt, snapshot):
-        yield _judge(job, attempt, snapshot)
-        return
+    """Have it leave if it must, keep its checkpoints, and judge it once it is over.
+
+    Not before its last checkpoint is read: the next attempt goes on from there.
+    """
+    wanted = _leaves(job)
     is_living = attempt.status.phase in {AttemptPhase.STARTING, AttemptPhase.RUNNING}
-    if job.spec.cancel and is_living:
-        reason = Reason(code="job.cancelled")
-        yield end(attempt, snapshot, Blame(Outcome.CANCELLED, reason))
+    if wanted and is_living:
+        yield ask_to_save(job, attempt, snapshot, wanted)
         return
-    yield from _record(job, attempt, snapshot)
+    recorded = tuple(_record(job, attempt, snapshot))
+    yield from recorded
+    if is_over(attempt, snapshot) and not recorded and not _waits_for(job, attempt, snapshot):
+        yield _judge(job, attempt, snapshot)
+
+
+def _leaves(job: Job) -> Blame | None:
+    """Say why it must leave what it has, whatever its ranks do; None: it need not."""
+    if job.spec.cancel:
+        return Blame(Outcome.CANCELLED, Reason(code="job.cancelled"))
+    if job.spec.suspend:
+        return Blame(Outcome.PREEMPTED, SUSPENDED)
+    return None
+
+
+def _is_reading(job: Job, attempt: Attempt, snapshot: Snapshot) -> bool:
+    """Tell whether a folder that it calls a checkpoint is being read."""
+    status = attempt.status
+    return status.claim_term == snapshot.term and status.claim not in _known(job)
+
+
+def _known(job: Job) -> set[str]:
+    """Return the names of folders of which is known whether they are checkpoints."""
+    return {"", *(checkpoint.name for checkpoint in job.status.checkpoints), *job.status.refused}
+
+
+def _waits_for(job: Job, attempt: Attempt, snapshot: Snapshot) -> bool:
+    """Tell whether its last checkpoint is worth waiting for still."""
+    age_s = snapshot.age_s(attempt.uid, attempt.status.since)
+    return _is_reading(job, attempt, snapshot) and age_s < READ_PATIENCE_S
 
 
 def _record(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
     """Have the newest folder read that a rank calls a checkpoint."""
-    status = attempt.status
-    known = {checkpoint.name for checkpoint in job.status.checkpoints} | {*job.status.refused}
-    if status.claim and status.claim not in known and status.claim_term == snapshot.term:
-        return  # it is being read
-    ranks = (r for _, p in attempts.processes(attempt, snapshot) if p for r in p.ranks)
-    claims = sorted((r.step, r.checkpoint) for r in ranks if r.checkpoint)
-    claim = claims[-1][1] if claims else status.claim
-    if not claim or claim in known:
+    claim = newest_claim(attempt, snapshot)
+    if _is_reading(job, attempt, snapshot) or claim in _known(job):
         return
     asked: Attempt = attempt.with_status(claim=claim, claim_term=snapshot.term)
     reason = Reason(code="checkpoint.named", values={"checkpoint": claim})
-    yield Action(
-        Verb.READ_CHECKPOINT, attempt, reason, (asked,), effect=Record(job.ref, attempt.ref)
-    )  # fmt: skip
+    # About the job: of what a plan does to an attempt, only the last is carried out.
+    effect = Record(job.ref, attempt.ref)
+    yield Action(Verb.READ_CHECKPOINT, job, reason, (asked,), effect=effect)
 
 
 def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
@@ -137,12 +163,14 @@ def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
     cause = status.cause or Reason(code="attempt.processes-gone")
     is_new = status.step > max(own.step, attempt.spec.first_step)
     own_doing = status.outcome is Outcome.ERROR
+    is_asked = status.outcome is Outcome.PREEMPTED and cause.code != ASKED_ITSELF
     fruitless = (0 if is_new else own.fruitless) + (own_doing and not is_new)
-    barren = 0 if is_new else own.barren + 1
+    barren = 0 if is_new else own.barren + (not is_asked)
+    preempted = own.preempted + is_asked
     ended_at = status.ended_at or snapshot.now
     kept: dict[str, Any] = {
         "step": max(own.step, status.step), "total": status.total or own.total,
-        "fruitless": fruitless, "barren": barren,
+        "fruitless": fruitless, "barren": barren, "preempted": preempted,
         "run_s": own.run_s + max(0.0, ended_at - status.started_at),
         "lost_s": own.lost_s + lost_s(job, attempt, ended_at),
         "exit_code": status.exit_code, "last_lines": status.last_lines,
@@ -155,10 +183,11 @@ def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
     never = own.step < 0 and status.step < 0
     if own_doing and (never or fruitless >= FRUITLESS_MAX):
         return _over(job, J.FAILED, cause, snapshot, **kept)
-    if own.attempt >= job.spec.resume.attempts:
+    if own.attempt - preempted >= job.spec.resume.attempts:
         values: dict[str, Value] = {"attempts": own.attempt}
         return _over(job, J.FAILED, Reason(code="job.attempts", values=values), snapshot, **kept)
-    wait_s = min(BACK_OFF_S * 2 ** (barren - 1), BACK_OFF_S_MAX) if barren else 0.0
+    is_held = barren and not is_asked
+    wait_s = min(BACK_OFF_S * 2 ** (barren - 1), BACK_OFF_S_MAX) if is_held else 0.0
     waiting = change(
         job, J.WAITING, **kept, reason=cause, since=snapshot.now, smallest_fix=None,
         next_try=snapshot.now + wait_s if wait_s else None, blocked_by="",
@@ -179,6 +208,10 @@ def _over(
 
 def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     """Find room for the next attempt, once nothing else is in the way."""
+    if job.spec.suspend:
+        resume = Reason(code="job.fix-resume", values={"job": job.name})
+        yield from _hold(job, snapshot, SUSPENDED, fix=resume)
+        return
     barrier = _barrier(job, snapshot)
     if barrier and barrier[0].code == AFTER_FAILED:
         yield _over(job, J.FAILED, barrier[0], snapshot, cause=barrier[0])
@@ -192,7 +225,12 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     if isinstance(found, Refused):
         fix = smallest_fix(found, ground, snapshot, job)
         yield from _hold(job, snapshot, found.reason, fix=fix)
-        return
+    else:
+        yield _start(job, found, snapshot)
+
+
+def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:
+    """Make its next attempt, in these places, from its newest checkpoint."""
     newest = job.status.checkpoints[-1] if job.status.checkpoints else None
     number = job.status.attempt + 1
     digest = hashlib.sha256(f"{job.uid}/{number}".encode())
@@ -221,9 +259,8 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
         "step": newest.step if newest else 0,
     }  # fmt: skip
     reason = Reason(code="attempt.placed", values=values)
-    yield Action(
-        Verb.START_ATTEMPT, attempt, reason, (attempt, running), effect=Launch(attempt.ref)
-    )
+    effect = Launch(attempt.ref)
+    return Action(Verb.START_ATTEMPT, attempt, reason, (attempt, running), effect=effect)
 
 
 def _barrier(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:

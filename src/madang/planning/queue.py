@@ -39,6 +39,7 @@ def is_in_line(job: Job, snapshot: Snapshot) -> bool:
         job.status.phase is J.WAITING
         and job.deleted_at is None
         and not job.spec.cancel
+        and not job.spec.suspend
         and blocker(job, snapshot) is None
         and (retry_s(job, snapshot) or 0.0) <= 0
     )

@@ -16,6 +16,8 @@ class AttemptPhase(StrEnum):
     """Its places are reserved, and the orders to start are out."""
     RUNNING = "running"
     """Every rank has been started."""
+    SAVING = "saving"
+    """Its ranks were asked to save and to end by themselves; its places are held."""
     STOPPING = "stopping"
     """The orders to stop are out; its places are held until its processes are gone."""
     ENDED = "ended"
@@ -24,8 +26,9 @@ class AttemptPhase(StrEnum):
 
 _A = AttemptPhase
 NEXT: dict[AttemptPhase, frozenset[AttemptPhase]] = {
-    _A.STARTING: frozenset({_A.RUNNING, _A.STOPPING}),
-    _A.RUNNING: frozenset({_A.STOPPING}),
+    _A.STARTING: frozenset({_A.RUNNING, _A.SAVING, _A.STOPPING}),
+    _A.RUNNING: frozenset({_A.SAVING, _A.STOPPING}),
+    _A.SAVING: frozenset({_A.STOPPING}),
     _A.STOPPING: frozenset({_A.ENDED}),
     _A.ENDED: frozenset(),
 }
@@ -84,6 +87,10 @@ class AttemptStatus(Condition):
     """The folder that it calls a checkpoint and that is being read;"""
     claim_term: int = 0
     """by the control of this term."""
+    grace_s: float = 0.0
+    """So long it has to save since it was asked to; 0: it was not."""
+    asked_term: int = 0
+    """The term of the control that has asked it."""
     last_lines: tuple[str, ...] = ()
     """The last that rank printed."""
 

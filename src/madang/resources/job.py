@@ -20,6 +20,8 @@ RANKS_MAX = 64
 ARGUMENTS_MAX = 256
 CHECKPOINTS_KEPT = 3
 ATTEMPTS_MAX = 1000
+GRACE_S_MAX = 600.0
+"""No job keeps others waiting for longer while it saves."""
 
 
 def _split(written: object) -> object:
@@ -54,7 +56,10 @@ class Resume(Frozen):
     stall: Duration | None = Field(default=None, ge=1, le=86_400)
     """An attempt without a step for so long is ended; None: learnt from how long its steps take."""
     attempts: int = Field(default=20, ge=1, le=ATTEMPTS_MAX, strict=True)
-    """So many in all, whatever ended them."""
+    """So many in all, whatever ended them but Madang's own wish to have them end."""
+    grace: Duration | None = Field(default=None, ge=1, le=GRACE_S_MAX)
+    """So long an attempt has to save and to end when it is asked to; None: half a minute, or twice
+    what a step and a checkpoint of it take."""
 
 
 class Level(StrEnum):
@@ -104,6 +109,8 @@ class JobSpec(Frozen):
     """Of the data that it works on: it runs only on sites that may hold such data."""
     cancel: Annotated[bool, Strict()] = False
     """Whether it is to be ended, and not tried again."""
+    suspend: Annotated[bool, Strict()] = False
+    """Whether it is to hold nothing for now; it goes on from its last checkpoint."""
 
     @property
     def ranks_per_node(self) -> int:
@@ -168,7 +175,9 @@ class JobStatus(Condition):
     fruitless: int = 0
     """Attempts in a row that ended by its own doing without a step that was new."""
     barren: int = 0
-    """Attempts in a row without such a step, whatever ended them."""
+    """Attempts in a row without such a step, whatever ended them but Madang's own wish."""
+    preempted: int = 0
+    """Attempts that Madang has asked to end: they count for no limit."""
     began_at: float | None = None
     """Unix seconds at which its first attempt started."""
     ended_at: float | None = None

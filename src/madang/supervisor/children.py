@@ -163,6 +163,8 @@ class Children:
         child = self._known.get(uid)
         if child is None or child.plan.epoch != epoch or not child.now.pid:
             raise Refused("supervisor.unknown-process", uid)
+        if child.gang and number == signal.SIGTERM:
+            child.gang.ask_to_end()
         if child.exit_code is None:
             os.kill(child.target(), number)
         return child.now
@@ -273,6 +275,8 @@ class Children:
                 if not child.asked:  # whose sessions we must know before they lose their parent
                     child.sessions |= {e.session for e in processes.members(*child.trace())}
                     child.asked = True
+                    if child.gang:
+                        child.gang.ask_to_end()
                     os.killpg(child.target(), signal.SIGTERM)
                     with suppress(ProcessLookupError):
                         os.killpg(child.target(), signal.SIGCONT)  # what is stopped hears nothing

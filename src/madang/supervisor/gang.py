@@ -26,6 +26,8 @@ LOOK_S = 0.5
 LOOK_SECONDS_MAX = 5.0
 """A look that comes later finds that the whole machine stood still, and blames nobody for it."""
 REPORT_BYTES_MAX = 4096
+STOP_FILE = "stop"
+"""In the folder of progress."""
 Take = Callable[[bytes], object]
 
 
@@ -105,6 +107,15 @@ class Gang:
                 os.close(end)
         takes = [log.write for log in self._logs.values()]
         return pid, output, told, list(zip(outputs, takes, strict=True))
+
+    def ask_to_end(self) -> None:
+        """Let the file appear by which ranks see that they should save and end.
+
+        Its folder is theirs: what they have put there in its place is neither followed nor opened.
+        """
+        with suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+            os.close(os.open(f"{self._plan.progress}/{STOP_FILE}", flags, 0o644))
 
     def leader(self) -> int:
         """Return which process is the leader: in a sandbox the first that its builder has started.

@@ -51,6 +51,13 @@ class Paper(Ideal):
             key = rank_key(member_uid(attempt, member), rank)
             self._see(lines={**self.snapshot.seen.lines, key: lines})
 
+    def forget(self, attempt: Attempt) -> None:
+        """Let all processes of an attempt be gone, and known to be."""
+        own = {member_uid(attempt, member) for member in range(len(attempt.status.places))}
+        seen, number = self.snapshot.seen, attempt.spec.number
+        left = {uid: p for uid, p in seen.processes.items() if uid not in own}
+        self._see(processes=left, fenced=seen.fenced | {(uid, number) for uid in own})
+
     def attempts(self, job: str) -> list[Attempt]:
         """Return a job's attempts, oldest first."""
         own = (a for a in self.snapshot.attempts.values() if a.spec.job == job)

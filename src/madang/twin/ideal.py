@@ -17,8 +17,10 @@ from madang.planning.action import (
     RunGate,
     Start,
     Stop,
+    Warn,
 )
 from madang.planning.ages import watched
+from madang.planning.blame import LATER
 from madang.planning.memo import Memo
 from madang.planning.plan import plan
 from madang.planning.reprice import reprice
@@ -87,6 +89,9 @@ class Ideal:
         match effect:
             case Launch(ref):
                 self._launch(ref)
+            case Warn(orders):
+                for stop in orders:
+                    self._leave(stop)
             case Halt(orders, _):
                 for stop in orders:
                     self._stop(stop)
@@ -196,6 +201,22 @@ class Ideal:
         seen = self.snapshot.seen
         left = {u: p for u, p in seen.processes.items() if u != stop.uid or p.epoch > stop.epoch}
         self._see(processes=left, fenced=seen.fenced | {(stop.uid, stop.epoch)})
+
+    def _leave(self, stop: Stop) -> None:
+        """Let every rank save after its last step, and end as one that was asked to."""
+        seen = self.snapshot.seen
+        process = seen.processes.get(stop.uid)
+        if process is None or process.epoch != stop.epoch or not self._reaches(stop.node, stop.uid):
+            return
+        ranks = tuple(
+            replace(
+                rank, pid=0, exit_code=LATER, ended_at=self.now,
+                checkpoint=f"step-{rank.step}" if rank.step > 0 else rank.checkpoint,
+            )
+            for rank in process.ranks
+        )  # fmt: skip
+        ended = replace(process, state="exited", pid=0, exit_code=LATER, ranks=ranks)
+        self._see(processes={**seen.processes, stop.uid: ended})
 
     def _judge(self, ref: Ref) -> None:
         build = self.snapshot.get(Build, ref)

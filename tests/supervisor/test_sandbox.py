@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,6 @@ from madang.supervisor.protocol import LaunchPlan, RankPlan, Sandbox
 
 PYTHON = (os.path.realpath(getattr(sys, "_base_executable", sys.executable)), "-I", "-S", "-c")
 NUMBER = 61_001
-REACHABLE = next(
-    (p for p in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(p).exists()), ""
-)
 MISSING = subprocess.run(
     ["sh", "-c", '"$@"', "sh", *sandbox.probe()], capture_output=True, text=True, check=False
 ).stderr  # fmt: skip
@@ -272,26 +268,44 @@ print(json.dumps(said))
     assert told(running) == ["memory", "File too large"]
 
 
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root gives numbers away")
+
+
 @needs_bubblewrap
-@pytest.mark.skipif(os.getuid() != 0, reason="only root gives numbers away")
-@pytest.mark.skipif(not REACHABLE, reason="no Python that everybody may run")
-def test_a_member_may_have_a_number_of_its_own_and_as_many_processes(node, monkeypatch):
-    monkeypatch.setattr(sys, "executable", REACHABLE)
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
-        out = Path(name) / "out"
-        out.mkdir()
-        Path(name).chmod(0o711)
-        os.chown(out, NUMBER, NUMBER)
-        node.up()
-        program = f"touch {out}/file; for n in $(seq 60); do sleep 1000 & done; echo too many"
-        box = {"uid": NUMBER, "processes": 40, "writes": [str(out)]}
-        node.gang("a", "sh", "-c", program, ranks=1, sandbox=box, progress=f"{name}/progress")
-        assert exited(node)["exit_code"] == 2
-        assert [line[-11:] for line in node.ask("tail", uid="a", lines=9)["lines"]] == [
-            "Cannot fork"
-        ]
-        assert (out / "file").stat().st_uid == NUMBER
-        assert (Path(name) / "progress").stat().st_uid == NUMBER
+@needs_root
+def test_a_member_may_have_a_number_of_its_own_and_as_many_processes(running, tmp_path):
+    """And none of what it is given needs to be within that number's reach."""
+    tmp_path.chmod(0o700)
+    out = tmp_path / "out"
+    out.mkdir(mode=0o700)
+    os.chown(out, NUMBER, NUMBER)
+    (tmp_path / "said").write_text("hello")
+    (tmp_path / "said").chmod(0o644)
+    program = f"cat /said >{out}/file; for n in $(seq 60); do sleep 1000 & done; echo too many"
+    mounts = [{"source": str(tmp_path / "said"), "place": "/said"}]
+    box = {"uid": NUMBER, "processes": 40, "writes": [str(out)], "mounts": mounts}
+    progress = tmp_path / "progress"
+    running.gang("a", "sh", "-c", program, ranks=1, sandbox=box, progress=str(progress))
+    assert exited(running)["exit_code"] == 2
+    assert [line[-11:] for line in running.ask("tail", uid="a", lines=9)["lines"]] == [
+        "Cannot fork"
+    ]
+    assert ((out / "file").read_text(), (out / "file").stat().st_uid) == ("hello", NUMBER)
+    assert progress.stat().st_uid == NUMBER
+
+
+@needs_bubblewrap
+@needs_root
+def test_members_of_other_numbers_cannot_read_each_other(running, tmp_path):
+    (tmp_path / "mine").mkdir(mode=0o700)
+    (tmp_path / "mine" / "said").write_text("hello")
+    os.chown(tmp_path / "mine", NUMBER, NUMBER)
+    for uid, number, code in (("a", NUMBER + 1, 2), ("b", NUMBER, 0)):
+        mounts = [{"source": str(tmp_path / "mine"), "place": "/mine"}]
+        box = {"uid": number, "mounts": mounts}
+        running.gang(uid, "ls", "/mine", ranks=1, sandbox=box)
+        found = running.until(uid, lambda found: found[0]["state"] == "exited")
+        assert found["exit_code"] == code
 
 
 @needs_bubblewrap

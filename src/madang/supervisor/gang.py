@@ -15,7 +15,7 @@ from typing import Any
 from madang.supervisor import leader, processes, sandbox
 from madang.supervisor.logring import RankLog, tail
 from madang.supervisor.progress import Pace, ProgressFile
-from madang.supervisor.protocol import LaunchPlan, Rank
+from madang.supervisor.protocol import LaunchPlan, Rank, Sandbox
 
 PIPE_BYTES = 256 << 10
 """So much a rank may print while nobody listens; the kernel may grant less."""
@@ -94,7 +94,9 @@ class Gang:
                 with suppress(OSError):  # an ordinary user may have so much of all pipes together
                     fcntl.fcntl(pipe[0], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             cwd = "/" if self._plan.sandbox else self._plan.cwd  # there its own is not yet seen
-            plan = replace(self._plan, argv=self._argv(given), env={}, cwd=cwd)
+            box = self._box()
+            argv = self._argv(box, given)
+            plan = replace(self._plan, argv=argv, env={}, cwd=cwd, sandbox=box)
             self._looked_at = time.monotonic()
             pid, output, told = processes.spawn(plan, enlist, tuple(given))
             self._outer = pid
@@ -132,12 +134,16 @@ class Gang:
         if self._plan.sandbox and self._plan.sandbox.uid:
             os.chown(path, self._plan.sandbox.uid, self._plan.sandbox.uid)
 
-    def _argv(self, given: list[int]) -> tuple[str, ...]:
-        """Return how the leader is started; what a sandbox needs for it is added to `given`."""
-        if self._plan.sandbox is None:
-            return (sys.executable, "-I", "-S", leader.__file__)
+    def _box(self) -> Sandbox | None:
+        """Return the sandbox with the folder for progress in it."""
+        box = self._plan.sandbox
         folder = (self._plan.progress,) if self._plan.progress else ()
-        box = replace(self._plan.sandbox, writes=(*self._plan.sandbox.writes, *folder))
+        return box and replace(box, writes=(*box.writes, *folder))
+
+    def _argv(self, box: Sandbox | None, given: list[int]) -> tuple[str, ...]:
+        """Return how the leader is started; what a sandbox needs for it is added to `given`."""
+        if box is None:
+            return (sys.executable, "-I", "-S", leader.__file__)
         machine = os.uname().machine
         if machine not in sandbox.MACHINES:
             raise OSError(f"no sandbox on {machine}: its calls are not known")

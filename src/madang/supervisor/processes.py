@@ -7,10 +7,12 @@ import fcntl
 import os
 import resource
 import signal
-from collections.abc import Callable, Set
+import stat
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
+from madang.supervisor import sandbox
 from madang.supervisor.protocol import READY_FD, LaunchPlan, Sandbox
 
 READY_NUMBER = 3
@@ -20,7 +22,11 @@ MARK = "MADANG_PROCESS"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 _FILES_BEFORE = resource.getrlimit(resource.RLIMIT_NOFILE)
-_libc = ctypes.CDLL(None)  # loaded here, because nothing may be loaded between fork and exec
+CLONE_NEWNS = 0x20000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 1 << 18
+STAGE_BYTES = 1 << 20
+"""Of names alone: what is mounted there lies elsewhere."""
+_libc = ctypes.CDLL(None, use_errno=True)  # here: nothing may be loaded between fork and exec
 
 
 class Entry(NamedTuple):
@@ -179,7 +185,7 @@ def _become(plan: LaunchPlan, parent: int, ends: tuple[int, ...], go: int) -> No
         os.setsid()
         said = {READY_FD: str(READY_NUMBER), MARK: mark(plan.uid, plan.epoch)}
         if plan.sandbox:
-            _confine(plan.sandbox)
+            confine(plan.sandbox)
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent or not os.read(go, 1):
             raise ProcessLookupError  # the supervisor died meanwhile, or could not enlist us
@@ -202,20 +208,50 @@ def _become(plan: LaunchPlan, parent: int, ends: tuple[int, ...], go: int) -> No
         os._exit(127)
 
 
-def _confine(sandbox: Sandbox) -> None:
-    """Give up what a member may not have; before PDEATHSIG is set, which a new uid takes away."""
+def confine(box: Sandbox) -> None:
+    """Give up what a member may not have; before PDEATHSIG is set, which a new uid takes away.
+
+    For a process of its own, that will be its sandbox's builder. Raises OSError.
+    """
     limits = {
-        resource.RLIMIT_FSIZE: sandbox.file_bytes,
-        resource.RLIMIT_DATA: sandbox.data_bytes,
-        resource.RLIMIT_NPROC: sandbox.processes,
+        resource.RLIMIT_FSIZE: box.file_bytes,
+        resource.RLIMIT_DATA: box.data_bytes,
+        resource.RLIMIT_NPROC: box.processes,
     }
     for kind, most in limits.items():
         if most:
             resource.setrlimit(kind, (most, most))
-    if sandbox.uid:
+    if box.uid:
+        _put_on_stage(sandbox.stage(box))
         os.setgroups([])
-        os.setresgid(*(sandbox.uid,) * 3)
-        os.setresuid(*(sandbox.uid,) * 3)
+        os.setresgid(*(box.uid,) * 3)
+        os.setresuid(*(box.uid,) * 3)
+
+
+def _put_on_stage(places: Mapping[str, str]) -> None:
+    """Mount each source at its place, where this process alone and what it starts can see it.
+
+    They are opened before the stage hides what lies below it.
+    """
+    _call(_libc.unshare, CLONE_NEWNS)
+    _call(_libc.mount, None, b"/", None, MS_REC | MS_PRIVATE, None)
+    opened = {place: os.open(source, os.O_PATH) for source, place in places.items()}
+    options = f"size={STAGE_BYTES},mode=755".encode()
+    _call(_libc.mount, b"stage", sandbox.STAGE.encode(), b"tmpfs", 0, options)
+    for place, fd in opened.items():
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.mkdir(place)
+        else:
+            os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o600))
+        flags = MS_BIND | MS_REC
+        _call(_libc.mount, b"/proc/self/fd/%d" % fd, place.encode(), None, flags, None)
+        os.close(fd)
+
+
+def _call(function: Any, *words: object) -> None:
+    if function(*words) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def children(parent: int) -> list[int]:

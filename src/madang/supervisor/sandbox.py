@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from madang.supervisor.protocol import Mount, Sandbox
 
 PROGRAM = "bwrap"
+STAGE = "/tmp"  # noqa: S108
+"""Where the sources of a member with a number of its own are mounted, out of sight of all else:
+with that number it may not reach below a home, which is its owner's alone."""
 LEADER = "/run/madang-leader.py"
 """Where the leader's code lies in a sandbox: of Madang itself nothing is there."""
 NOBODY = "65534"
@@ -31,7 +34,7 @@ UNSHARED = (
 def argv(sandbox: Sandbox, cwd: str, leader_fd: int, filter_fd: int) -> tuple[str, ...]:
     """Return how the leader is started in it, with its code and the filter on these descriptors."""
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-    reads = (*OF_THE_SYSTEM, os.path.realpath(sys.base_prefix), *sandbox.reads)
+    places = stage(sandbox)
     return (
         PROGRAM, *UNSHARED, *(() if sandbox.network == "shared" else ("--unshare-net",)),
         "--seccomp", str(filter_fd),
@@ -40,13 +43,27 @@ def argv(sandbox: Sandbox, cwd: str, leader_fd: int, filter_fd: int) -> tuple[st
         "--size", str(sandbox.shm_bytes), "--tmpfs", "/dev/shm",  # noqa: S108
         "--size", str(sandbox.tmp_bytes), "--tmpfs", "/tmp",  # noqa: S108
         "--ro-bind-data", str(leader_fd), LEADER,
-        *_binds("--ro-bind-try", [path for path in reads if not _is_below("/usr", path)]),
-        *_binds("--dev-bind-try", sandbox.devices),
-        *_binds("--bind", sandbox.writes),
-        *(word for mount in sandbox.mounts for word in _mount(mount)),
+        *_binds("--ro-bind-try", _reads(sandbox), places),
+        *_binds("--dev-bind-try", sandbox.devices, places),
+        *_binds("--bind", sandbox.writes, places),
+        *(word for mount in sandbox.mounts for word in _mount(mount, places)),
         "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", cwd or "/",
         python, "-I", "-S", LEADER,
     )  # fmt: skip
+
+
+def stage(sandbox: Sandbox) -> dict[str, str]:
+    """Return by source where it is mounted first; empty for a member without its own number."""
+    if not sandbox.uid:
+        return {}
+    needed = (*sandbox.writes, *(mount.source for mount in sandbox.mounts))
+    found = filter(os.path.exists, (*_reads(sandbox), *sandbox.devices))
+    return {path: f"{STAGE}/{n}" for n, path in enumerate(dict.fromkeys((*needed, *found)))}
+
+
+def _reads(sandbox: Sandbox) -> list[str]:
+    reads = (*OF_THE_SYSTEM, os.path.realpath(sys.base_prefix), *sandbox.reads)
+    return [path for path in reads if not _is_below("/usr", path)]
 
 
 def probe() -> tuple[str, ...]:
@@ -66,13 +83,14 @@ def _link(path: str) -> Iterator[str]:
         yield from ("--ro-bind", path, path)
 
 
-def _binds(kind: str, paths: Iterable[str]) -> Iterator[str]:
+def _binds(kind: str, paths: Iterable[str], places: Mapping[str, str]) -> Iterator[str]:
     for path in paths:
-        yield from (kind, path, path)
+        yield from (kind, places.get(path, path), path)
 
 
-def _mount(mount: Mount) -> tuple[str, str, str]:
-    return "--bind" if mount.is_writable else "--ro-bind", mount.source, mount.place
+def _mount(mount: Mount, places: Mapping[str, str]) -> tuple[str, str, str]:
+    source = places.get(mount.source, mount.source)
+    return "--bind" if mount.is_writable else "--ro-bind", source, mount.place
 
 
 def _is_below(folder: str, path: str) -> bool:

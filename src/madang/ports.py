@@ -266,6 +266,8 @@ class Member:
     """By variable."""
     mounts: tuple[Mount, ...]
     """What it sees beside its own folders, and where."""
+    owner: int
+    """The user number of its processes; 0: that of their supervisor."""
     is_enclosed: bool
     """Whether it sees no more of the machine than a bare system and what it is given."""
     progress: str
@@ -290,14 +292,11 @@ class Saves(Protocol):
     def progress(self, job: Job, attempt: Attempt) -> str:
         """Return the folder in which the ranks of an attempt say how far they are."""
 
-    def volume(self, volume: Volume) -> str:
-        """Return the folder of a volume that has one of its own, and make it."""
-
     def library(self, job: Job) -> str:
         """Return the folder from which a job's Python takes `madang.job`."""
 
-    def make(self, job: Job, attempt: Attempt) -> None:
-        """Make the folders that an attempt writes to."""
+    def make(self, job: Job, attempt: Attempt, owner: int) -> None:
+        """Make the folders that an attempt writes to, for that user number; 0: for our own."""
 
     def read(self, job: Job, attempt: Attempt, name: str) -> Checkpoint:
         """Read a checkpoint from end to end; raises `Rejected` for what is none, or another's."""
@@ -310,6 +309,28 @@ class Saves(Protocol):
 
     def forget(self, job: Job) -> None:
         """Remove all that was the job's own."""
+
+
+class Volumes(Protocol):
+    """The folders of volumes. Every call blocks, in a thread, but the first two."""
+
+    def owner(self, project: str) -> int:
+        """Return the user number that the jobs of a project have; 0: that of Madang itself."""
+
+    def folder(self, volume: Volume) -> Path:
+        """Return where it lies."""
+
+    def make(self, volume: Volume) -> Path:
+        """Make its folder, unless it is one that was there before; return where it lies."""
+
+    def measure(self, volume: Volume) -> tuple[int, int]:
+        """Return how many bytes are in it, and how many files and folders."""
+
+    def kept(self) -> Collection[str]:
+        """Return the uid of every volume that has a folder of its own."""
+
+    def remove(self, uid: str) -> None:
+        """Remove such a folder with all that is in it."""
 
 
 class Engine(Protocol):

@@ -24,6 +24,7 @@ from .conftest import Yard
 LAB, ROOM, BETA = "acme/lab", "acme/room", "beta/lab"
 BOT = {"kind": "service", "name": "bot", "model": "tiny", "project": LAB}
 TRAIN = {"kind": "job", "name": "train", "command": "true", "project": LAB}
+DATA = {"kind": "volume", "name": "data", "project": LAB}
 VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 R = Right
 
@@ -130,7 +131,7 @@ async def settled(yard: Yard) -> list[Caller]:
         "/api/v1/model", json={"name": "tiny", "source": str(path), "project": LAB}
     )
     assert '"resource"' in answer.text
-    await yard.apply(BOT, TRAIN)
+    await yard.apply(BOT, TRAIN, DATA)
     callers = []
     for name, asked in KEYS.items():
         made = await yard.post("key", {"name": slug(name), **asked})
@@ -252,12 +253,15 @@ def applies(path: str) -> Iterator[Ask]:
         "model": ({"name": "tiny", "source": "/no/where", "project": LAB}, R.WRITE, LAB),
         "service": ({**BOT, "scale": 2}, R.WRITE, LAB),
         "job": (TRAIN, R.WRITE, LAB),
+        "volume": (DATA, R.WRITE, LAB),
     }
     assert set(documents) == set(WRITABLE)
     for kind, (document, right, place) in documents.items():
         also = ((R.OPERATE, ""),) if kind in {"model", "job"} else ()
         body = {"documents": [{"kind": kind, **document}], "dry_run": True}
         yield Ask("POST", path, right, place, body=body, also=also)
+    body = {"documents": [{**DATA, "path": "/srv/data"}], "dry_run": True}
+    yield Ask("POST", path, R.WRITE, LAB, body=body, also=((R.OPERATE, ""),))
 
 
 def of_kinds(town: Town, path: str, method: str) -> Iterator[Ask]:
@@ -486,14 +490,3 @@ async def test_a_user_can_not_be_raised_by_who_is_lower(town: Town) -> None:
     assert (await town.yard.client.post("/api/v1/apply", json=raised)).is_success
     lowered = {"documents": [{"kind": "user", "name": "acme/kim", "roles": {}}]}
     assert (await town.send(boss, Ask("POST", "/api/v1/apply", body=lowered))).status_code == 403
-
-
-async def test_a_users_keys_are_worth_what_the_user_holds_now(town: Town) -> None:
-    member = next(c for c in town.callers if c.name == "user's")
-    look = Ask("GET", "/api/v1/service/bot", R.READ, LAB)
-    assert (await town.send(member, look)).status_code == 200
-    await town.yard.apply({"kind": "user", "name": "acme/kim", "roles": {ROOM: "member"}})
-    assert (await town.send(member, look)).status_code == 401, "nothing is left of it"
-    assert (await town.yard.client.delete("/api/v1/user/acme/kim")).status_code == 409
-    table = town.yard.desk.gateways.table()
-    assert "user" not in {key.name for key in table.keys.values()}

@@ -13,7 +13,7 @@ from madang.api import upkeep
 from madang.errors import Unauthorized
 from madang.resources.rights import CONTROL
 
-from .test_tenants import BETA, LAB, Ask, Caller, Town, town
+from .test_tenants import BETA, LAB, ROOM, Ask, Caller, R, Town, town
 
 __all__ = ["town"]
 
@@ -28,6 +28,17 @@ async def test_what_a_user_makes_falls_with_the_user(town: Town) -> None:
     assert (await town.send(spare, look)).status_code == 200
     await town.yard.apply({"kind": "user", "name": "acme/kim", "roles": {}})
     assert (await town.send(spare, look)).status_code == 401
+
+
+async def test_a_users_keys_are_worth_what_the_user_holds_now(town: Town) -> None:
+    member = next(c for c in town.callers if c.name == "user's")
+    look = Ask("GET", "/api/v1/service/bot", R.READ, LAB)
+    assert (await town.send(member, look)).status_code == 200
+    await town.yard.apply({"kind": "user", "name": "acme/kim", "roles": {ROOM: "member"}})
+    assert (await town.send(member, look)).status_code == 401, "nothing is left of it"
+    assert (await town.yard.client.delete("/api/v1/user/acme/kim")).status_code == 409
+    table = town.yard.desk.gateways.table()
+    assert "user" not in {key.name for key in table.keys.values()}
 
 
 async def test_no_key_outlives_the_one_that_makes_it(town: Town) -> None:

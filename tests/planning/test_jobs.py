@@ -11,8 +11,7 @@ from madang.planning.plan import plan
 from madang.resources.attempt import AttemptPhase, Outcome, member_uid
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Reason, Ref
-from madang.resources.tenancy import Empty
-from madang.resources.volume import Volume, VolumeSpec
+from madang.resources.volume import Volume, VolumeSpec, VolumeStatus
 from madang.testing.builders import PROJECT, job, node, service, snapshot
 from madang.testing.builders import model as a_model
 from madang.testing.paper import Paper
@@ -456,7 +455,33 @@ def test_what_it_mounts_must_be_there_and_a_sandbox_to_mount_it_in() -> None:
     ]  # fmt: skip
     assert now(paper).status.blocked_by == "volume/corpus"
     paper.put(Volume(
-        project=PROJECT, name="corpus", uid="volume-1", spec=VolumeSpec(), status=Empty()
+        project=PROJECT, name="corpus", uid="volume-1", spec=VolumeSpec(), status=VolumeStatus()
     ))  # fmt: skip
     paper.settle()
     assert paper.attempts("train")[0].status.phase is AttemptPhase.RUNNING
+
+
+def test_a_job_stops_when_its_volume_is_too_full_and_goes_on_when_that_may_be_larger() -> None:
+    corpus = Volume(
+        project=PROJECT, name="corpus", uid="volume-1", spec=VolumeSpec(size=10**9),
+        status=VolumeStatus(used_bytes=10**9),
+    )  # fmt: skip
+    mounted = job(mounts={"/data": "volume://corpus"})
+    start = snapshot(node("n", kind="cpu", shared=True), mounted)
+    paper = Paper(replace(start, encloses=True))
+    paper.put(corpus)
+    paper.settle()
+    assert paper.attempts("train")[0].status.phase is AttemptPhase.RUNNING
+    stored = paper.snapshot.volumes[corpus.ref]
+    paper.put(stored.with_status(used_bytes=10**9 + 1))
+    paper.settle()
+    status = now(paper).status
+    assert (status.phase, status.attempt, status.blocked_by) == (
+        JobPhase.WAITING, 1, "volume/corpus",
+    )  # fmt: skip
+    assert status.reason is not None
+    assert status.reason.values["size_bytes"] == 10**9
+    stored = paper.snapshot.volumes[corpus.ref]
+    paper.put(stored.model_copy(update={"spec": VolumeSpec(size=2 * 10**9)}))
+    paper.settle()
+    assert now(paper).status.attempt == 2

@@ -63,6 +63,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     from madang.api.internal import build as build_internal
     from madang.control.loop import Loop
     from madang.control.notary import last_words
+    from madang.control.shelf import Shelf
     from madang.traffic.front import Front
 
     desk, hands = await _wire(home, world, plugged, f"http://{host}:{port}")
@@ -75,6 +76,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     running += [asyncio.create_task(desk.observer.watch(node)) for node in desk.launchers]
     running += [asyncio.create_task(loop.run()), asyncio.create_task(_tell(home, desk))]
     running.append(asyncio.create_task(desk.notary.run()))
+    running.append(asyncio.create_task(Shelf(world, hands.tools.volumes).run()))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -108,6 +110,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.engines import program
     from madang.registry.blobs import FileBlobs
     from madang.registry.saves import FileSaves
+    from madang.registry.volumes import FileVolumes
     from madang.stores.backup import pieces
     from madang.verify.gate import judge
     from madang.verify.identity import who_answers
@@ -115,7 +118,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     secret = secret_of(home)
     world.moves_per_100 = moves_per_100()
-    world.encloses = await asyncio.to_thread(encloses, home)
+    world.encloses, numbers = await asyncio.to_thread(encloses, home)
 
     def token(uid: str, epoch: int) -> str:
         return engine_token(secret, uid, epoch)
@@ -129,8 +132,8 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     tidy(world, blobs)
     gateways = Gateways(world, token)
     observer = Observer(world, nodes, gateways, ask)
-    saves = FileSaves(home.jobs, home.volumes)
-    tools = Tools(nodes, plugged, blobs, judge, token, program.launch, saves)
+    saves, volumes = FileSaves(home.jobs), FileVolumes(home.volumes, numbers)
+    tools = Tools(nodes, plugged, blobs, judge, token, program.launch, saves, volumes)
     hands = Hands(world, observer, tools)
     notary, intake = _people(home, world, observer, blobs)
 

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
+import os
 import platform
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -39,21 +40,42 @@ def engines(home: Home) -> dict[str, Any]:
     return {engine.facts.name: engine for engine in (LlamaCpp(), Fake())}
 
 
-def encloses(home: Home) -> bool:
-    """Tell whether jobs can be started in sandboxes; ranks of simulated nodes are no processes."""
-    from madang.supervisor.sandbox import probe
+def encloses(home: Home) -> tuple[bool, bool]:
+    """Tell whether jobs can be started in sandboxes, and there with numbers of their own.
+
+    Ranks of simulated nodes are no processes.
+    """
+    from madang.registry.volumes import number_of
 
     if home.fleet.exists():
-        return True
-    try:
-        done = subprocess.run(probe(), capture_output=True, timeout=PROBE_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("jobs run without a sandbox, for operators of the site only: %s", error)
-        return False
-    if done.returncode:
-        why = done.stderr.decode(errors="replace").strip()
+        return True, False
+    if why := _unenclosed(0):
         log.warning("jobs run without a sandbox, for operators of the site only: %s", why)
-    return done.returncode == 0
+        return False, False
+    if os.geteuid() != 0:
+        return True, False
+    if why := _unenclosed(number_of("")):
+        log.warning("jobs of all projects have the user number of Madang itself: %s", why)
+    return True, not why
+
+
+def _unenclosed(number: int) -> str:
+    """Try to make a sandbox with that user number; return why that fails, or nothing."""
+    from madang.supervisor.processes import confine
+    from madang.supervisor.protocol import Sandbox
+    from madang.supervisor.sandbox import probe
+
+    def become() -> None:
+        confine(Sandbox(uid=number))
+
+    try:
+        done = subprocess.run(
+            probe(), capture_output=True, timeout=PROBE_S, check=False, preexec_fn=become
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    said = done.stderr.decode(errors="replace").strip()
+    return (said or f"exit code {done.returncode}") if done.returncode else ""
 
 
 def node_name() -> str:

@@ -105,6 +105,14 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.licence", lambda r: _newest(r).get("licence", "")),
         ("column.digest", lambda r: _newest(r).get("digest", "")[:19]),
     ),
+    "volume": (
+        _NAME,
+        ("column.used", lambda r: size(r["status"]["used_bytes"])),
+        ("column.size", lambda r: size(r["spec"]["size"]) if r["spec"]["size"] else ""),
+        ("column.files", lambda r: r["status"]["files"]),
+        ("column.path", _spec("path")),
+        ("column.project", lambda r: r["project"]),
+    ),
     "node": (
         _NAME, _PHASE,
         ("column.pool", _spec("pool")),

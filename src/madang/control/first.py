@@ -14,6 +14,7 @@ from madang.resources.event import Event
 from madang.resources.place import (
     Accelerator,
     AcceleratorSpec,
+    AcceleratorStatus,
     Grade,
     Node,
     NodePhase,
@@ -161,7 +162,7 @@ def _node(hardware: Hardware, now: float) -> Iterable[AnyResource]:
                 watts=found.watts or published(found.kind),
                 attributes=dict(found.attributes),
             ),
-            status=Empty(),
+            status=AcceleratorStatus(),
         )
 
 

@@ -32,6 +32,15 @@ NOT_NOW = frozenset({"supervisor.closing", "supervisor.stale-term"})
 """Refusals that say nothing about what was to be started."""
 
 
+def mounted(world: World, job: Job) -> Iterator[Volume]:
+    """Return the volumes that a job mounts, those that are there."""
+    for written in sorted(set(job.spec.mounts.values())):
+        kind, _, name = written.partition("://")
+        volume = world.get(CONTROL, Volume, Ref(job.project, name))
+        if kind == "volume" and volume:
+            yield volume
+
+
 class Gangs:
     """Carries out what planning decides of attempts; every act may be done twice without harm."""
 
@@ -62,9 +71,18 @@ class Gangs:
         if attempt is None or job is None:
             return
         attempt = await self._resumable(job, attempt)
-        await asyncio.to_thread(self.tools.saves.make, job, attempt)
+        await asyncio.to_thread(self._make, job, attempt)
         members = list(self._members(job, attempt))
         await asyncio.gather(*(self._start(node, member) for node, member in members))
+
+    def _make(self, job: Job, attempt: Attempt) -> None:
+        """Make what it writes to: its own folders, and those of the volumes that it mounts."""
+        self.tools.saves.make(job, attempt, self._owner(job))
+        for volume in mounted(self.world, job):
+            self.tools.volumes.make(volume)
+
+    def _owner(self, job: Job) -> int:
+        return self.tools.volumes.owner(job.project) if self.world.encloses else 0
 
     async def _start(self, node: str, member: Member) -> None:
         try:
@@ -127,6 +145,7 @@ class Gangs:
             cores=place.cores or (node.status.cores if node else 1.0),
             secrets={},
             mounts=tuple(self._mounts(job)),
+            owner=self._owner(job),
             is_enclosed=self.world.encloses,
             progress=saves.progress(job, attempt),
             checkpoints=saves.checkpoints(job),
@@ -142,7 +161,7 @@ class Gangs:
             if kind == "volume":
                 volume = self.world.get(CONTROL, Volume, Ref(job.project, name))
                 if volume:
-                    path = volume.spec.path or self.tools.saves.volume(volume)
+                    path = str(self.tools.volumes.folder(volume))
                     yield Mount(path, place, is_writable=not volume.spec.read_only)
             else:
                 model, number = split_model(name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from madang.control.thinking import outlook_apart
 from madang.planning.forecast import Question
 from madang.planning.placement.outlook import Outlook
-from madang.ports import Blobs, Engine, Launcher, Member, Saves
+from madang.ports import Blobs, Engine, Launcher, Member, Saves, Volumes
 from madang.resources.revision import Check
 from madang.supervisor.protocol import LaunchPlan
 from madang.verify.subject import Subject
@@ -32,5 +32,6 @@ class Tools:
     program: Callable[[Member], LaunchPlan]
     """How the ranks of a gang are started on one node."""
     saves: Saves
+    volumes: Volumes
     think: Callable[[Question], Outlook | None] = outlook_apart
     """Blocks, in a thread."""

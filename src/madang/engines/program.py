@@ -56,6 +56,7 @@ def _sandbox(member: Member) -> Sandbox:
         writes=(member.checkpoints, member.cwd),
         devices=DEVICES.get(vendor, ()),
         network="private" if member.job.spec.nodes == 1 else "shared",
+        uid=member.owner,
         data_bytes=needs.host_memory or 0,
         processes=PROCESSES_MAX,
     )

@@ -108,7 +108,7 @@ def _watch(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
 
     Not before its last checkpoint is read: the next attempt goes on from there.
     """
-    wanted = _leaves(job)
+    wanted = _leaves(job, snapshot)
     is_living = attempt.status.phase in {AttemptPhase.STARTING, AttemptPhase.RUNNING}
     if wanted and is_living:
         yield ask_to_save(job, attempt, snapshot, wanted)
@@ -119,13 +119,14 @@ def _watch(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
         yield _judge(job, attempt, snapshot)
 
 
-def _leaves(job: Job) -> Blame | None:
+def _leaves(job: Job, snapshot: Snapshot) -> Blame | None:
     """Say why it must leave what it has, whatever its ranks do; None: it need not."""
     if job.spec.cancel:
         return Blame(Outcome.CANCELLED, Reason(code="job.cancelled"))
     if job.spec.suspend:
         return Blame(Outcome.PREEMPTED, SUSPENDED)
-    return None
+    full = _full(job, snapshot)
+    return Blame(Outcome.PREEMPTED, full[0]) if full else None
 
 
 def _is_reading(job: Job, attempt: Attempt, snapshot: Snapshot) -> bool:
@@ -288,6 +289,20 @@ def _lacking(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
         if ref not in (snapshot.models if kind == "model" else snapshot.volumes):
             values: dict[str, Value] = {"kind": kind, "name": ref.name, "place": place}
             return Reason(code="job.nothing-to-mount", values=values), f"{kind}/{ref.name}"
+    return _full(job, snapshot)
+
+
+def _full(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
+    """Say which volume that it mounts holds more than it may."""
+    for written in sorted(set(job.spec.mounts.values())):
+        kind, _, name = written.partition("://")
+        volume = snapshot.volumes.get(Ref(job.project, name)) if kind == "volume" else None
+        if volume and volume.is_full:
+            values: dict[str, Value] = {
+                "volume": name, "used_bytes": volume.status.used_bytes,
+                "size_bytes": volume.spec.size,
+            }  # fmt: skip
+            return Reason(code="job.volume-full", values=values), f"volume/{name}"
     return None
 
 

@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 
 import madang.job
 from madang.errors import Rejected, Value
+from madang.registry import volumes
 from madang.resources.attempt import Attempt
 from madang.resources.job import Checkpoint, Job
-from madang.resources.volume import Volume
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 4 << 20
@@ -34,19 +34,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class FileSaves:
     """The folders of jobs under one folder, by the uid of the job."""
 
-    def __init__(self, root: Path, volumes: Path) -> None:
-        self._root, self._volumes = root, volumes
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
-    def volume(self, volume: Volume) -> str:
-        """Return the folder of a volume that has one of its own, and make it."""
-        folder = self._volumes / volume.uid
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return str(folder)
-
-    def make(self, job: Job, attempt: Attempt) -> None:
-        """Make the folders that an attempt writes to."""
+    def make(self, job: Job, attempt: Attempt, owner: int) -> None:
+        """Make the folders that an attempt writes to, for that number."""
         for folder in (self.checkpoints(job), self.work(job), self.progress(job, attempt)):
-            Path(folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+            volumes.make(Path(folder), owner)
         package = Path(self.library(job)) / "madang"
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").touch()

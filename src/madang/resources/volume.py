@@ -8,7 +8,6 @@ from pydantic import Field, Strict
 
 from madang.resources.quantity import Size
 from madang.resources.resource import Frozen, Resource
-from madang.resources.tenancy import Empty
 
 
 class VolumeSpec(Frozen):
@@ -22,7 +21,22 @@ class VolumeSpec(Frozen):
     """Whether nobody who mounts it may change it."""
 
 
-class Volume(Resource[VolumeSpec, Empty]):
+class VolumeStatus(Frozen):
+    """How much of it is used, as last measured."""
+
+    used_bytes: int = 0
+    files: int = 0
+    measured_at: float = 0.0
+    """Unix seconds; 0: not yet."""
+
+
+class Volume(Resource[VolumeSpec, VolumeStatus]):
     """A folder that outlives the jobs that mount it."""
 
     kind: ClassVar[str] = "volume"
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether more is in it than may be: then no job goes on that may write there."""
+        spec = self.spec
+        return bool(spec.size) and not spec.read_only and self.status.used_bytes > spec.size

@@ -26,6 +26,7 @@ from madang.control.loop import Loop
 from madang.control.notary import Kept, Notary
 from madang.control.observe import Observer
 from madang.control.once import Once
+from madang.control.shelf import Shelf
 from madang.control.tools import Tools
 from madang.control.world import World
 from madang.engines import program
@@ -37,6 +38,7 @@ from madang.ports import Clock, Found, Launcher
 from madang.registry.blobs import FileBlobs
 from madang.registry.importing import import_model
 from madang.registry.saves import FileSaves
+from madang.registry.volumes import FileVolumes
 from madang.resources.revision import Check
 from madang.settings import Home, audit_heads
 from madang.stores.backup import pieces
@@ -84,9 +86,9 @@ async def opened(home: Home, edges: Edges) -> AsyncIterator[Desk]:
         await prepare(world, [Hardware(NODE, edges.found)], home.admin_key, SystemRandom())
         tidy(world, blobs)
         desk, hands = _wired(home, world, edges, fake, blobs)
-        loop = Loop(world, desk.observer, hands)
+        loop, shelf = Loop(world, desk.observer, hands), Shelf(world, hands.tools.volumes)
         tasks += [asyncio.create_task(desk.observer.watch(NODE)), asyncio.create_task(loop.run())]
-        tasks.append(asyncio.create_task(desk.notary.run()))
+        tasks += [asyncio.create_task(desk.notary.run()), asyncio.create_task(shelf.run())]
         await desk.observer.first_look()
         yield desk
     finally:
@@ -103,10 +105,10 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     launchers = {NODE: edges.node}
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
-    saves = FileSaves(home.jobs, home.volumes)
     tools = Tools(
-        launchers, {"fake": fake}, blobs, edges.judge, token, program.launch, saves, reprice
-    )
+        launchers, {"fake": fake}, blobs, edges.judge, token, program.launch,
+        FileSaves(home.jobs), FileVolumes(home.volumes), reprice,
+    )  # fmt: skip
     notary = Notary(
         world, Signer(edges.seed), HeadsFile(edges.heads or audit_heads(home, {})), Kept(home)
     )

@@ -24,6 +24,7 @@ from madang.planning.reprice import reprice
 from madang.planning.snapshot import Probed
 from madang.ports import Found
 from madang.registry.saves import FileSaves
+from madang.registry.volumes import FileVolumes
 from madang.resources.model import ModelVersion
 from madang.resources.revision import Check
 from madang.testing.memory import MemoryStore
@@ -102,10 +103,9 @@ class Control:
         self.gateways = Gateways(world, token)
         self.observer = Observer(world, launchers, self.gateways, self._ask)
         files: Any = Files()
-        saves = FileSaves(history.home / "jobs", history.home / "volumes")
         tools = Tools(
-            launchers, {"fake": self.fake}, files, self._judge, token, program.launch, saves,
-            reprice,
+            launchers, {"fake": self.fake}, files, self._judge, token, program.launch,
+            FileSaves(history.home / "jobs"), FileVolumes(history.home / "volumes"), reprice,
         )  # fmt: skip
         hands = Hands(world, self.observer, tools)
         self.intake = Intake(world, self.observer.seen, load, history.random, lambda: None)

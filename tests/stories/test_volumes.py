@@ -1,0 +1,95 @@
+"""What jobs share, and what they don't: volumes, code and secrets, as members have them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Yard
+
+pytestmark = [
+    pytest.mark.story,
+    pytest.mark.skipif(
+        not shutil.which("bwrap"), reason="jobs share through sandboxes: install bubblewrap"
+    ),
+]
+LAB, ROOM = "acme/lab", "acme/room"
+
+
+def key(yard: Yard, project: str) -> Yard:
+    """Return the same Madang as a member of a project sees it."""
+    made = yard.json("key", "create", "typist", "--project", project)
+    env = {"MADANG_KEY": made["key"], "MADANG_PROJECT": project}
+    return Yard(yard.home, yard.told, env={**yard.env, **env})
+
+
+@pytest.fixture(scope="module")
+def lab(running: Yard) -> Yard:
+    for document in (
+        {"kind": "organization", "name": "acme"}, {"kind": "project", "name": LAB},
+        {"kind": "project", "name": ROOM},
+    ):  # fmt: skip
+        running.apply(**document)
+    return key(running, LAB)
+
+
+def over(yard: Yard, phase: str = "succeeded", **job: Any) -> str:
+    """Run a job to its end, and return what it printed."""
+    yard.apply(kind="job", needs={"cores": 0.1}, **job)
+    name = job["name"]
+    yard.until("it is over", lambda: yard.phase("job", name) in {"succeeded", "failed"})
+    said = yard.run("logs", f"job/{name}")
+    assert yard.phase("job", name) == phase, said.stdout + yard.run("explain", f"job/{name}").stdout
+    return said.stdout
+
+
+def test_jobs_of_a_project_share_a_volume_and_no_other_project_sees_it(
+    running: Yard, lab: Yard
+) -> None:
+    lab.apply(kind="volume", name="data", size="1GB")
+    mounts = {"/data": "volume://data"}
+    write = "umask 077; mkdir /data/text; echo hello >/data/text/said; id -u"
+    over(lab, name="write", command=["sh", "-c", write], mounts=mounts)
+    read = "cat /data/text/said; echo more >>/data/text/said"
+    assert "hello" in over(lab, name="read", command=["sh", "-c", read], mounts=mounts)
+    room = key(running, ROOM)
+    room.apply(kind="job", name="peek", command=["ls", "/data"], mounts=mounts)
+    told = room.run("explain", "job/peek").stdout
+    assert "volume data" in told
+    uid = lab.get("volume", "data")["uid"]
+    folder = running.home / "volumes" / uid
+    look = f"ls {folder} {running.home} /data; ls /; id -u"
+    said = over(room, name="look", command=["sh", "-c", look])
+    assert "said" not in said
+    assert "hello" not in said
+    if os.getuid() == 0:
+        owners = {path.lstat().st_uid for path in folder.rglob("*")}
+        assert (len(owners), folder.stat().st_mode & 0o777) == (1, 0o700)
+        assert owners.isdisjoint({0, (running.home / "jobs").stat().st_uid})
+    refused = lab.run("delete", "volume/data")
+    assert refused.returncode == 0, "both jobs are over"
+    lab.until("its folder is gone", lambda: not folder.exists())
+
+
+def test_only_operators_bring_folders_of_the_machine(running: Yard, lab: Yard) -> None:
+    there = Path(running.home.parent, "there")
+    (there / "deep").mkdir(parents=True)
+    (there / "deep" / "said").write_text("from the machine")
+    (there / "out").symlink_to(running.home)
+    document = {"kind": "volume", "name": "there", "path": str(there), "read_only": True}
+    refused = lab.run("apply", "-f", "-", stdin=json.dumps(document))
+    assert refused.returncode != 0
+    running.apply(**document, project=LAB)
+    look = "cat /there/deep/said; ls /there/out; touch /there/mine && echo written"
+    said = over(lab, name="see", command=["sh", "-c", look + "; true"],
+                mounts={"/there": "volume://there"})  # fmt: skip
+    assert "from the machine" in said
+    assert "state.db" not in said
+    assert "written" not in said
+    lab.json("delete", "volume/there")
+    assert there.exists()

@@ -161,6 +161,18 @@ class RankCourse(TypedDict):
     metrics: dict[str, float]
 
 
+class PastAttempt(TypedDict):
+    """An attempt of a job that has ended without success."""
+
+    number: int
+    outcome: str | None
+    nodes: list[str]
+    first_step: int
+    step: int
+    run_s: float
+    cause: Reason | None
+
+
 class Course(TypedDict):
     """Where a job is."""
 
@@ -173,12 +185,15 @@ class Course(TypedDict):
     step_s: float
     left_s: float | None
     saved_step: int
+    saved: str
+    saved_bytes: int
     run_s: float
     lost_s: float
     goodput: float | None
     reason: Reason | None
     cause: Reason | None
     ranks: list[RankCourse]
+    history: list[PastAttempt]
 
 
 class RankLines(TypedDict):

@@ -74,7 +74,8 @@ def test_columns_stand_under_their_headings_also_with_wide_letters(run, monkeypa
     monkeypatch.setenv("MADANG_LANG", "ko")
     heading, row = run("get", "service").out.splitlines()
     assert heading.split()[:2] == ["이름", "단계"]
-    assert output._width(heading[: heading.index("준비")]) == output._width(row[: row.index("1/1")])
+    before = [heading[: heading.index("준비")], row[: row.index("1/1")]]
+    assert output.width_of(before[0]) == output.width_of(before[1])
 
 
 @pytest.mark.usefixtures("hello")

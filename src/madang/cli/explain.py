@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from madang.answers import Explanation
+from madang.cli.course import body
 from madang.cli.kinds import naming, thing
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import moment, phase, reason, say, show_json, word
@@ -24,18 +25,19 @@ def explain(what: str, name: str | None = None, /, *, options: Options = DEFAULT
     kind, name = thing(what, name)
     with options.client() as client, naming(client, kind, name):
         found = client.explain(kind, name)
+        now = client.course(name) if kind == "job" else None
     if options.json:
-        show_json(found)
+        show_json({**found, "course": now} if now else found)
     else:
-        _show(found, "")
+        _show(found, "", () if now is None else tuple(body(now)))
 
 
-def _show(found: Explanation, indent: str) -> None:
-    """Print one explanation, and below it what it waits for."""
+def _show(found: Explanation, indent: str, more: Sequence[str] = ()) -> None:
+    """Print one explanation, more that is known of it, and below it what it waits for."""
     since = word("explain.since", since=moment(found["since"])) if found["since"] else ""
     say(indent + "  ".join(filter(None, [found["subject"], phase(found["phase"]), since])))
     indent += "  "
-    for line in lines(found):
+    for line in (*lines(found), *more, *last_lines(found)):
         say(f"{indent}{line}")
     for cause in found["because"]:
         _show(cause, indent)
@@ -52,6 +54,10 @@ def lines(found: Explanation) -> Iterator[str]:
         yield word("explain.next-try", at=moment(found["next_try"]))
     if found["smallest_fix"]:
         yield word("explain.fix", fix=reason(found["smallest_fix"], found["subject"]))
+
+
+def last_lines(found: Explanation) -> Iterator[str]:
+    """Give the last lines that it printed, where they may tell why."""
     if found["last_lines"]:
         yield word("explain.last-lines")
         yield from (f"  | {line}" for line in found["last_lines"])

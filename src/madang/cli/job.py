@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from madang.answers import Course
+from madang.cli.course import OVER, Series, lines
 from madang.cli.kinds import naming, thing
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import next_step, phase, reason, say, show_json, tell, word
+from madang.cli.output import clipped, next_step, note, say, show_json, tell
 from madang.client import Client
-from madang.errors import NotFound, Rejected, Unavailable
+from madang.errors import Rejected, Unavailable
 
 LOOK_S = 1.0
-OVER = frozenset({"succeeded", "failed", "cancelled"})
-BAR_COLUMNS = 30
-CHART_COLUMNS = 48
-SERIES_MAX = 8
-"""So many metrics are drawn, in the order of their names."""
-BLOCKS = "▁▂▃▄▅▆▇█"
+BACK_S = 60.0
+"""How long control may be away; jobs go on without it."""
 
 
 @Parameter(name="*")
@@ -197,127 +194,58 @@ def watch(what: str, name: str | None = None, /, *, options: Options = DEFAULTS)
 def _watch(client: Client, name: str, as_json: bool) -> int:
     """Show it until it is over; return 0 where it has succeeded."""
     screen, series, told = _Screen(), Series(client, name), ""
+    try:
+        while True:
+            now = _look(client, name)
+            is_over = now["phase"] in OVER
+            if as_json:
+                line = json.dumps(now)
+                if line != told:
+                    show_json(now, one_line=True)
+                told = line
+            else:
+                series.look()
+                screen.show(now, series, is_last=is_over)
+            if is_over:
+                return 0 if now["phase"] == "succeeded" else 1
+            time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        note("watch.left-alone", job=name)
+        raise
+
+
+def _look(client: Client, name: str) -> Course:
+    """Return where it is; wait for a control that is just starting anew."""
+    until = time.monotonic() + BACK_S
     while True:
-        now = client.course(name)
-        is_over = now["phase"] in OVER
-        if as_json:
-            line = json.dumps(now)
-            if line != told:
-                show_json(now, one_line=True)
-            told = line
-        else:
-            series.look()
-            screen.show([*lines(now), *series.charts()], is_last=is_over)
-        if is_over:
-            return 0 if now["phase"] == "succeeded" else 1
-        time.sleep(LOOK_S)
-
-
-def lines(now: Course) -> Iterator[str]:
-    """Say in words where a job is."""
-    yield word(
-        "watch.job", job=now["name"], phase=phase(now["phase"]), attempt=now["attempt"],
-        attempts=now["attempts"],
-    )  # fmt: skip
-    if why := reason(now["reason"], f"job/{now['name']}"):
-        yield f"  {why}"
-    if now["cause"] and now["phase"] not in OVER:
-        yield "  " + word("watch.last", cause=reason(now["cause"], f"job/{now['name']}"))
-    if now["step"] >= 0:
-        yield "  " + _bar(now)
-    if now["goodput"] is not None:
-        lost = word("watch.lost", seconds=f"{now['lost_s']:.0f}", percent=f"{now['goodput']:.1%}")
-        saved = word("watch.saved", step=now["saved_step"]) if now["saved_step"] >= 0 else ""
-        yield "  " + "  ".join(filter(None, (saved, lost)))
-    for rank in now["ranks"]:
-        if rank["quiet_s"] > LOUD_S or rank["exit_code"] is not None:
-            yield "  " + word(
-                "watch.rank", rank=rank["rank"], node=rank["node"], step=rank["step"],
-                seconds=f"{rank['quiet_s']:.0f}",
-                exit_code="" if rank["exit_code"] is None else rank["exit_code"],
-            )  # fmt: skip
-
-
-LOUD_S = 10.0
-"""A rank is told of that has said nothing for longer."""
-
-
-def _bar(now: Course) -> str:
-    step, total = now["step"], now["total"]
-    if not total:
-        return word("watch.step", step=step)
-    full = min(BAR_COLUMNS, BAR_COLUMNS * step // total)
-    bar = "█" * full + "░" * (BAR_COLUMNS - full)
-    left = "" if now["left_s"] is None else word("watch.left", seconds=f"{now['left_s']:.0f}")
-    return f"{bar} {step}/{total}  {left}".rstrip()
-
-
-class Series:
-    """The metrics of rank 0, as they came."""
-
-    def __init__(self, client: Client, name: str) -> None:
-        self._client, self._name = client, name
-        self._attempt, self._after = 0, 0
-        self._values: dict[str, list[float]] = {}
-
-    def look(self) -> None:
-        """Take in what is new; a later attempt begins anew behind what there is."""
         try:
-            told = self._client.progress(self._name, 0, self._after)
-        except (NotFound, Unavailable, Rejected):
-            return
-        if told["attempt"] != self._attempt:
-            is_first, self._attempt, self._after = not self._attempt, told["attempt"], 0
-            if not is_first or told["next"] == 0:
-                return
-        self._after = told["next"]
-        for line in told["lines"]:
-            self._take(line)
-
-    def _take(self, line: str) -> None:
-        try:
-            metrics = json.loads(line).get("metrics", {}).items()
-        except (ValueError, AttributeError):
-            return
-        for name, value in metrics:
-            if isinstance(value, int | float) and abs(value) < float("inf"):
-                self._values.setdefault(str(name), []).append(float(value))
-
-    def charts(self) -> Iterator[str]:
-        """Draw each metric as one line of blocks, from its lowest to its highest."""
-        for name in sorted(self._values)[:SERIES_MAX]:
-            values = self._values[name]
-            yield f"  {name:<10} {chart(values)} {values[-1]:.4g}"
-
-
-def chart(values: Sequence[float], columns: int = CHART_COLUMNS) -> str:
-    """Draw values as blocks, the means of equally many where there are more than columns.
-
-    >>> chart([0, 1, 2, 3, 4, 5, 6, 7])
-    '▁▂▃▄▅▆▇█'
-    """
-    if len(values) > columns:
-        cuts = [len(values) * i // columns for i in range(columns + 1)]
-        parts = [values[a:b] for a, b in pairwise(cuts)]
-        values = [sum(part) / len(part) for part in parts]
-    low, high = min(values), max(values)
-    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BLOCKS[round((value - low) * scale)] for value in values)
+            return client.course(name)
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(LOOK_S)
 
 
 class _Screen:
-    """Lines over the ones before; one after the other where nobody looks at a terminal."""
+    """Lines over the ones before; where nobody looks at a terminal, only what is news."""
 
     def __init__(self) -> None:
-        self._shown: list[str] = []
+        self._rows = 0
+        self._news: object = None
 
-    def show(self, now: Sequence[str], *, is_last: bool) -> None:
-        """Show these lines now."""
+    def show(self, now: Course, series: Series, *, is_last: bool) -> None:
+        """Show where a job is."""
         if sys.stdout.isatty():
-            if self._shown:
-                sys.stdout.write(f"\033[{len(self._shown)}A\033[J")
-            for line in now:
-                say(line)
-        elif is_last or list(now[:3]) != self._shown[:3]:
-            say("\n".join(now))
-        self._shown = list(now)
+            size = shutil.get_terminal_size()
+            shown = [clipped(line, size.columns) for line in (*lines(now), *series.charts())]
+            if self._rows:
+                sys.stdout.write(f"\033[{self._rows}A\033[J")
+            shown = shown if is_last else shown[: size.lines - 1]
+            self._rows = len(shown)
+            say("\n".join(shown))
+            return
+        codes = [rank["exit_code"] for rank in now["ranks"]]
+        news = (now["phase"], now["attempt"], now["saved"], now["reason"], codes)
+        if is_last or news != self._news:
+            say("\n".join([*lines(now), *(series.charts() if is_last else ())]))
+        self._news = news

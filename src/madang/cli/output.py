@@ -18,6 +18,9 @@ from madang.errors import MadangError, Value
 from madang.plain import inert, inert_json
 
 GAP = "  "
+SPANS = (
+    ("span.days", 86_400), ("span.hours", 3600), ("span.minutes", 60), ("span.seconds", 1),
+)  # fmt: skip
 
 
 def say(*parts: str, end: str = "\n", to: TextIO | None = None) -> None:
@@ -124,21 +127,63 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     written = [[inert(str(cell)) for cell in row] for row in rows]
     kept = [i for i in range(len(headings)) if not written or any(row[i] for row in written)]
     lines = [[word(headings[i]) for i in kept], *([row[i] for i in kept] for row in written)]
-    widths = [max(_width(line[i]) for line in lines) for i in range(len(kept))]
+    widths = [max(width_of(line[i]) for line in lines) for i in range(len(kept))]
     for line in lines:
-        cells = (
-            cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)
-        )
+        cells = (padded(cell, width) for cell, width in zip(line, widths, strict=True))
         say(GAP.join(cells).rstrip())
 
 
-def _width(text: str) -> int:
+def width_of(text: str) -> int:
     """Return how many columns a terminal gives it: Hangul takes two each.
 
-    >>> _width("마당 up")
+    >>> width_of("마당 up")
     7
     """
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(map(_columns, text))
+
+
+def _columns(letter: str) -> int:
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def padded(text: str, columns: int) -> str:
+    """Return it with blanks behind it, so many columns wide.
+
+    >>> padded("마당", 6)
+    '마당  '
+    """
+    return text + " " * (columns - width_of(text))
+
+
+def clipped(text: str, columns: int) -> str:
+    """Return as much of its beginning as so many columns hold.
+
+    >>> clipped("마당 up", 6), clipped("up", 6)
+    ('마당 …', 'up')
+    """
+    if width_of(text) <= columns:
+        return text
+    kept, left = "", columns - 1
+    for letter in text:
+        left -= _columns(letter)
+        if left < 0:
+            break
+        kept += letter
+    return kept + "…"
+
+
+def span(seconds: float) -> str:
+    """Write how long something takes, by its two largest units.
+
+    >>> span(7.4), span(65), span(7500), span(90000)
+    ('7 s', '1 min 5 s', '2 h 5 min', '1 d 1 h')
+    """
+    left, parts = round(seconds), list[str]()
+    for code, one in SPANS:
+        count, left = divmod(left, one)
+        if count or (not parts and one == 1):
+            parts.append(word(code, count=count))
+    return " ".join(parts[:2])
 
 
 def complain(error: MadangError, as_json: bool) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import median
 
 from madang.planning.attempts import processes
 from madang.planning.snapshot import Snapshot
-from madang.resources.attempt import AttemptPhase
+from madang.resources.attempt import Attempt, AttemptPhase, Outcome
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Frozen, Reason, Ref
 from madang.supervisor.protocol import Rank
+
+HISTORY_MAX = 5
 
 
 class RankCourse(Frozen):
@@ -23,6 +26,20 @@ class RankCourse(Frozen):
     """Since it last said anything."""
     exit_code: int | None
     metrics: dict[str, float]
+
+
+class PastAttempt(Frozen):
+    """An attempt that has ended without success."""
+
+    number: int
+    outcome: Outcome | None
+    nodes: tuple[str, ...]
+    first_step: int
+    """After which it went on; 0: from the start."""
+    step: int
+    """The last that it has told of; -1: none."""
+    run_s: float
+    cause: Reason | None
 
 
 class Course(Frozen):
@@ -41,7 +58,11 @@ class Course(Frozen):
     left_s: float | None
     """What is left at this speed; None: not known."""
     saved_step: int
-    """Of the newest good checkpoint; -1: there is none."""
+    """Of the newest good checkpoint; -1: there is none;"""
+    saved: str
+    """and its name;"""
+    saved_bytes: int
+    """and its size."""
     run_s: float
     """For how long its attempts had accelerators, this one included;"""
     lost_s: float
@@ -52,6 +73,8 @@ class Course(Frozen):
     cause: Reason | None
     """Why the last attempt ended that did not succeed."""
     ranks: tuple[RankCourse, ...]
+    history: tuple[PastAttempt, ...]
+    """The last that have ended without success, oldest first."""
 
 
 def course(job: Job, snapshot: Snapshot) -> Course:
@@ -70,11 +93,13 @@ def course(job: Job, snapshot: Snapshot) -> Course:
     step_s = median(times) if times else 0.0
     since_s = max(0.0, snapshot.now - attempt.status.started_at) if attempt and is_on else 0.0
     run_s = status.run_s + since_s
+    newest = status.checkpoints[-1] if status.checkpoints else None
     return Course(
         name=job.name, phase=status.phase, attempt=status.attempt,
         attempts=job.spec.resume.attempts, step=max(step, status.step), total=total,
         step_s=step_s, left_s=max(0, total - step) * step_s if total and step_s and is_on else None,
-        saved_step=status.checkpoints[-1].step if status.checkpoints else -1,
+        saved_step=newest.step if newest else -1, saved=newest.name if newest else "",
+        saved_bytes=newest.size_bytes if newest else 0,
         run_s=run_s, lost_s=status.lost_s,
         goodput=1 - status.lost_s / run_s if run_s > 0 else None,
         reason=status.reason, cause=status.cause,
@@ -86,4 +111,24 @@ def course(job: Job, snapshot: Snapshot) -> Course:
             )
             for node, rank in ranks
         ),
+        history=tuple(_history(job, snapshot)),
     )  # fmt: skip
+
+
+def _history(job: Job, snapshot: Snapshot) -> Iterator[PastAttempt]:
+    newest = job.status.attempt
+    for number in range(max(1, newest - HISTORY_MAX), newest + 1):
+        attempt = snapshot.attempts.get(Ref(job.project, f"{job.name}-{number}"))
+        if attempt and _has_failed(attempt):
+            status = attempt.status
+            yield PastAttempt(
+                number=number, outcome=status.outcome, step=status.step, cause=status.cause,
+                nodes=tuple(dict.fromkeys(place.node for place in status.places)),
+                first_step=attempt.spec.first_step,
+                run_s=max(0.0, (status.ended_at or snapshot.now) - status.started_at),
+            )  # fmt: skip
+
+
+def _has_failed(attempt: Attempt) -> bool:
+    is_over = attempt.status.phase is AttemptPhase.ENDED
+    return is_over and attempt.status.outcome is not Outcome.SUCCEEDED

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from madang.errors import Value
 from madang.planning.ask import Refused
 from madang.planning.fix import smallest_fix
 from madang.planning.memo import Memo
 from madang.planning.place import place
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
+from madang.resources.job import Job, JobPhase
 from madang.resources.replica import Replica, ReplicaPhase
-from madang.resources.resource import AnyResource, Frozen, Reason
+from madang.resources.resource import AnyResource, Frozen, Reason, Ref
 from madang.resources.revision import Revision
 from madang.resources.service import Service
 
@@ -39,7 +41,21 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
     if isinstance(resource, Revision):
         own = [r for r in snapshot.replicas.values() if _belongs(r, resource)]
         return _of(resource, tuple(_replica(r, snapshot, memo) for r in sorted(own, key=_by_name)))
+    if isinstance(resource, Job) and resource.status.phase is JobPhase.RUNNING:
+        return _of(resource).model_copy(update={"reason": _runs(resource, snapshot)})
     return _of(resource)
+
+
+def _runs(job: Job, snapshot: Snapshot) -> Reason | None:
+    """Say where its attempt runs, or why that is being stopped."""
+    attempt = snapshot.attempts.get(Ref(job.project, f"{job.name}-{job.status.attempt}"))
+    if attempt is None:
+        return None
+    nodes = ", ".join(dict.fromkeys(place.node for place in attempt.status.places))
+    values: dict[str, Value] = {
+        "nodes": nodes, "attempt": job.status.attempt, "attempts": job.spec.resume.attempts,
+    }  # fmt: skip
+    return attempt.status.reason or Reason(code="job.runs", values=values)
 
 
 def _service(service: Service, snapshot: Snapshot, memo: Memo) -> Explanation:

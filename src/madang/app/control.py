@@ -138,7 +138,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     notary, intake = _people(home, world, observer, blobs)
 
     def where() -> dict[str, str]:
-        return {"api": api, "gateway": _gateway_url(observer.seen().processes.get(GATEWAY))}
+        return {"api": api, "gateway": _gateway_url(observer.process(GATEWAY))}
 
     backups = Backups(world, home, partial(pieces, world.store, home), backup_age_s())
     keys = Keys(world)

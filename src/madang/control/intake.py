@@ -24,6 +24,7 @@ from madang.control.keys import Keys, Wanted, make_key, owner_ref
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
 from madang.planning.action import Action
+from madang.planning.memo import Memo
 from madang.planning.preview import Change, follow, misplaced, telling, wish
 from madang.planning.snapshot import Seen
 from madang.ports import Random
@@ -91,6 +92,8 @@ class Intake:
         self.vouched = vouched
         """Raises `Unavailable` while the audit records can't be vouched for."""
         self._keys = Keys(world)
+        self._memo: Memo | None = None
+        """Kept between previews; one under way, which may go on when it is given up, has it."""
         self._imports = asyncio.Semaphore(IMPORTS_MAX)
         self._turn = asyncio.Lock()
 
@@ -182,7 +185,9 @@ class Intake:
         changes = [wish(m, snapshot, f"{m.kind}-{self.random.token(8)}") for m in manifests]
         for change in changes:
             self._check(who, change, changes)
-        changed, planned = await asyncio.to_thread(follow, snapshot, changes)
+        memo, self._memo = self._memo or Memo(), None
+        changed, planned = await asyncio.to_thread(follow, snapshot, changes, memo)
+        self._memo = memo
         if wrong := misplaced(changes, changed):
             raise Conflict("place.holds-higher", wrong.subject, by=wrong.by, count=wrong.count)
         applied = Applied(tuple(changes), telling(planned, changes))

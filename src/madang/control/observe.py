@@ -15,7 +15,7 @@ from madang.errors import MadangError, Unavailable
 from madang.planning.placement.outlook import Outlook
 from madang.planning.snapshot import THOUGHT_NEVER_S, Probed, Seen, rank_key
 from madang.ports import Launcher
-from madang.resources.attempt import Attempt, AttemptPhase, member_uid
+from madang.resources.attempt import member_uid
 from madang.resources.resource import Reason
 from madang.resources.rights import CONTROL
 from madang.supervisor.protocol import Moment, Observation, Process
@@ -92,6 +92,10 @@ class Observer:
             outlook=self._outlook,
             thought_at=self._thought_at,
         )
+
+    def process(self, uid: str) -> Process | None:
+        """Return one process as it was last seen."""
+        return self._processes.get(uid)
 
     def thinks(self) -> None:
         """Note that it is being thought about what is to come."""
@@ -227,14 +231,14 @@ class Observer:
         replicas = {replica.uid for replica in self.world.list(CONTROL, "replica").values()}
         members = {
             member_uid(attempt, member)
-            for attempt in self.world.list(CONTROL, "attempt").values()
-            if isinstance(attempt, Attempt) and attempt.status.phase is not AttemptPhase.ENDED
+            for attempt in self.world.snapshot(CONTROL).living
             for member in range(len(attempt.status.places))
         }
         for uid, epoch in [k for k in self._probed if k[0] not in replicas]:
             del self._probed[uid, epoch]
+        kept = replicas | members | there.keys()
         for told in (self._refused, self._stopped):
-            for key in [k for k in told if k[0] not in replicas | members and k[0] not in there]:
+            for key in [k for k in told if k[0] not in kept]:
                 del told[key]
         for uid in [uid for uid in self._lines if uid.partition(".")[0] not in there]:
             del self._lines[uid]

@@ -196,8 +196,14 @@ def assume(snapshot: Snapshot, plan: Plan) -> Snapshot:
 
     At the same instant there is nothing more to plan: `plan(assume(s, plan(s)))` has no actions.
     """
+    last: dict[tuple[str, Ref], tuple[AnyResource, bool]] = {}
     for action in plan.actions:
-        snapshot = snapshot.after(action.writes, action.gone)
+        last.update({(r.kind, r.ref): (r, False) for r in action.writes})
+        last.update({(r.kind, r.ref): (r, True) for r in action.gone})
+    states = last.values()
+    snapshot = snapshot.after(
+        (r for r, gone in states if not gone), (r for r, gone in states if gone)
+    )
     orphans = {a.subject.uid for a in plan.actions if a.verb is Verb.STOP_ORPHAN}
     if orphans:
         left = {u: p for u, p in snapshot.seen.processes.items() if u not in orphans}

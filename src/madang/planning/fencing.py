@@ -221,7 +221,7 @@ def _is_unrelated(new: Failure, old: Failure) -> bool:
 def _work(each: Accelerator, snapshot: Snapshot) -> tuple[str, ...]:
     """Return the uids of the jobs and services that have it."""
     owners: set[str] = set()
-    for attempt in snapshot.attempts.values():
+    for attempt in snapshot.living:
         job = snapshot.jobs.get(attempt.job)
         if job and any(each.name in place.accelerators for place in attempt.status.places):
             owners.add(job.uid)

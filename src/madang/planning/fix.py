@@ -103,7 +103,7 @@ def _ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterato
     yield from map(Want, _replicas_ahead(ground, snapshot, waiter))
     if isinstance(waiter, Job):
         waiting = [
-            job for job in snapshot.jobs.values()
+            job for job in snapshot.open_jobs
             if line_mark(job) < line_mark(waiter) and is_in_line(job, snapshot)
         ]  # fmt: skip
         yield from map(want_of, sorted(waiting, key=line_mark))

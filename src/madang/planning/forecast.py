@@ -19,7 +19,6 @@ from madang.planning.placement.outlook import Outlook
 from madang.planning.placement.reserve import Ledger
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of, ask_of_job
-from madang.resources.job import OVER
 
 CHANGED = 0.1
 """The mix has changed when so much of it is other than it was."""
@@ -86,8 +85,8 @@ def _asked(snapshot: Snapshot) -> Counter[tuple[Ask, int | None]]:
         ask = ask_of(ref, snapshot)
         if ask:
             asked[ask, variant] += count
-    for job in snapshot.jobs.values():
-        if job.status.phase not in OVER and job.deleted_at is None:
+    for job in snapshot.open_jobs:
+        if job.deleted_at is None:
             asked[ask_of_job(job), None] += job.spec.nodes
     return asked
 
@@ -129,7 +128,7 @@ def _placed(snapshot: Snapshot) -> Counter[tuple[Ask, int, str]]:
         ask = ask_of(ref, snapshot)
         if ask:
             placed[ask, variant, name] += count
-    for attempt in snapshot.attempts.values():
+    for attempt in snapshot.living:
         held = [place.accelerators[0] for place in attempt.status.places if place.accelerators]
         job = snapshot.jobs.get(attempt.job) if held else None
         if job:

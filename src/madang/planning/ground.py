@@ -92,8 +92,8 @@ class Ground:
     def __init__(self, layout: Layout, free: Fleet, outlook: Outlook | None = None) -> None:
         self.layout, self.outlook, self.draw = layout, outlook, Draw(layout)
         self.draw.count(free)
-        self.refusals: dict[str, tuple[Reason, Reason | None]] = {}
-        """What was found when a revision was last asked of just this state: reason, and fix."""
+        self.refusals: dict[object, tuple[Reason, Reason | None]] = {}
+        """Why what was asked of just this state went nowhere, and the fix: by revision, or want."""
         self.stuck: set[tuple[str, ...]] = set()
         """Who found no room by any move in just this state, and what could be moved."""
         wholes = tuple(kind.whole for kind in layout.fleet.kinds)
@@ -341,9 +341,8 @@ def asks_waiting(snapshot: Snapshot) -> Iterator[Ask]:
         ask = ask_of(ref, snapshot)
         if ask:
             yield ask
-    yield from (
-        ask_of_job(job) for job in snapshot.jobs.values() if job.status.phase is JobPhase.WAITING
-    )
+    waiting = (job for job in snapshot.open_jobs if job.status.phase is JobPhase.WAITING)
+    yield from dict.fromkeys(map(ask_of_job, waiting))
 
 
 def empty(layout: Layout) -> Ground:

@@ -45,26 +45,26 @@ SUSPENDED = Reason(code="job.suspended")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job with all its attempts."""
+    """A job with what lives of it."""
 
     job: Job
-    attempts: tuple[Attempt, ...]
-    """Oldest first."""
-
-    @property
-    def newest(self) -> Attempt | None:
-        """The one that runs, or the last that did."""
-        return self.attempts[-1] if self.attempts else None
+    newest: Attempt | None
+    """The attempt that runs, or the last that did."""
+    living: tuple[Attempt, ...]
+    """Its attempts that have not ended, oldest first."""
 
 
 def tasks(snapshot: Snapshot) -> Iterator[Task]:
-    """Gather what belongs to each job, who came first in front."""
+    """Gather what belongs to each job of which something is to be done, who came first in front."""
     own: dict[Ref, list[Attempt]] = {}
-    for attempt in snapshot.attempts.values():
+    for attempt in snapshot.living:
         own.setdefault(attempt.job, []).append(attempt)
-    for job in sorted(snapshot.jobs.values(), key=line_mark):
+    jobs = {ref: snapshot.jobs[ref] for ref in own if ref in snapshot.jobs}
+    jobs |= {job.ref: job for job in snapshot.open_jobs}
+    for job in sorted(jobs.values(), key=line_mark):
+        newest = snapshot.attempts.get(Ref(job.project, f"{job.name}-{job.status.attempt}"))
         mine = sorted(own.get(job.ref, ()), key=lambda attempt: attempt.spec.number)
-        yield Task(job, tuple(mine))
+        yield Task(job, newest, tuple(mine))
 
 
 def change(job: Job, phase: JobPhase, **status: Any) -> Job:
@@ -93,11 +93,10 @@ def plan_job(task: Task, snapshot: Snapshot, ground: Ground) -> Iterator[Action]
 def _take_down(task: Task, snapshot: Snapshot) -> Iterator[Action]:
     """Stop what runs; when nothing does, have its files removed, and the job forgotten."""
     reason = Reason(code="job.being-deleted")
-    living = [a for a in task.attempts if a.status.phase is not AttemptPhase.ENDED]
-    for attempt in living:
+    for attempt in task.living:
         if attempt.status.phase is not AttemptPhase.STOPPING:
             yield end(attempt, snapshot, Blame(Outcome.CANCELLED, reason))
-    if not living and task.job.status.clearing != snapshot.term:
+    if not task.living and task.job.status.clearing != snapshot.term:
         clearing: Job = task.job.with_status(clearing=snapshot.term)
         effect = Discard(task.job.ref)
         yield Action(Verb.CLEAR_JOB, task.job, reason, (clearing,), effect=effect)
@@ -222,9 +221,14 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
         return
     if (retry_s(job, snapshot) or 0.0) > 0:
         return
-    found = place_gang(want_of(job), ground)
+    want = want_of(job)
+    if known := ground.refusals.get(want):
+        yield from _line_up(job, snapshot, known[0])
+        return
+    found = place_gang(want, ground)
     if isinstance(found, Refused):
         fix = smallest_fix(found, ground, snapshot, job)
+        ground.refusals[want] = found.reason, fix
         yield from _hold(job, snapshot, found.reason, fix=fix)
     else:
         yield _start(job, found, snapshot)
@@ -304,6 +308,16 @@ def _full(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
             }  # fmt: skip
             return Reason(code="job.volume-full", values=values), f"volume/{name}"
     return None
+
+
+def _line_up(job: Job, snapshot: Snapshot, reason: Reason) -> Iterator[Action]:
+    """Say why it waits, behind another that asks for the same: once, whatever the counts are then.
+
+    There may be thousands in line, and each step of any job changes what is free.
+    """
+    own = job.status.reason
+    if own is None or own.code != reason.code or job.status.blocked_by:
+        yield from _hold(job, snapshot, reason)
 
 
 def _hold(

@@ -80,7 +80,7 @@ def _of_task(task: Task, snapshot: Snapshot, ground: Ground, touched: set[str]) 
         if _claim(action, touched):
             yield action
             _take_places(ground, action, snapshot)
-    for attempt in task.attempts:
+    for attempt in task.living:
         chosen = attempts.step(attempt, snapshot)
         if chosen and _claim(chosen, touched):
             yield chosen
@@ -92,7 +92,7 @@ def _orphans(snapshot: Snapshot) -> Iterator[Action]:
     claimed = {replica.uid for replica in snapshot.replicas.values()}
     claimed |= {
         member_uid(attempt, member)
-        for attempt in snapshot.attempts.values()
+        for attempt in snapshot.living
         for member, place in enumerate(attempt.status.places)
         if place.accelerators
     }
@@ -149,7 +149,7 @@ def _claim(action: Action, touched: set[str]) -> bool:
 
 def _wake_s(snapshot: Snapshot) -> float | None:
     times = [wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
-    times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.attempts.values()]
-    times += [retry_s(job, snapshot) for job in snapshot.jobs.values()]
+    times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.living]
+    times += [retry_s(job, snapshot) for job in snapshot.open_jobs]
     times.append(fencing_wake_s(snapshot))
     return min((due for due in times if due is not None and due > 0), default=None)

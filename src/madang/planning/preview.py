@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from madang.planning.action import Action, Plan, Verb
+from madang.planning.memo import Memo
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Attempt
@@ -79,10 +80,12 @@ def _written(key: str, value: object) -> object:
     return "-" if written in (None, "") else written
 
 
-def follow(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[Snapshot, Plan]:
+def follow(
+    snapshot: Snapshot, changes: Iterable[Change], memo: Memo | None = None
+) -> tuple[Snapshot, Plan]:
     """Return the snapshot with these changes made, and the plan that control would make of it."""
     changed = snapshot.after(c.resource for c in changes if c.what != "unchanged")
-    return changed, plan(changed)
+    return changed, plan(changed, memo)
 
 
 @dataclass(frozen=True, slots=True)

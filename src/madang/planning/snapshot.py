@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import TypeVar, cast
 
 from madang.planning.ages import Ages
 from madang.planning.placement.outlook import Outlook
-from madang.resources.attempt import Attempt
+from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.endpoint import Endpoint
 from madang.resources.holding import Holding
-from madang.resources.job import Job
+from madang.resources.job import OVER, Job
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node
 from madang.resources.replica import Replica
@@ -123,7 +124,7 @@ Kept = Mapping[str, Mapping[Ref, AnyResource]]
 """Resources by kind, then by project and name."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """The world at one moment. Nothing in it changes; `after` makes the next."""
 
@@ -208,6 +209,17 @@ class Snapshot:
         """All attempts of jobs."""
         return self.all(Attempt)
 
+    @cached_property
+    def open_jobs(self) -> Sequence[Job]:
+        """Jobs of which something is still to be done; most that are kept are over."""
+        return [j for j in self.jobs.values() if j.status.phase not in OVER or j.deleted_at]
+
+    @cached_property
+    def living(self) -> Sequence[Attempt]:
+        """Attempts that have not ended; of most jobs all have."""
+        ended = AttemptPhase.ENDED
+        return [each for each in self.attempts.values() if each.status.phase is not ended]
+
     def holdings(self) -> Iterator[Holding]:
         """Return what is not free, whoever has it, in whatever phase.
 
@@ -216,7 +228,7 @@ class Snapshot:
         for replica in self.replicas.values():
             if replica.status.accelerators:
                 yield replica.status
-        for attempt in self.attempts.values():
+        for attempt in self.living:
             yield from (place for place in attempt.status.places if place.accelerators)
 
     def after(self, changed: Iterable[AnyResource], gone: Iterable[AnyResource] = ()) -> Snapshot:

@@ -92,8 +92,10 @@ class Ground:
     def __init__(self, layout: Layout, free: Fleet, outlook: Outlook | None = None) -> None:
         self.layout, self.outlook, self.draw = layout, outlook, Draw(layout)
         self.draw.count(free)
-        self.refusals: dict[object, tuple[Reason, Reason | None]] = {}
-        """Why what was asked of just this state went nowhere, and the fix: by revision, or want."""
+        self.refusals: dict[str, tuple[Reason, Reason | None]] = {}
+        """What was found when a revision was last asked of just this state: reason, and fix."""
+        self.lines: dict[object, Reason] = {}
+        """What keeps the first in line waiting, by what it asks for; since a round began."""
         self.stuck: set[tuple[str, ...]] = set()
         """Who found no room by any move in just this state, and what could be moved."""
         wholes = tuple(kind.whole for kind in layout.fleet.kinds)
@@ -131,6 +133,7 @@ class Ground:
 
     def _forget(self) -> None:
         self.refusals.clear()
+        self.lines.clear()
         self.stuck.clear()
 
     def choose(self, ask: Ask, but: Collection[str] = ()) -> tuple[Choice, Ask] | None:
@@ -205,7 +208,8 @@ class Ground:
     @contextmanager
     def trial(self) -> Iterator[None]:
         """Let something be tried: in the end all is as it was."""
-        before, known = self.board.fleet(), (dict(self.refusals), set(self.stuck))
+        before, lines = self.board.fleet(), dict(self.lines)
+        known = dict(self.refusals), set(self.stuck)
         caps = dict(self.draw.caps)
         try:
             yield
@@ -213,7 +217,7 @@ class Ground:
             self._placer.sync(before)
             self.draw.caps = caps
             self.draw.count(before)
-            self.refusals, self.stuck = known
+            self.lines, (self.refusals, self.stuck) = lines, known
 
     def make_room(self, ask: Ask, running: Sequence[tuple[ReplicaStatus, Ask]]) -> list[int]:
         """Return the numbers of those whose move elsewhere might make room, the least harm first.

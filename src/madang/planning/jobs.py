@@ -222,13 +222,13 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     if (retry_s(job, snapshot) or 0.0) > 0:
         return
     want = want_of(job)
-    if known := ground.refusals.get(want):
-        yield from _line_up(job, snapshot, known[0])
+    if known := ground.lines.get(want):
+        yield from _line_up(job, snapshot, known)
         return
     found = place_gang(want, ground)
     if isinstance(found, Refused):
         fix = smallest_fix(found, ground, snapshot, job)
-        ground.refusals[want] = found.reason, fix
+        ground.lines[want] = found.reason
         yield from _hold(job, snapshot, found.reason, fix=fix)
     else:
         yield _start(job, found, snapshot)

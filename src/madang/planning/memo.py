@@ -43,6 +43,7 @@ class Memo:
         if not (_same(state, self._state) and ground.is_fresh):
             ground.sync(snapshot)
             self._state = state
+        ground.lines.clear()
         return ground
 
     def mix(self, snapshot: Snapshot, layout: Layout) -> Counter[Demand]:

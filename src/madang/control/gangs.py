@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 from madang.control.guard import guarded
 from madang.control.observe import Observer
@@ -41,6 +42,10 @@ def mounted(world: World, job: Job) -> Iterator[Volume]:
             yield volume
 
 
+Work = tuple[Callable[["Gangs", Ref], Coroutine[Any, Any, None]], Ref]
+"""What is done in the background, and for whom."""
+
+
 class Gangs:
     """Carries out what planning decides of attempts; every act may be done twice without harm."""
 
@@ -48,13 +53,13 @@ class Gangs:
         self.world = world
         self.observer = observer
         self.tools = tools
-        self._reading: dict[Ref, asyncio.Task[None]] = {}
+        self._busy: dict[Work, asyncio.Task[None]] = {}
 
     async def carry_out(self, effect: Launch | Warn | Halt | Record | Discard) -> None:
         """Do what is decided of a gang, or of its job."""
         match effect:
             case Launch():
-                await self.launch(effect)
+                self.launch(effect)
             case Warn(members):
                 await asyncio.gather(*(guarded("warn a member", self._warn(m)) for m in members))
             case Halt():
@@ -62,11 +67,25 @@ class Gangs:
             case Record():
                 self.read(effect)
             case Discard(job):
-                await self.discard(job)
+                self.discard(job)
 
-    async def launch(self, effect: Launch) -> None:
+    def _do(self, work: Work) -> None:
+        """Have it done in the background, as the disk takes what time it will; once at a time.
+
+        What comes to nothing planning asks for again.
+        """
+        does, ref = work
+        if work not in self._busy:
+            done = guarded(f"{does.__name__.strip('_')} of {ref.name}", does(self, ref))
+            self._busy[work] = asyncio.create_task(done)
+            self._busy[work].add_done_callback(lambda _: self._busy.pop(work))
+
+    def launch(self, effect: Launch) -> None:
         """Start the members of a gang, all at once; a refusal is told to planning as an end."""
-        attempt = self.world.get(CONTROL, Attempt, effect.attempt)
+        self._do((Gangs._launch, effect.attempt))
+
+    async def _launch(self, ref: Ref) -> None:
+        attempt = self.world.get(CONTROL, Attempt, ref)
         job = self._job(attempt) if attempt else None
         if attempt is None or job is None:
             return
@@ -188,15 +207,12 @@ class Gangs:
         return next(each for each in stored if isinstance(each, Attempt))
 
     def read(self, effect: Record) -> None:
-        """Read a checkpoint in the background; an older reading of the same job is let go."""
-        if effect.job in self._reading:
-            self._reading[effect.job].cancel()
-        work = guarded(f"checkpoint of {effect.job.name}", self._read(effect))
-        self._reading[effect.job] = asyncio.create_task(work)
+        """Read what an attempt calls a checkpoint; what it names meanwhile is read after it."""
+        self._do((Gangs._read, effect.attempt))
 
-    async def _read(self, effect: Record) -> None:
-        attempt = self.world.get(CONTROL, Attempt, effect.attempt)
-        job = self.world.get(CONTROL, Job, effect.job)
+    async def _read(self, ref: Ref) -> None:
+        attempt = self.world.get(CONTROL, Attempt, ref)
+        job = self._job(attempt) if attempt else None
         if attempt is None or job is None:
             return
         name, saves = attempt.status.claim, self.tools.saves
@@ -206,7 +222,9 @@ class Gangs:
             await self._refuse(job, name, error)
         else:
             await self._keep(job, attempt, found)
-        self._reading.pop(effect.job, None)
+        now = self.world.get(CONTROL, Attempt, ref)
+        if now and now.status.claim != name:
+            await self._read(ref)
 
     async def _keep(self, job: Job, attempt: Attempt, found: Checkpoint) -> None:
         """Write a good checkpoint down, and let go of those that are too many."""
@@ -238,10 +256,13 @@ class Gangs:
         told = self._event(job, "checkpoint.refused", values)
         await self.world.commit(CONTROL, [changed], events=[told])
 
-    async def discard(self, ref: Ref) -> None:
+    def discard(self, ref: Ref) -> None:
         """Remove what a job has on the disk; then nothing of it is kept any more."""
+        self._do((Gangs._discard, ref))
+
+    async def _discard(self, ref: Ref) -> None:
         job = self.world.get(CONTROL, Job, ref)
-        if job is None:
+        if job is None or job.deleted_at is None:
             return
         await asyncio.to_thread(self.tools.saves.forget, job)
         attempts = self.world.list(CONTROL, "attempt").values()

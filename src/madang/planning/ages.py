@@ -40,7 +40,8 @@ def _stamps(resource: AnyResource) -> frozenset[float]:
         status = resource.status
         return frozenset({status.since, status.started_at or 0.0, status.ready_at or 0.0})
     if isinstance(resource, Attempt):
-        return frozenset({resource.status.since, resource.status.started_at})
+        told = resource.status
+        return frozenset({told.since, told.started_at, told.claimed_at})
     if isinstance(resource, Job | Node):
         return frozenset({resource.status.since})
     if isinstance(resource, Accelerator):

@@ -27,6 +27,8 @@ GRACE_TIMES = 2.0
 """More than that where so many times the last step and checkpoint take longer."""
 BROKEN_GRACE_S = 2.0
 """The same where a rank is gone: what the others had together can't be saved any more."""
+AGAIN_S = 60.0
+"""What is asked of the disk and brings nothing for so long is asked for again."""
 
 STUCK_S = 60.0
 """So long after an accelerator was lost a job waits for what hangs on it."""
@@ -69,8 +71,19 @@ def wake_s(attempt: Attempt, snapshot: Snapshot) -> float | None:
     if status.phase is P.STOPPING:
         limit_s = START_PATIENCE_S + grace_s(attempt)
         return max(limit_s - snapshot.age_s(attempt.uid, status.since), 1.0)
-    lost = any(place.node not in snapshot.seen.nodes for place in status.places)
-    return 1.0 if is_undecided(attempt, snapshot) else 5.0 if lost else None
+    if is_undecided(attempt, snapshot):
+        return 1.0
+    if any(place.node not in snapshot.seen.nodes for place in status.places):
+        return 5.0
+    return read_in_s(attempt, snapshot) or None
+
+
+def read_in_s(attempt: Attempt, snapshot: Snapshot) -> float:
+    """Return for how many seconds yet its claim may take to be read; 0: nobody does it."""
+    status = attempt.status
+    if not status.claim or status.claim_term != snapshot.term:
+        return 0.0
+    return max(0.0, AGAIN_S - snapshot.age_s(attempt.uid, status.claimed_at))
 
 
 def processes(attempt: Attempt, snapshot: Snapshot) -> Iterator[tuple[Holding, Process | None]]:

@@ -10,7 +10,7 @@ from typing import Any
 from madang.errors import Value
 from madang.planning.action import Action, Discard, Launch, Record, Verb
 from madang.planning.ask import Refused
-from madang.planning.attempts import ask_to_save, end, is_over, newest_claim
+from madang.planning.attempts import AGAIN_S, ask_to_save, end, is_over, newest_claim, read_in_s
 from madang.planning.blame import ASKED_ITSELF, Blame
 from madang.planning.cadence import lost_s
 from madang.planning.fix import smallest_fix
@@ -96,10 +96,24 @@ def _take_down(task: Task, snapshot: Snapshot) -> Iterator[Action]:
     for attempt in task.living:
         if attempt.status.phase is not AttemptPhase.STOPPING:
             yield end(attempt, snapshot, Blame(Outcome.CANCELLED, reason))
-    if not task.living and task.job.status.clearing != snapshot.term:
-        clearing: Job = task.job.with_status(clearing=snapshot.term)
+    if not task.living and _cleared_in_s(task.job, snapshot) <= 0:
+        clearing: Job = task.job.with_status(clearing=snapshot.term, since=snapshot.now)
         effect = Discard(task.job.ref)
         yield Action(Verb.CLEAR_JOB, task.job, reason, (clearing,), effect=effect)
+
+
+def _cleared_in_s(job: Job, snapshot: Snapshot) -> float:
+    """Return for how many seconds yet its files may take to be removed; 0: nobody does it."""
+    if job.status.clearing != snapshot.term:
+        return 0.0
+    return max(0.0, AGAIN_S - snapshot.age_s(job.uid, job.status.since))
+
+
+def wake_s(job: Job, snapshot: Snapshot) -> float | None:
+    """Return the seconds until time alone would change what is planned for it."""
+    if job.deleted_at is not None:
+        return _cleared_in_s(job, snapshot) or None
+    return retry_s(job, snapshot)
 
 
 def _watch(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
@@ -130,8 +144,7 @@ def _leaves(job: Job, snapshot: Snapshot) -> Blame | None:
 
 def _is_reading(job: Job, attempt: Attempt, snapshot: Snapshot) -> bool:
     """Tell whether a folder that it calls a checkpoint is being read."""
-    status = attempt.status
-    return status.claim_term == snapshot.term and status.claim not in _known(job)
+    return attempt.status.claim not in _known(job) and read_in_s(attempt, snapshot) > 0
 
 
 def _known(job: Job) -> set[str]:
@@ -150,7 +163,9 @@ def _record(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
     claim = newest_claim(attempt, snapshot)
     if _is_reading(job, attempt, snapshot) or claim in _known(job):
         return
-    asked: Attempt = attempt.with_status(claim=claim, claim_term=snapshot.term)
+    asked: Attempt = attempt.with_status(
+        claim=claim, claim_term=snapshot.term, claimed_at=snapshot.now
+    )
     reason = Reason(code="checkpoint.named", values={"checkpoint": claim})
     # About the job: of what a plan does to an attempt, only the last is carried out.
     effect = Record(job.ref, attempt.ref)

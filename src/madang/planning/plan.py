@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from madang.planning import attempts
+from madang.planning import attempts, jobs
 from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
 from madang.planning.fencing import plan_accelerators
 from madang.planning.fencing import wake_s as fencing_wake_s
@@ -14,7 +14,6 @@ from madang.planning.jobs import Task, plan_job, tasks
 from madang.planning.layout import Layout
 from madang.planning.memo import Memo
 from madang.planning.moving import plan_moves
-from madang.planning.queue import retry_s
 from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
@@ -150,6 +149,6 @@ def _claim(action: Action, touched: set[str]) -> bool:
 def _wake_s(snapshot: Snapshot) -> float | None:
     times = [wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
     times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.living]
-    times += [retry_s(job, snapshot) for job in snapshot.open_jobs]
+    times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs]
     times.append(fencing_wake_s(snapshot))
     return min((due for due in times if due is not None and due > 0), default=None)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import madang.job
-from madang.errors import Rejected, Value
+from madang.errors import Rejected, Unavailable, Value
 from madang.registry import volumes
 from madang.resources.attempt import Attempt
 from madang.resources.job import Checkpoint, Job
@@ -105,8 +105,12 @@ class FileSaves:
                     shutil.rmtree(found.path, ignore_errors=True)
 
     def forget(self, job: Job) -> None:
-        """Remove all that was the job's own."""
-        shutil.rmtree(self._root / job.uid, ignore_errors=True)
+        """Remove all that was the job's own; raises `Unavailable` where something is left."""
+        root = self._root / job.uid
+        _open_up(root)
+        shutil.rmtree(root, ignore_errors=True)
+        if os.path.lexists(root):
+            raise Unavailable("job.files-left", job.name, folder=str(root))
 
     @contextmanager
     def _folder(self, job: Job, name: str) -> Iterator[int]:
@@ -123,6 +127,14 @@ class FileSaves:
             yield fd
         finally:
             os.close(fd)
+
+
+def _open_up(root: Path) -> None:
+    """Let what its owner has closed to itself be removed; nothing of the job runs any more."""
+    for folder, names, _ in os.walk(root):
+        for found in (Path(folder) / name for name in names):
+            if not found.is_symlink():
+                found.chmod(0o700)
 
 
 def _bad(name: str, what: str, **values: Value) -> Rejected:

@@ -86,7 +86,9 @@ class AttemptStatus(Condition):
     claim: str = ""
     """The folder that it calls a checkpoint and that is being read;"""
     claim_term: int = 0
-    """by the control of this term."""
+    """by the control of this term,"""
+    claimed_at: float = 0.0
+    """since then."""
     grace_s: float = 0.0
     """So long it has to save since it was asked to; 0: it was not."""
     asked_term: int = 0

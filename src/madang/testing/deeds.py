@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import Message
 
 from madang.api.desk import Desk
+from madang.resources.attempt import Attempt, AttemptPhase, member_uid
 from madang.resources.replica import HOLDING
 from madang.resources.resource import AnyResource
 from madang.resources.rights import CONTROL
@@ -44,7 +45,10 @@ class Deed:
     body: Any = None
     app: str = "api"
     """Who is asked: `api`; `internal`, the gateways' door. Nobody: `node`, a process ends by
-    itself; `home`, the operator's key file was lost before the start."""
+    itself, a rank of a job if there is one; `home`, the operator's key file was lost before the
+    start."""
+    exit_code: int = -9
+    """How what ends by itself does."""
     known: bool = False
     """An earlier deed takes the same steps: it is done, and need not be tried."""
 
@@ -57,6 +61,16 @@ def service(name: str, model: str, scale: int) -> Deed:
     }  # fmt: skip
     title = f"apply {name} {model} x{scale}"
     return Deed(title, "POST", "/api/v1/apply", {"documents": [document]})
+
+
+def job(name: str, *, cancel: bool = False) -> Deed:
+    """Return a submission of a job, or its cancelling."""
+    document = {
+        "kind": "job", "name": name, "command": ["train"], "cancel": cancel,
+        "needs": {"accelerator": "nvidia", "memory": "1GB"},
+    }  # fmt: skip
+    body = {"documents": [document]}
+    return Deed(f"{'cancel' if cancel else 'submit'} {name}", "POST", "/api/v1/apply", body)
 
 
 def model(name: str, script: str) -> Deed:
@@ -88,6 +102,12 @@ DEEDS: tuple[Deed, ...] = (
     delete("service", "bad"),
     delete("service", "bot"),
     delete("model", "tiny"),
+    job("train"),
+    Deed("a rank is killed", app="node"),
+    job("train", cancel=True),
+    delete("job", "train"),
+    replace(job("eval"), known=True),
+    Deed("a rank is done", app="node", exit_code=0),
 )
 
 
@@ -161,6 +181,12 @@ def state(desk: Desk, node: LastingNode) -> dict[str, Any]:
             [r.spec.service, r.spec.revision, r.status.phase, len(r.status.accelerators)]
             for r in kept("replica")
         ),
+        "jobs": {j.name: [j.status.phase, j.spec.cancel] for j in kept("job")},
+        "attempts": sorted(
+            [a.spec.job, a.status.phase, sum(len(p.accelerators) for p in a.status.places)]
+            for a in kept("attempt")
+            if isinstance(a, Attempt) and a.status.phase is not AttemptPhase.ENDED
+        ),
         "running": len(node.processes),
         "revisions": sorted([r.name, r.status.phase] for r in kept("revision")),
         "builds": sorted([b.spec.digest, b.status.verdict] for b in kept("build")),
@@ -179,7 +205,14 @@ def wrong(desk: Desk, node: LastingNode, events: Sequence[Any]) -> list[str]:
     """Return what must not be, once nothing moves any more: each as `doubled: …` or `leaked: …`."""
     found = [f"doubled: {each}" for each in node.wrong]
     replicas = {r.uid: r for r in desk.world.list(CONTROL, "replica").values()}
+    attempts = [a for a in desk.world.list(CONTROL, "attempt").values() if isinstance(a, Attempt)]
     holding = {uid: r.status.epoch for uid, r in replicas.items() if r.status.phase in HOLDING}
+    holding |= {
+        member_uid(attempt, member): attempt.spec.number
+        for attempt in attempts
+        for member, place in enumerate(attempt.status.places)
+        if place.accelerators
+    }
     running = {p.uid: p.epoch for p in node.processes.values() if p.state == "running"}
     found += [f"leaked: {uid} runs for nobody" for uid in running.keys() - holding.keys()]
     found += [f"leaked: {uid} holds without running" for uid in holding.keys() - running.keys()]
@@ -189,6 +222,7 @@ def wrong(desk: Desk, node: LastingNode, events: Sequence[Any]) -> list[str]:
         if running[uid] != holding[uid]
     ]
     held = Counter(a for r in replicas.values() for a in r.status.accelerators)
+    held.update(name for a in attempts for place in a.status.places for name in place.accelerators)
     found += [f"doubled: {name} is held {count} times" for name, count in held.items() if count > 1]
     told = Counter((e.code, e.uid) for e in events if e.code in _ONCE)
     found += [f"doubled: {code} of {uid}" for (code, uid), count in told.items() if count > 1]
@@ -199,6 +233,7 @@ def wrong(desk: Desk, node: LastingNode, events: Sequence[Any]) -> list[str]:
 _ONCE = frozenset({
     "service.created", "service.delete-asked", "service.deleted", "model.created", "key.created",
     "key.deleted", "build.passed", "build.failed", "revision.created", "endpoint.created",
+    "job.created", "job.delete-asked", "job.deleted", "job.succeeded", "job.cancelled",
 })  # fmt: skip
 """Events that one object has once in its life."""
 

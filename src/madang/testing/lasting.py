@@ -13,13 +13,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from madang.supervisor.protocol import LaunchPlan, Moment, Observation, process_from
+from madang.supervisor.protocol import LaunchPlan, Moment, Observation, Process, process_from
 from madang.testing.node import PaperNode
 
 ANNOUNCE_S = 0.5
 END_S = 0.5
 """How long a process takes to be ready, and to end once it is told to."""
 _replace = os.replace  # ours, whatever a test makes of the module's
+
+
+def is_loading(process: Process) -> bool:
+    """Tell whether it is an engine that has yet to say where it answers; ranks never do."""
+    return process.state == "running" and process.announced is None and not process.ranks
 
 
 class LastingNode(PaperNode):
@@ -79,9 +84,13 @@ class LastingNode(PaperNode):
         self._keep()
         return self.moment
 
-    def crash(self, uid: str) -> None:
-        """Let a process end by itself."""
-        self.end(uid, -9)
+    def crash(self, uid: str, exit_code: int = -9) -> None:
+        """Let a process end by itself, and all its ranks."""
+        at = self.processes[uid].started_at + 1.0
+        ranks = self.processes[uid].ranks
+        ended = tuple(replace(r, pid=0, exit_code=exit_code, ended_at=at) for r in ranks)
+        self.processes[uid] = replace(self.processes[uid], ranks=ended)
+        self.end(uid, exit_code)
         self._keep()
 
     def _resume(self) -> None:
@@ -89,7 +98,7 @@ class LastingNode(PaperNode):
         if not self._resumed:
             self._resumed = True
             for uid, process in self.processes.items():
-                if uid in self.ending or process.announced is None:
+                if uid in self.ending or is_loading(process):
                     self._later(END_S, uid)
 
     def _later(self, seconds: float, uid: str) -> None:
@@ -103,7 +112,7 @@ class LastingNode(PaperNode):
         if uid in self.ending:
             self.ending.discard(uid)
             del self.processes[uid]
-        elif process.state == "running" and process.announced is None:
+        elif is_loading(process):
             announced = {"url": "http://127.0.0.1:9", "pid": process.pid}
             self.processes[uid] = replace(process, announced=announced)
         self._keep()

@@ -45,7 +45,7 @@ from madang.testing.control import Edges, opened
 from madang.testing.deeds import DEEDS, SCRIPTS, Answer, Deed, call, filled, state, unknown_blobs
 from madang.testing.deeds import wrong as wrongs
 from madang.testing.haste import HastyClock, HastyLoop
-from madang.testing.lasting import LastingNode
+from madang.testing.lasting import LastingNode, is_loading
 from madang.traffic.table import Pull
 from madang.verify.subject import Subject
 
@@ -123,7 +123,7 @@ class Life:
         """Ask until it is acknowledged, as a client would."""
         deed, key = self.deed, self.home.admin_key.read_text().strip()
         if deed.app == "node" and self.node.processes:
-            self.node.crash(min(self.node.processes))
+            self.node.crash(min(self.node.processes), deed.exit_code)
         if not deed.method:
             return
         body = filled(deed.body, str(self.home.path.parent))
@@ -148,7 +148,8 @@ class Life:
             snapshot = desk.world.snapshot(CONTROL, desk.observer.seen())
             planned = await asyncio.to_thread(plan, snapshot)
             is_quiet = not planned.actions and planned.wake_s is None
-            if is_quiet and desk.world.tick == tick and self._is_still(desk):
+            going = [job for job in snapshot.jobs.values() if job.deleted_at is not None]
+            if is_quiet and not going and desk.world.tick == tick and self._is_still(desk):
                 return
             if self.loop.time() > until:
                 waits = [a.verb for a in planned.actions] or state(desk, self.node)
@@ -158,7 +159,7 @@ class Life:
     def _is_still(self, desk: Desk) -> bool:
         """Tell whether the node is at rest, and seen as it is."""
         running = self.node.processes
-        waiting = [p for p in running.values() if p.state == "running" and not p.announced]
+        waiting = [p for p in running.values() if is_loading(p)]
         is_seen = dict(desk.observer.seen().processes) == running
         return is_seen and not waiting and not self.node.ending
 

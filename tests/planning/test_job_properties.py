@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from madang.planning.action import assume
+from madang.planning.ages import watched
 from madang.planning.memo import Memo
 from madang.planning.plan import plan
 from madang.resources.attempt import Attempt, AttemptPhase
@@ -123,7 +124,9 @@ class World(RuleBasedStateMachine):
     @rule()
     def control_starts_anew(self) -> None:
         now = self.paper.snapshot
-        self.paper.snapshot = replace(now, term=now.term + 1, ages={})
+        known = [resource for kind in now.kept.values() for resource in kind.values()]
+        ages = watched({}, known, (), now.steady_s)
+        self.paper.snapshot = replace(now, term=now.term + 1, ages=ages)
 
     @rule()
     def turn(self) -> None:

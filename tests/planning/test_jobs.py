@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from madang.planning.action import Action, Halt, Launch, Plan, Record, Verb, Warn
-from madang.planning.attempts import AGAIN_S
 from madang.planning.plan import plan
 from madang.resources.attempt import AttemptPhase, Outcome, member_uid
 from madang.resources.job import Job, JobPhase
@@ -486,24 +485,3 @@ def test_a_job_stops_when_its_volume_is_too_full_and_goes_on_when_that_may_be_la
     paper.put(stored.model_copy(update={"spec": VolumeSpec(size=2 * 10**9)}))
     paper.settle()
     assert now(paper).status.attempt == 2
-
-
-def test_what_the_disk_was_asked_for_in_vain_is_asked_for_again() -> None:
-    paper = running()
-    (first,) = paper.attempts("train")
-    paper.tell(first, 0, step=100, checkpoint="step-100", step_s=0.5)
-    reading = paper.intend()
-    assert [a.verb for a in reading.actions] == [Verb.READ_CHECKPOINT]
-    paper.wait(AGAIN_S - 1)
-    assert not plan(paper.snapshot).actions, "it may take its time"
-    paper.wait(1)
-    assert [a.verb for a in paper.turn().actions] == [Verb.READ_CHECKPOINT]
-    assert [c.name for c in now(paper).status.checkpoints] == ["step-100"]
-    end_all(paper)
-    paper.settle()
-    paper.put(now(paper).model_copy(update={"deleted_at": paper.now}))
-    assert [a.verb for a in paper.intend().actions] == [Verb.CLEAR_JOB]
-    assert plan(paper.snapshot).wake_s == AGAIN_S
-    paper.wait(AGAIN_S)
-    assert [a.verb for a in paper.turn().actions] == [Verb.CLEAR_JOB]
-    assert not paper.snapshot.jobs

@@ -263,6 +263,11 @@ class Client:
         done: Applied = self._json("POST", "apply", body=body)
         return done
 
+    def add_code(self, digest: str, packed: str = "", project: str = "") -> bool:
+        """Send a job's program, or only ask for it; tell whether the server has it now."""
+        body = {"digest": digest, "packed": packed, "project": project or self.project}
+        return bool(self._json("POST", "code", body=body)["known"])
+
     def delete(self, kind: str, name: str) -> Resource:
         """Take it down; returns before it is gone, with what it was."""
         going: Resource = self._json("DELETE", *self._ref(kind, name))

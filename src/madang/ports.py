@@ -275,6 +275,7 @@ class Member:
     checkpoints: str
     """The folder in which they save."""
     cwd: str
+    """Where they start, unless their code lies elsewhere."""
     library: str
     """The folder from which Python takes `madang.job`."""
     checkpoint_every_s: float
@@ -331,6 +332,26 @@ class Volumes(Protocol):
 
     def remove(self, uid: str) -> None:
         """Remove such a folder with all that is in it."""
+
+
+CODE = "/code"
+"""Where a job's program lies in its sandbox."""
+
+
+class Codes(Protocol):
+    """Programs that people send along with jobs. Every call but the first blocks, in a thread."""
+
+    def folder(self, project: str, digest: str) -> Path:
+        """Return where one lies that a project has sent."""
+
+    def has(self, project: str, digest: str) -> bool:
+        """Tell whether the project has sent it."""
+
+    def add(self, project: str, digest: str, packed: str) -> None:
+        """Unpack what was sent; raises `Rejected` for what is not what it says it is."""
+
+    def keep_only(self, named: Collection[tuple[str, str]]) -> None:
+        """Let go of all others that have been there for a while, by project and digest."""
 
 
 class Engine(Protocol):

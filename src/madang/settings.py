@@ -137,6 +137,11 @@ class Home:
         return self.path / "volumes"
 
     @property
+    def codes(self) -> Path:
+        """Programs that were sent along with jobs, by project and digest."""
+        return self.path / "codes"
+
+    @property
     def backups(self) -> Path:
         """Copies of the store taken before each migration."""
         return self.path / "backups"

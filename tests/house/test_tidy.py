@@ -53,6 +53,7 @@ ROOM_LINES_DEFAULT = 1_500
 # supervisor, 1,760: a gang is asked to save before it is stopped. cli, 2,920, for all of these.
 # cli, 3,030, since one answer tells where a job is, what it lost, and why each attempt before has
 # ended, drawn on a terminal of any width, in letters of any width.
+# cli, 3,140, since it packs the program that goes along with a job.
 # stores, 1,500 by default: 2,180, since it holds two databases, and what makes of one home a file
 # and of a file a home, whose state lies in a file or takes the place of what a database held.
 # 2,190, since what resources say has versions of its own.
@@ -62,7 +63,7 @@ ROOM_LINES_DEFAULT = 1_500
 # requests come to two doors, to the gateway byte by byte over its socket.
 ROOM_LINES_MAX = {
     "planning": 5_550, "traffic": 1_500, "control": 2_560, "gateway": 2_000, "supervisor": 1_880,
-    "cli": 3_040, "stores": 2_190, "testing": 4_300,
+    "cli": 3_260, "stores": 2_190, "testing": 4_300,
 }  # fmt: skip
 """Lines that bear code: no blank ones, no comments, no docstrings."""
 

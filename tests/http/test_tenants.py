@@ -200,14 +200,10 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
             Ask("GET", path, R.READ, params={"after": "0"}),
             Ask("GET", path, R.READ, LAB, params={"after": "0", **in_lab}),
         ],
-        ("GET", "/api/v1/event"): [
+        **{("GET", f"/api/v1/{name}"): [
             Ask("GET", path, R.READ),
             Ask("GET", path, R.READ, LAB, params=in_lab),
-        ],
-        ("GET", "/api/v1/declared"): [
-            Ask("GET", path, R.READ),
-            Ask("GET", path, R.READ, LAB, params=in_lab),
-        ],
+        ] for name in ("event", "declared")},
         ("POST", "/api/v1/backup"): [Ask("POST", path, R.OPERATE, site=True)],
         ("POST", "/api/v1/backup/outcome"): [
             Ask("POST", path, R.OPERATE, site=True, body={"what": "drill-failed"})
@@ -218,6 +214,9 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
                 "POST", path, R.WRITE, LAB, also=((R.OPERATE, ""),),
                 body={"name": "tiny", "source": str(town.yard.home.path / "tiny.json"), **in_lab},
             )
+        ],
+        ("POST", "/api/v1/code"): [
+            Ask("POST", path, R.WRITE, LAB, body={"digest": f"sha256:{'0' * 64}", **in_lab})
         ],
         ("POST", "/api/v1/key"): [
             Ask(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from madang.cli.code import pack
 from madang.control.shelf import Shelf
+from madang.registry.codes import FileCodes
 from madang.registry.volumes import FileVolumes
 from madang.resources.rights import CONTROL
 
@@ -31,7 +34,8 @@ async def test_how_full_a_volume_is_is_told_and_its_folder_goes_with_it(yard: Ya
     folder.mkdir(parents=True)
     (folder / "file").write_bytes(bytes(500_000))
     await until(yard, lambda: volume(yard).status.measured_at)
-    await Shelf(yard.desk.world, FileVolumes(yard.home.volumes)).look()
+    folders = FileVolumes(yard.home.volumes), FileCodes(yard.home.codes)
+    await Shelf(yard.desk.world, *folders).look()
     told = (await yard.get("volume/data"))["status"]
     assert (told["used_bytes"] >= 500_000, told["files"]) == (True, 1)
     answer = await yard.client.delete("/api/v1/volume/data")
@@ -48,3 +52,17 @@ async def test_a_volume_stays_while_a_job_that_is_not_over_mounts_it(yard: Yard)
     await yard.apply({**job, "cancel": True})
     await yard.until("job", "train", "cancelled")
     assert (await yard.client.delete("/api/v1/volume/data")).status_code == 200
+
+
+async def test_a_new_job_needs_the_code_that_it_names_to_be_there(yard: Yard) -> None:
+    found = pack(Path(__file__).parent)
+    job = {"kind": "job", "name": "train", "command": "true", "code": found.digest}
+    refused = await yard.apply(job, status=400)
+    assert refused["error"]["code"] == "job.no-code"
+    assert (await yard.apply(job, dry_run=True))["changes"], "it is sent once that is wanted"
+    assert not (await yard.post("code", {"digest": found.digest}))["known"]
+    assert (await yard.post("code", {"digest": found.digest, "packed": found.text}))["known"]
+    assert (await yard.post("code", {"digest": found.digest}))["known"]
+    await yard.apply(job)
+    hostile = {"digest": found.digest[:-1] + "x", "packed": "?"}
+    assert (await yard.post("code", hostile, 400))["error"]["code"] == "api.value"

@@ -93,3 +93,33 @@ def test_only_operators_bring_folders_of_the_machine(running: Yard, lab: Yard) -
     assert "written" not in said
     lab.json("delete", "volume/there")
     assert there.exists()
+
+
+def test_a_program_goes_along_with_its_job_and_cannot_be_changed_there(
+    lab: Yard, tmp_path: Path
+) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "said.py").write_text("TEXT = 'from the package'")
+    (tmp_path / "train.py").write_text(
+        "import os, pathlib\n"
+        "from package.said import TEXT\n"
+        "print(TEXT, os.getcwd())\n"
+        "try:\n    pathlib.Path('more').touch()\n"
+        "except OSError as error:\n    print(error.strerror)\n"
+    )
+    (tmp_path / ".env").write_text("not to be sent")
+    submit = ("submit", "--code", str(tmp_path), "--cores", "0.1", "--follow", "--name")
+    for name in ("first", "second"):
+        done = lab.run(*submit, name, "--", "python3", "train.py")
+        assert done.returncode == 0, done.stdout + done.stderr
+        said = lab.run("logs", f"job/{name}").stdout
+        assert "from the package /code" in said
+        assert "Read-only file system" in said
+    assert lab.get("job", "first")["spec"]["code"] == lab.get("job", "second")["spec"]["code"]
+    assert len(list((lab.home / "codes").glob("*/*"))) == 1
+    assert not list((lab.home / "codes").rglob(".env"))
+    (tmp_path / "madang.yaml").write_text(
+        "{kind: job, name: third, command: python3 train.py, needs: {cores: 0.1}}"
+    )
+    assert lab.run("apply", "-f", str(tmp_path)).returncode == 0
+    lab.until_phase("job", "third", "succeeded")

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from madang.api.desk import AtDesk, Caller, Desk, Project, ref_of
+from madang.control.first import PROJECT
 from madang.errors import NotFound
 from madang.planning.course import Course, course
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.job import Job
-from madang.resources.resource import Ref
+from madang.resources.resource import Frozen, Place, Ref
 from madang.resources.rights import CONTROL
 
 RANKS_MAX = 65_536
@@ -20,6 +22,22 @@ LINES_MAX = 1000
 Lines = Annotated[int, Query(ge=1, le=LINES_MAX)]
 OneRank = Annotated[int | None, Query(ge=0, le=RANKS_MAX)]
 router = APIRouter(prefix="/api/v1")
+
+
+class NewCode(Frozen):
+    """What goes along with jobs: its digest first, and then itself where that is not known."""
+
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    packed: str = Field(default="", max_length=4 << 20)
+    project: Place = ""
+
+
+@router.post("/code")
+async def add_code(who: Caller, desk: AtDesk, asked: NewCode) -> dict[str, Any]:
+    """Take in the program of a job, or tell whether it is there."""
+    project = asked.project or who.project or PROJECT
+    known = await desk.intake.add_code(who, project, asked.digest, asked.packed)
+    return {"digest": asked.digest, "known": known}
 
 
 @router.get("/job/{name}/course")

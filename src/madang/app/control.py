@@ -76,7 +76,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     running += [asyncio.create_task(desk.observer.watch(node)) for node in desk.launchers]
     running += [asyncio.create_task(loop.run()), asyncio.create_task(_tell(home, desk))]
     running.append(asyncio.create_task(desk.notary.run()))
-    running.append(asyncio.create_task(Shelf(world, hands.tools.volumes).run()))
+    running.append(asyncio.create_task(Shelf(world, hands.tools.volumes, hands.tools.codes).run()))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -109,8 +109,6 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.control.tools import Tools
     from madang.engines import program
     from madang.registry.blobs import FileBlobs
-    from madang.registry.saves import FileSaves
-    from madang.registry.volumes import FileVolumes
     from madang.stores.backup import pieces
     from madang.verify.gate import judge
     from madang.verify.identity import who_answers
@@ -132,10 +130,10 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     tidy(world, blobs)
     gateways = Gateways(world, token)
     observer = Observer(world, nodes, gateways, ask)
-    saves, volumes = FileSaves(home.jobs), FileVolumes(home.volumes, numbers)
-    tools = Tools(nodes, plugged, blobs, judge, token, program.launch, saves, volumes)
+    kept = _kept_for_jobs(home, numbers)
+    tools = Tools(nodes, plugged, blobs, judge, token, program.launch, *kept)
     hands = Hands(world, observer, tools)
-    notary, intake = _people(home, world, observer, blobs)
+    notary, intake = _people(home, world, observer, blobs, tools.codes)
 
     def where() -> dict[str, str]:
         return {"api": api, "gateway": _gateway_url(observer.process(GATEWAY))}
@@ -147,7 +145,17 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     return desk, hands
 
 
-def _people(home: Home, world: World, observer: Observer, blobs: Any) -> tuple[Notary, Intake]:
+def _kept_for_jobs(home: Home, numbers: bool) -> tuple[Any, Any, Any]:
+    from madang.registry.codes import FileCodes
+    from madang.registry.saves import FileSaves
+    from madang.registry.volumes import FileVolumes
+
+    return FileSaves(home.jobs), FileVolumes(home.volumes, numbers), FileCodes(home.codes)
+
+
+def _people(
+    home: Home, world: World, observer: Observer, blobs: Any, codes: Any
+) -> tuple[Notary, Intake]:
     """Put together the door for people, and who vouches for what comes through it."""
     from madang.clocks import SystemRandom
     from madang.control.intake import Intake
@@ -162,6 +170,7 @@ def _people(home: Home, world: World, observer: Observer, blobs: Any) -> tuple[N
         lambda source, p: import_model(source, blobs, p),
         SystemRandom(),
         notary.require,
+        codes,
     )
     return notary, intake
 

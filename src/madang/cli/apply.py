@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from madang.answers import Applied
+from madang.cli.code import bring, send
 from madang.cli.documents import Document, blame, read
 from madang.cli.explain import filters
 from madang.cli.options import DEFAULTS, Options
@@ -38,12 +39,14 @@ def apply(
     wait
         Return when the services are ready.
     """
-    documents = read(file)
+    documents, codes = bring(read(file))
     with options.client() as client:
         planned = _applied(client, documents, dry_run=True)
         if not options.json:
             _show(planned)
         if not dry_run:
+            for project, code in codes:
+                send(client, code, project)
             planned = _applied(client, documents, dry_run=False)
         services = _services(planned)
         if wait and not dry_run:

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from madang.answers import Course
+from madang.cli.code import names_a_file, pack, send
 from madang.cli.course import OVER, Series, lines
 from madang.cli.kinds import naming, thing
 from madang.cli.options import DEFAULTS, Options
@@ -54,6 +56,18 @@ class Wanted:
     """Without a step for so long, as 10m, it is started again [default: learnt]."""
     attempts: Annotated[PositiveInt | None, Parameter(show_default=False)] = None
     """So many in all [default: 20]."""
+    mount: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+    """A volume or model, as /data=volume://NAME; may be given several times."""
+    code: Annotated[Path | None, Parameter(show_default=False, negative=())] = None
+    """The folder that goes along [default: this one, if the command names something in it]."""
+    no_code: Annotated[bool, Parameter(negative=())] = False
+    """Take no folder along."""
+
+    def folder(self, command: Sequence[str]) -> Path | None:
+        """Return the folder that goes along."""
+        here = Path()
+        is_named = not self.code and names_a_file(command, here)
+        return None if self.no_code else self.code or (here if is_named else None)
 
     def document(self, command: Sequence[str]) -> dict[str, Any]:
         """Return it as people write it in a file."""
@@ -66,7 +80,7 @@ class Wanted:
             "kind": "job", "name": self.name or _name(command), "command": list(command),
             "needs": _given(needs), "nodes": self.nodes if self.nodes > 1 else None,
             "ranks": self.ranks, "env": dict(map(_variable, self.env)), "after": list(self.after),
-            "resume": _given(resume),
+            "resume": _given(resume), "mounts": dict(map(_variable, self.mount)),
         }  # fmt: skip
         return _given(written)
 
@@ -111,8 +125,12 @@ def submit(
     if not command:
         raise Rejected("job.no-program")
     document = wanted.document(command)
-    name = document["name"]
+    name, folder = document["name"], wanted.folder(command)
     with options.client() as client:
+        if folder is not None:
+            program = pack(folder)
+            send(client, program)
+            document["code"] = program.digest
         planned = client.apply([document], dry_run=False)
         if options.json and not follow:
             show_json(planned)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from madang.control.guard import guarded
@@ -14,7 +16,7 @@ from madang.control.world import World
 from madang.errors import MadangError, Rejected, Unavailable, Value
 from madang.planning.action import Discard, Halt, Launch, Record, Stop, Warn
 from madang.planning.cadence import gang_mtbf_s, interval_s
-from madang.ports import Member
+from madang.ports import CODE, Member
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.event import Event
 from madang.resources.holding import Holding
@@ -99,6 +101,10 @@ class Gangs:
         self.tools.saves.make(job, attempt, self._owner(job))
         for volume in mounted(self.world, job):
             self.tools.volumes.make(volume)
+        work = Path(self.tools.saves.work(job))
+        if job.spec.code and not self.world.encloses and not any(work.iterdir()):
+            code = self.tools.codes.folder(job.project, job.spec.code)
+            shutil.copytree(code, work, dirs_exist_ok=True)
 
     def _owner(self, job: Job) -> int:
         return self.tools.volumes.owner(job.project) if self.world.encloses else 0
@@ -174,7 +180,9 @@ class Gangs:
         )
 
     def _mounts(self, job: Job) -> Iterator[Mount]:
-        """Return where each volume and model lies that a job mounts."""
+        """Return where its code lies, and each volume and model that a job mounts."""
+        if job.spec.code:
+            yield Mount(str(self.tools.codes.folder(job.project, job.spec.code)), CODE)
         for place, written in sorted(job.spec.mounts.items()):
             kind, _, name = written.partition("://")
             if kind == "volume":

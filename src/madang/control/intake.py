@@ -27,7 +27,7 @@ from madang.planning.action import Action
 from madang.planning.memo import Memo
 from madang.planning.preview import Change, follow, misplaced, telling, wish
 from madang.planning.snapshot import Seen
-from madang.ports import Random
+from madang.ports import Codes, Random
 from madang.resources.event import Event
 from madang.resources.job import OVER, Job, JobSpec
 from madang.resources.kinds import KINDS, WRITABLE
@@ -84,6 +84,7 @@ class Intake:
         load: Import,
         random: Random,
         vouched: Callable[[], None],
+        codes: Codes,
     ) -> None:
         self.world = world
         self.seen = seen
@@ -91,6 +92,7 @@ class Intake:
         self.random = random
         self.vouched = vouched
         """Raises `Unavailable` while the audit records can't be vouched for."""
+        self.codes = codes
         self._keys = Keys(world)
         self._memo: Memo | None = None
         """Kept between previews; one under way, which may go on when it is given up, has it."""
@@ -192,8 +194,27 @@ class Intake:
             raise Conflict("place.holds-higher", wrong.subject, by=wrong.by, count=wrong.count)
         applied = Applied(tuple(changes), telling(planned, changes))
         if not dry_run:
+            for change in changes:
+                self._check_code(change)
             await self._write(who, applied, versions)
         return applied
+
+    def _check_code(self, change: Change) -> None:
+        """Refuse a new job whose code nobody has sent."""
+        job = change.resource
+        digest = job.spec.code if isinstance(job, Job) and change.what == "create" else ""
+        if digest and not self.codes.has(job.project, digest):
+            raise Rejected("job.no-code", f"job/{job.name}", digest=digest)
+
+    async def add_code(self, who: Principal, project: str, digest: str, packed: str) -> bool:
+        """Take a program in that comes along with a job; tell whether it is there now."""
+        subject = f"project/{project}"
+        allow_write(who, "job", project, subject)
+        self._need(Project, Ref(project, project.partition("/")[2]), subject, ())
+        if packed and not self.codes.has(project, digest):
+            async with self._imports:
+                await asyncio.to_thread(self.codes.add, project, digest, packed)
+        return self.codes.has(project, digest)
 
     async def _write(
         self, who: Principal, applied: Applied, versions: Mapping[Ref, ModelVersion]

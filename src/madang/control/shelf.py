@@ -1,4 +1,4 @@
-"""What jobs keep beyond themselves: how full each volume is, and its end once nobody names it."""
+"""What jobs keep beyond themselves, and its end once nobody names it: volumes, and code."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from madang.control.gangs import mounted
 from madang.control.guard import guarded
 from madang.control.world import World
 from madang.errors import Conflict
-from madang.ports import Volumes
+from madang.ports import Codes, Volumes
 from madang.resources.job import OVER, Job
-from madang.resources.resource import Ref
 from madang.resources.rights import CONTROL
 from madang.resources.volume import Volume
 
@@ -24,11 +23,12 @@ NOTED_BYTES = 1 << 20
 
 
 class Shelf:
-    """Looks after the folders of volumes."""
+    """Looks after the folders of volumes and of code."""
 
-    def __init__(self, world: World, volumes: Volumes) -> None:
+    def __init__(self, world: World, volumes: Volumes, codes: Codes) -> None:
         self.world = world
         self.volumes = volumes
+        self.codes = codes
         self._measured: dict[str, tuple[float, bool]] = {}
         """By uid, when (monotonic), and whether a job mounted it then."""
 
@@ -42,23 +42,21 @@ class Shelf:
 
     async def look(self) -> None:
         """Remove the folders of volumes that are gone, and measure those that may have changed."""
+        jobs = [j for j in self.world.list(CONTROL, "job").values() if isinstance(j, Job)]
+        named = {(job.project, job.spec.code) for job in jobs if job.spec.code}
+        await asyncio.to_thread(self.codes.keep_only, named)
         kept = await asyncio.to_thread(self.volumes.kept)
         volumes = [v for v in self.world.list(CONTROL, "volume").values() if isinstance(v, Volume)]
         for uid in {*kept} - {volume.uid for volume in volumes}:
             await asyncio.to_thread(self.volumes.remove, uid)
-        used = set(self._used())
+        living = (job for job in jobs if job.status.phase not in OVER)
+        used = {volume.ref for job in living for volume in mounted(self.world, job)}
         for volume in volumes:
             is_used, now = volume.ref in used, self.world.clock.monotonic()
             at, was_used = self._measured.get(volume.uid, (None, False))
             if at is None or (is_used and now - at >= MEASURE_S) or (was_used and not is_used):
                 self._measured[volume.uid] = now, is_used
                 await self._measure(volume, is_used)
-
-    def _used(self) -> list[Ref]:
-        """Return the volumes that jobs mount which are not over."""
-        jobs = self.world.list(CONTROL, "job").values()
-        living = [j for j in jobs if isinstance(j, Job) and j.status.phase not in OVER]
-        return [volume.ref for job in living for volume in mounted(self.world, job)]
 
     async def _measure(self, volume: Volume, is_used: bool) -> None:
         used_bytes, files = await asyncio.to_thread(self.volumes.measure, volume)

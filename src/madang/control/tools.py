@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from madang.control.thinking import outlook_apart
 from madang.planning.forecast import Question
 from madang.planning.placement.outlook import Outlook
-from madang.ports import Blobs, Engine, Launcher, Member, Saves, Volumes
+from madang.ports import Blobs, Codes, Engine, Launcher, Member, Saves, Volumes
 from madang.resources.revision import Check
 from madang.supervisor.protocol import LaunchPlan
 from madang.verify.subject import Subject
@@ -33,5 +33,6 @@ class Tools:
     """How the ranks of a gang are started on one node."""
     saves: Saves
     volumes: Volumes
+    codes: Codes
     think: Callable[[Question], Outlook | None] = outlook_apart
     """Blocks, in a thread."""

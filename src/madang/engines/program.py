@@ -6,7 +6,7 @@ elastic launcher), so that a program written for it runs unchanged.
 
 from __future__ import annotations
 
-from madang.ports import Member
+from madang.ports import CODE, Member
 from madang.supervisor.protocol import LaunchPlan, Patience, RankPlan, Sandbox
 
 BASE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
@@ -37,7 +37,7 @@ def launch(member: Member) -> LaunchPlan:
         epoch=member.attempt.spec.number,
         argv=spec.command,
         env=shared,
-        cwd=spec.workdir or member.cwd,
+        cwd=spec.workdir or (CODE if spec.code and member.is_enclosed else member.cwd),
         accelerators=member.accelerators,
         progress=member.progress,
         patience=Patience(FIRST_STEP_S, STALL_LEAST_S, STALL_STEPS, stall_s or 0.0),

@@ -100,6 +100,8 @@ class JobSpec(Frozen):
     """By variable, the secret whose text it gets."""
     mounts: dict[Folder, Source] = Field(default_factory=dict, max_length=32)
     """By folder, the volume or model that lies there."""
+    code: Annotated[str, Field(max_length=71, pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    """The program that was sent along, by digest: in a sandbox it lies read-only at /code."""
     workdir: FolderOrNone = ""
     """Where it starts; empty: where its code lies, or else an empty folder."""
     resume: Resume = Resume()

@@ -36,6 +36,7 @@ from madang.planning.reprice import reprice
 from madang.planning.snapshot import Probed
 from madang.ports import Clock, Found, Launcher
 from madang.registry.blobs import FileBlobs
+from madang.registry.codes import FileCodes
 from madang.registry.importing import import_model
 from madang.registry.saves import FileSaves
 from madang.registry.volumes import FileVolumes
@@ -86,7 +87,8 @@ async def opened(home: Home, edges: Edges) -> AsyncIterator[Desk]:
         await prepare(world, [Hardware(NODE, edges.found)], home.admin_key, SystemRandom())
         tidy(world, blobs)
         desk, hands = _wired(home, world, edges, fake, blobs)
-        loop, shelf = Loop(world, desk.observer, hands), Shelf(world, hands.tools.volumes)
+        loop = Loop(world, desk.observer, hands)
+        shelf = Shelf(world, hands.tools.volumes, hands.tools.codes)
         tasks += [asyncio.create_task(desk.observer.watch(NODE)), asyncio.create_task(loop.run())]
         tasks += [asyncio.create_task(desk.notary.run()), asyncio.create_task(shelf.run())]
         await desk.observer.first_look()
@@ -105,16 +107,17 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     launchers = {NODE: edges.node}
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
+    codes = FileCodes(home.codes)
     tools = Tools(
         launchers, {"fake": fake}, blobs, edges.judge, token, program.launch,
-        FileSaves(home.jobs), FileVolumes(home.volumes), reprice,
+        FileSaves(home.jobs), FileVolumes(home.volumes), codes, reprice,
     )  # fmt: skip
     notary = Notary(
         world, Signer(edges.seed), HeadsFile(edges.heads or audit_heads(home, {})), Kept(home)
     )
     intake = Intake(
         world, observer.seen, lambda source, told: import_model(source, blobs, told),
-        SystemRandom(), notary.require,
+        SystemRandom(), notary.require, codes,
     )  # fmt: skip
     keys, backups = Keys(world), Backups(world, home, partial(pieces, world.store, home))
     desk = Desk(

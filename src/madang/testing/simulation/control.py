@@ -23,6 +23,7 @@ from madang.planning.action import Plan
 from madang.planning.reprice import reprice
 from madang.planning.snapshot import Probed
 from madang.ports import Found
+from madang.registry.codes import FileCodes
 from madang.registry.saves import FileSaves
 from madang.registry.volumes import FileVolumes
 from madang.resources.model import ModelVersion
@@ -103,12 +104,13 @@ class Control:
         self.gateways = Gateways(world, token)
         self.observer = Observer(world, launchers, self.gateways, self._ask)
         files: Any = Files()
+        codes = FileCodes(history.home / "codes")
         tools = Tools(
             launchers, {"fake": self.fake}, files, self._judge, token, program.launch,
-            FileSaves(history.home / "jobs"), FileVolumes(history.home / "volumes"), reprice,
+            FileSaves(history.home / "jobs"), FileVolumes(history.home / "volumes"), codes, reprice,
         )  # fmt: skip
         hands = Hands(world, self.observer, tools)
-        self.intake = Intake(world, self.observer.seen, load, history.random, lambda: None)
+        self.intake = Intake(world, self.observer.seen, load, history.random, lambda: None, codes)
         parts = [self.observer.watch(name) for name in launchers]
         parts.append(world.until_superseded())
         for part in (*parts, Watched(self, hands).run()):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import Yard, is_alive, kill
+from .conftest import Yard, kill
 
 pytestmark = pytest.mark.story
 
@@ -22,7 +23,7 @@ rank, state = int(os.environ["RANK"]), 1
 if run.resume_from:
     state = int(pathlib.Path(run.resume_from, "state").read_text())
 for step in run.steps():
-    time.sleep(0.05)
+    time.sleep(0.2)
     state = (state * 6364136223846793005 + step) % 2**64
     run.step(step, loss=1 / step)
     if run.should_save(step) and rank == 0:
@@ -42,12 +43,14 @@ def end() -> str:
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> str:
+def program(tmp_path: Path) -> Path:
+    """Return a program that goes along with its job, under a name that no other process has."""
     import madang.job
 
     (tmp_path / "job.py").write_text(Path(madang.job.__file__).read_text())
-    (tmp_path / "train.py").write_text(TRAIN)
-    return str(tmp_path / "train.py")
+    found = tmp_path / f"train-{secrets.token_hex(4)}.py"
+    found.write_text(TRAIN)
+    return found
 
 
 def submit(yard: Yard, *arguments: str) -> None:
@@ -61,7 +64,7 @@ def course(yard: Yard, name: str) -> Any:
     return yard.get("job", name)["status"]
 
 
-def ranks(program: str) -> list[int]:
+def ranks(program: Path) -> list[int]:
     """Return the processes that run this program, whoever started them."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -69,15 +72,16 @@ def ranks(program: str) -> list[int]:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[0].endswith(b"python3") and program.encode() in words:
+        if words[0].endswith(b"python3") and program.name.encode() in words:
             found.append(int(process.name))
     return sorted(found)
 
 
 def test_a_job_outlives_a_killed_rank_and_a_killed_control_and_ends_the_same(
-    running: Yard, program: str
+    running: Yard, program: Path
 ) -> None:
-    submit(running, "--name", "train", "--ranks", "2", "--", "python3", program)
+    folder = ("--code", str(program.parent))
+    submit(running, "--name", "train", "--ranks", "2", *folder, "--", "python3", program.name)
     running.until("a checkpoint is kept", lambda: bool(course(running, "train")["checkpoints"]))
     control, alive = running.pid("control"), ranks(program)
     assert len(alive) == 2
@@ -100,20 +104,31 @@ def test_a_job_outlives_a_killed_rank_and_a_killed_control_and_ends_the_same(
     assert list((running.home / "jobs").iterdir()) == [], "nothing of it is left on the disk"
 
 
+def shells(mark: str) -> list[int]:
+    """Return the shells that were given this word."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"sh") and mark.encode() in words:
+            found.append(int(process.name))
+    return found
+
+
 def test_a_cancelled_job_leaves_no_process_however_it_hides(running: Yard, tmp_path: Path) -> None:
-    hider = tmp_path / "hide.sh"
-    hider.write_text(
+    mark = f"hides-{secrets.token_hex(4)}"
+    (tmp_path / "hide.sh").write_text(
         "trap '' TERM HUP\n"
-        "(setsid nohup env -i /bin/sh -c 'trap \"\" TERM HUP; echo $$ >'$1'/pid; "
-        "while :; do sleep 1; done' &)\n"
+        "(setsid nohup env -i /bin/sh -c 'trap \"\" TERM HUP; while :; do sleep 1; done' $1 &)\n"
         "while :; do sleep 1; done\n"
     )
-    submit(running, "--name", "hide", "--", "sh", str(hider), str(tmp_path))
-    running.until("it hides", (tmp_path / "pid").exists)
-    hidden = int((tmp_path / "pid").read_text())
+    submit(running, "--name", "hide", "--code", str(tmp_path), "--", "sh", "hide.sh", mark)
+    running.until("it hides", lambda: len(shells(mark)) == 2)
     running.json("cancel", "job/hide")
     running.until_phase("job", "hide", "cancelled")
-    assert not is_alive(hidden)
+    assert shells(mark) == []
     assert "is over" not in running.run("explain", "job/hide").stdout
     running.json("delete", "job/hide")
 
@@ -139,7 +154,7 @@ def test_a_missing_module_is_named_as_the_cause_with_the_last_lines(running: Yar
 
 
 def test_one_job_comes_after_another(running: Yard) -> None:
-    submit(running, "--name", "first", "--", "sleep", "2")
+    submit(running, "--name", "first", "--", "sleep", "15")
     submit(running, "--name", "second", "--after", "first", "--", "true")
     told = running.run("explain", "job/second").stdout
     assert "job/first" in told or "comes after job first" in told

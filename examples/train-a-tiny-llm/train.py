@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ except ImportError:  # the file alone, as Madang lays it beside a job
 
 BATCH = 16
 """Windows of the text that one rank learns from at once."""
-RATE, RATE_LEAST, WARM_UP = 2e-3, 0.1, 20
+RATE, RATE_LEAST, WARM_UP = 3e-3, 0.1, 20
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -119,6 +120,15 @@ def agree_on_start(run: job.Run) -> None:
         sys.exit("the ranks do not see the same checkpoints")
 
 
+def hand_on(checkpoint: Path, folder: Path) -> None:
+    """Copy a checkpoint to where others find it, whole or not at all."""
+    new, place = folder / f".{checkpoint.name}", folder / checkpoint.name
+    for old in (new, place):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(checkpoint, new)
+    new.rename(place)
+
+
 def main() -> None:
     """Train to the last step, or until asked to stop."""
     reader = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -127,6 +137,7 @@ def main() -> None:
     reader.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
     reader.add_argument("--window", type=int, default=128, help="tokens that are seen together")
     reader.add_argument("--seed", type=int, default=7)
+    reader.add_argument("--out", type=Path, help="where the last checkpoint is copied to")
     asked = reader.parse_args()
     torch.set_num_threads(1)
     run = job.start(asked.steps, save_every_steps=asked.save_every)
@@ -152,8 +163,11 @@ def main() -> None:
     distributed.barrier()
     distributed.destroy_process_group()
     run.done()
-    if run.rank == 0 and run.resumed_step < run.total and run.saved != f"step-{run.total:06d}":
+    last = run.checkpoints / f"step-{run.total:06d}"
+    if run.rank == 0 and run.resumed_step < run.total and run.saved != last.name:
         sys.exit("the last step is done, and there was no room to keep it")
+    if run.rank == 0 and asked.out:
+        hand_on(last, asked.out)
 
 
 if __name__ == "__main__":

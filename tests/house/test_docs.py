@@ -9,10 +9,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-import yaml
 
 from madang import errors, messages
-from madang.cli import fleet
+from madang.cli import documents, fleet
 from madang.control.first import PROJECT
 from madang.registry.inspect import inspect
 from madang.resources.manifest import read
@@ -77,10 +76,8 @@ def test_a_broken_link_is_noticed(tmp_path: Path) -> None:
 def test_an_example_can_be_applied_and_says_what_it_shows(example: str) -> None:
     text = (ROOT / example).read_text(encoding="utf-8")
     assert text.startswith("# ")
-    documents = list(yaml.safe_load_all(text))
-    assert documents
-    for document in documents:
-        assert read(document, PROJECT).kind == document["kind"]
+    for document in documents.read(str(ROOT / example)):
+        assert read(document.value, PROJECT).kind == document.value["kind"]
 
 
 @pytest.mark.parametrize(("example", "nodes"), [("korea", 40), ("openb", 1213)])

@@ -52,14 +52,11 @@ def gang_mtbf_s(accelerators: int, faults: int = 0, run_s: float = 0.0) -> float
 def lost_s(job: Job, attempt: Attempt, ended_at: float) -> float:
     """Return how many seconds of an attempt brought nothing that lasts.
 
-    Work since the last good checkpoint has to be done again, and so has all that is no step. How
-    long a step takes is measured roughly; when a checkpoint was written, is known.
+    That is all that it did after its last good checkpoint, which has to be done again; all that it
+    did at all where there is none.
     """
     status = attempt.status
     if status.outcome is Outcome.SUCCEEDED:
         return 0.0
-    saved = max((c.step for c in job.status.checkpoints), default=0)
-    steps = max(0, saved - attempt.spec.first_step)
     own = (c.at for c in job.status.checkpoints if c.attempt == attempt.spec.number)
-    since_s = ended_at - max(own, default=status.started_at)
-    return max(0.0, since_s, ended_at - status.started_at - steps * status.step_s)
+    return max(0.0, ended_at - max(own, default=status.started_at))

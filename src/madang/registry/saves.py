@@ -45,6 +45,8 @@ class FileSaves:
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").touch()
         shutil.copyfile(madang.job.__file__, package / "job.py")
+        for path in (package.parent, package, *package.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # any number reads it where it is mounted
 
     def library(self, job: Job) -> str:
         """Return the folder from which a job's Python takes `madang.job`."""

@@ -95,7 +95,8 @@ class FileVolumes:
 
 def _entries(root: Path) -> Iterator[os.stat_result]:
     """Return every file and folder below one, on its own file system; links are what they are."""
-    for _, below, names, fd in os.fwalk(root):
-        for name in (*below, *names):
-            with suppress(OSError):
-                yield os.stat(name, dir_fd=fd, follow_symlinks=False)
+    with suppress(FileNotFoundError):  # of the first folder alone: below it, what is gone is passed
+        for _, below, names, fd in os.fwalk(root):
+            for name in (*below, *names):
+                with suppress(OSError):
+                    yield os.stat(name, dir_fd=fd, follow_symlinks=False)

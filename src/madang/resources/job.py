@@ -6,13 +6,13 @@ import shlex
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
 
 from madang.errors import Unfit
 from madang.resources.place import Grade
 from madang.resources.quantity import Duration
 from madang.resources.resource import Condition, Frozen, Name, Reason, Resource
-from madang.resources.service import Needs
+from madang.resources.service import Needs, NotYet
 
 NODES_MAX = 1024
 RANKS_MAX = 64
@@ -46,13 +46,19 @@ Folder = Annotated[str, Field(max_length=512, pattern=r"^/[^\x00]*$")]
 Source = Annotated[str, Field(max_length=256, pattern=r"^(volume|model)://[^/\x00]+$")]
 
 
+def _own_folder(written: str) -> str:
+    if written:
+        raise NotYet("value.no-folder-yet")
+    return written
+
+
 class Resume(Frozen):
     """How it goes on after an attempt has ended before its time."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    source: FolderOrNone = Field(default="", alias="from")
-    """The mounted folder that has its checkpoints; empty: the job's own."""
+    source: Annotated[FolderOrNone, AfterValidator(_own_folder)] = Field(default="", alias="from")
+    """The folder that has its checkpoints; for now always the job's own."""
     stall: Duration | None = Field(default=None, ge=1, le=86_400)
     """An attempt without a step for so long is ended; None: learnt from how long its steps take."""
     attempts: int = Field(default=20, ge=1, le=ATTEMPTS_MAX, strict=True)

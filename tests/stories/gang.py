@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-DEADLINE_S = 240.0
+DEADLINE_S = 900.0
 
 
 @dataclass

@@ -19,7 +19,7 @@ from madang.resources.job import OVER
 from .conftest import Yard, kill
 from .gang import Gang
 
-pytestmark = [pytest.mark.story, pytest.mark.online, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.story, pytest.mark.online, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
@@ -32,7 +32,8 @@ STEPS, SAVE_EVERY, WINDOW = 340, 40, 32
 """Enough to learn the capitals."""
 FEW, OFTEN = 48, 8
 """Enough to be killed, damaged and stopped in."""
-TRAINED_S = 300.0
+TRAINED_S = 900.0
+"""A bound, not a hope: alone on two processors it takes a minute."""
 ASKED = (
     ("대한민국의 수도는?", "대한민국의 수도는 서울입니다."),
     ("What is the capital of France?", "The capital of France is Paris."),

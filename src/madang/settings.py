@@ -36,6 +36,12 @@ BACKUP_AGE_S = 7 * 86400.0
 MOVES_PER_100 = 5
 """Of a hundred replicas that came last, how many may have come by a move; MADANG_MOVES_PER_100."""
 
+JOBS_KEPT = 1000
+"""Of each project, so many jobs that are over are kept, the newest; MADANG_JOBS_KEPT."""
+
+JOBS_MAX = 10_000
+"""So many jobs a project may have, whatever has become of them."""
+
 LOG_RING_BYTES = 4 << 20
 """Size of each of the two files that keep a process's output."""
 
@@ -309,6 +315,18 @@ def moves_per_100(environ: Mapping[str, str] = os.environ) -> int:
     given = environ.get("MADANG_MOVES_PER_100", "").strip() or str(MOVES_PER_100)
     if re.fullmatch(r"[0-9]{1,2}|100", given) is None:
         raise Rejected("setting.moves", moves=given)
+    return int(given)
+
+
+def jobs_kept(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how many jobs of a project are kept that are over: MADANG_JOBS_KEPT, 0 for all.
+
+    >>> jobs_kept({"MADANG_JOBS_KEPT": "50"}), jobs_kept({})
+    (50, 1000)
+    """
+    given = environ.get("MADANG_JOBS_KEPT", "").strip() or str(JOBS_KEPT)
+    if re.fullmatch(r"[0-9]{1,4}", given) is None:
+        raise Rejected("setting.jobs-kept", jobs=given)
     return int(given)
 
 

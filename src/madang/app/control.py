@@ -22,7 +22,7 @@ from madang.app.plugs import (
 )
 from madang.app.sockets import announce, server, tcp, unix
 from madang.app.upkeep import newer_files
-from madang.settings import Home, audit_heads, backup_age_s, moves_per_100, names
+from madang.settings import Home, audit_heads, backup_age_s, jobs_kept, moves_per_100, names
 
 if TYPE_CHECKING:
     from madang.api.desk import Desk
@@ -115,7 +115,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     from madang.verify.subject import Subject
 
     secret = secret_of(home)
-    world.moves_per_100 = moves_per_100()
+    world.moves_per_100, world.jobs_kept = moves_per_100(), jobs_kept()
     world.encloses, numbers = await asyncio.to_thread(encloses, home)
 
     def token(uid: str, epoch: int) -> str:

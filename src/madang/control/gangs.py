@@ -273,8 +273,9 @@ class Gangs:
         if job is None or job.deleted_at is None:
             return
         await asyncio.to_thread(self.tools.saves.forget, job)
-        attempts = self.world.list(CONTROL, "attempt").values()
-        own = [a for a in attempts if isinstance(a, Attempt) and a.job == ref]
+        numbers = range(1, job.status.attempt + 1)
+        named = (Ref(ref.project, f"{ref.name}-{number}") for number in numbers)
+        own = filter(None, [self.world.get(CONTROL, Attempt, name) for name in named])
         told = self._event(job, "job.deleted", {})
         await self.world.commit(CONTROL, gone=[*own, job], events=[told])
 

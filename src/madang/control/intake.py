@@ -39,6 +39,7 @@ from madang.resources.rights import CONTROL, Principal, Right, within
 from madang.resources.service import Service
 from madang.resources.tenancy import Key, Organization, Project, User
 from madang.resources.volume import VolumeSpec
+from madang.settings import JOBS_MAX
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)."""
@@ -240,6 +241,8 @@ class Intake:
             raise Conflict("resource.being-deleted", subject)
         before = self.world.list(who, resource.kind).get(resource.ref)
         allow_change(who, before, resource)
+        if isinstance(resource, Job) and before is None:
+            self._count(resource, subject)
         if isinstance(resource, Job) and isinstance(before, Job):
             _check_same(before, resource, subject)
         organization, _, project = resource.project.partition("/")
@@ -257,6 +260,13 @@ class Intake:
                     "model.no-such-version", subject, model=name, version=number,
                     newest=model.status.versions[-1].number if model.status.versions else 0,
                 )  # fmt: skip
+
+    def _count(self, job: Job, subject: str) -> None:
+        """Refuse a job where its project has too many."""
+        jobs = self.world.list(CONTROL, "job")
+        count = sum(ref.project == job.project for ref in jobs) if len(jobs) >= JOBS_MAX else 0
+        if count >= JOBS_MAX:
+            raise Rejected("job.too-many", subject, project=job.project, count=count)
 
     def _need(
         self, kind: type[AnyResource], ref: Ref, subject: str, changes: Sequence[Change]

@@ -62,6 +62,8 @@ class World:
         """Grows whenever there is something to look at again."""
         self.moves_per_100 = 0
         """Of a hundred replicas that came last, how many may have come by a move."""
+        self.jobs_kept = 0
+        """Of each project, so many jobs that are over; 0: all."""
         self.encloses = False
         """Whether jobs are started in sandboxes."""
         self.closing = False
@@ -96,6 +98,7 @@ class World:
             steady_s=self.clock.monotonic(),
             ages=self._ages,
             moves_per_100=self.moves_per_100,
+            jobs_kept=self.jobs_kept,
             encloses=self.encloses,
         )
 

@@ -44,6 +44,7 @@ class Verb(StrEnum):
     FINISH_JOB = "job.succeeded"
     FAIL_JOB = "job.failed"
     CANCEL_JOB = "job.cancelled"
+    FORGET_JOB = "job.forgotten"
     CLEAR_JOB = "job.clearing"
     WATCH_ACCELERATOR = "accelerator.watched"
     IMPAIR_ACCELERATOR = "accelerator.impaired"

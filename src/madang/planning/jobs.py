@@ -30,6 +30,8 @@ from madang.resources.job import NEXT, OVER, Job, JobPhase
 from madang.resources.model import split_model
 from madang.resources.resource import Reason, Ref
 
+ATTEMPTS_KEPT = 50
+"""So many attempts of a job are kept, the newest."""
 FRUITLESS_MAX = 3
 """Attempts in a row that end by the job's own doing, and bring no step that is new."""
 BACK_OFF_S = 1.0
@@ -279,8 +281,10 @@ def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:
         "step": newest.step if newest else 0,
     }  # fmt: skip
     reason = Reason(code="attempt.placed", values=values)
+    old = snapshot.attempts.get(Ref(job.project, f"{job.name}-{number - ATTEMPTS_KEPT}"))
+    gone = (old,) if old and old.status.phase is AttemptPhase.ENDED else ()
     effect = Launch(attempt.ref)
-    return Action(Verb.START_ATTEMPT, attempt, reason, (attempt, running), effect=effect)
+    return Action(Verb.START_ATTEMPT, attempt, reason, (attempt, running), gone, effect)
 
 
 def _barrier(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:

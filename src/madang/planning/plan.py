@@ -11,6 +11,7 @@ from madang.planning.fencing import wake_s as fencing_wake_s
 from madang.planning.forecast import question
 from madang.planning.ground import Ground
 from madang.planning.jobs import Task, plan_job, tasks
+from madang.planning.keeping import plan_forgetting
 from madang.planning.layout import Layout
 from madang.planning.memo import Memo
 from madang.planning.moving import plan_moves
@@ -69,6 +70,7 @@ def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Itera
                 _carry_out(ground, replica, chosen)
     for task in tasks(snapshot):
         yield from _of_task(task, snapshot, ground, touched)
+    yield from filter(lambda action: _claim(action, touched), plan_forgetting(snapshot))
     yield from _orphans(snapshot)
     yield from _thought(snapshot, ground.layout, memo)
 

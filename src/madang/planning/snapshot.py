@@ -139,6 +139,8 @@ class Snapshot:
     ages: Ages = field(default_factory=dict)
     moves_per_100: int = 0
     """Of any hundred replicas that came last, how many may have come by a move."""
+    jobs_kept: int = 0
+    """Of each project, so many jobs that are over; 0: all."""
     encloses: bool = False
     """Whether jobs are started in sandboxes: only there can they mount anything."""
 

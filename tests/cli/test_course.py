@@ -48,6 +48,16 @@ def test_where_it_is_what_it_lost_and_why_stand_on_one_screen() -> None:
     ]
 
 
+def test_why_the_last_attempt_ended_is_said_once() -> None:
+    past: Any = {
+        "number": 2, "outcome": "error", "nodes": ["box"], "first_step": 0, "step": 3,
+        "run_s": 1.0, "cause": KILLED,
+    }  # fmt: skip
+    assert sum(WHY in each for each in lines(course(history=[past]))) == 1
+    failed = course(phase="failed", reason=KILLED, history=[past])
+    assert sum(WHY in each for each in lines(failed)) == 1
+
+
 def test_a_job_that_has_not_begun_says_why() -> None:
     waiting = course(
         phase="waiting", attempt=0, step=-1, total=0, left_s=None, saved_step=-1, saved="",

@@ -43,19 +43,6 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert [d.value["name"] for d in read(str(tmp_path / "real"))] == ["a"]
 
 
-def test_the_folder_of_a_volume_is_written_as_it_lies_to_the_file(tmp_path: Path) -> None:
-    written = "kind: volume\nname: {0}\npath: {1}\n"
-    put(tmp_path, a=written.format("a", "data"), below__b=written.format("b", "../data"))
-    put(tmp_path, c=written.format("c", "/data"), d="kind: volume\nname: d\n")
-    found = {d.value["name"]: d.value.get("path") for d in read(str(tmp_path))}
-    assert found == {
-        "a": str(tmp_path / "data"),
-        "b": str(tmp_path / "data"),
-        "c": "/data",
-        "d": None,
-    }
-
-
 def test_a_mistake_in_yaml_is_named_with_its_file_and_line(tmp_path: Path) -> None:
     put(tmp_path, a="name: a\n", b="name: b\nneeds: {memory: 1GB\n")
     error = refused(tmp_path)

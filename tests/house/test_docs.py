@@ -12,6 +12,7 @@ import pytest
 
 from madang import errors, messages
 from madang.cli import documents, fleet
+from madang.cli.code import bring
 from madang.control.first import PROJECT
 from madang.registry.inspect import inspect
 from madang.resources.manifest import read
@@ -76,7 +77,7 @@ def test_a_broken_link_is_noticed(tmp_path: Path) -> None:
 def test_an_example_can_be_applied_and_says_what_it_shows(example: str) -> None:
     text = (ROOT / example).read_text(encoding="utf-8")
     assert text.startswith("# ")
-    for document in documents.read(str(ROOT / example)):
+    for document in bring(documents.read(str(ROOT / example)))[0]:
         assert read(document.value, PROJECT).kind == document.value["kind"]
 
 

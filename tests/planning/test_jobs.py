@@ -284,17 +284,25 @@ def test_a_cancelled_job_keeps_what_it_saves_at_the_end() -> None:
     )  # fmt: skip
 
 
-def test_an_error_before_any_step_fails_at_once_with_its_likely_cause() -> None:
+@pytest.mark.parametrize(("line", "code", "what"), [
+    ("ModuleNotFoundError: No module named 'torhc'", "job.no-module", "torhc"),
+    ("python3: can't open file '/code/x.py': [Errno 2] No such", "job.no-file", "/code/x.py"),
+    ("MemoryError", "job.memory", "MemoryError"),
+    ("OSError: [Errno 28] No space left on device", "job.disk-full", "No space left on device"),
+])  # fmt: skip
+def test_an_error_before_any_step_fails_at_once_with_its_likely_cause(
+    line: str, code: str, what: str
+) -> None:
     paper = running()
     (first,) = paper.attempts("train")
-    paper.print(first, 0, "ModuleNotFoundError: No module named 'torhc'")
+    paper.print(first, 0, line)
     end_all(paper, 1)
     paper.settle()
     status = now(paper).status
     assert status.phase is JobPhase.FAILED
     assert status.reason is not None
-    assert (status.reason.code, status.reason.values["what"]) == ("job.no-module", "torhc")
-    assert status.last_lines == ("ModuleNotFoundError: No module named 'torhc'",)
+    assert (status.reason.code, status.reason.values["what"]) == (code, what)
+    assert status.last_lines == (line,)
     assert len(paper.attempts("train")) == 1
 
 

@@ -47,7 +47,8 @@ def body(now: Course) -> Iterator[str]:
         yield "  ".join(filter(None, (_saved(now), _lost(now))))
     yield from _ranks(now["ranks"])
     for attempt in now["history"]:
-        yield _past(attempt, now["name"])
+        if now["phase"] not in OVER or attempt["number"] < now["attempt"]:
+            yield _past(attempt, now["name"])
 
 
 def _bar(now: Course) -> str:

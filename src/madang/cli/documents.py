@@ -81,7 +81,7 @@ def _parsed(content: bytes, file: str) -> Iterator[Document]:
             node = loader.get_node()
             value = loader.construct_document(node) if node else None
             if node and value is not None:
-                yield Document(_placed(value, file), file, node.start_mark.line + 1)
+                yield Document(value, file, node.start_mark.line + 1)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         cause = getattr(error, "problem", None) or str(error)
@@ -90,14 +90,6 @@ def _parsed(content: bytes, file: str) -> Iterator[Document]:
     finally:
         if loader is not None:
             loader.dispose()
-
-
-def _placed(value: Any, file: str) -> Any:
-    """Return a volume with its folder as an absolute path: it may be written as it lies to us."""
-    path = value.get("path") if isinstance(value, dict) and value.get("kind") == "volume" else None
-    if not isinstance(path, str) or not path or path.startswith("/"):
-        return value
-    return value | {"path": os.path.realpath(Path("" if file == "-" else file).parent / path)}
 
 
 def blame(error: MadangError, documents: Sequence[Document]) -> None:

@@ -20,7 +20,7 @@ from madang.cli.code import names_a_file, pack, send
 from madang.cli.course import OVER, Series, lines
 from madang.cli.kinds import naming, thing
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import clipped, next_step, note, say, show_json, tell
+from madang.cli.output import clipped, next_step, note, phase, say, show_json, tell
 from madang.client import Client
 from madang.errors import Rejected, Unavailable
 
@@ -186,12 +186,14 @@ def _change(what: str, name: str | None, options: Options, said: str, **wish: bo
     """Apply a job as it is but for one wish."""
     _, name = thing(what if "/" in what or name else f"job/{what}", name, ("job",))
     with options.client() as client, naming(client, "job", name):
-        document = {**client.get("job", name)["spec"], "kind": "job", "name": name, **wish}
+        job = client.get("job", name)
+        document = {**job["spec"], "kind": "job", "name": name, **wish}
         done = client.apply([document], dry_run=False)
+        said = "job.over" if job["status"]["phase"] in OVER else said
     if options.json:
         show_json(done)
     else:
-        tell(said, job=name)
+        tell(said, job=name, phase=phase(job["status"]["phase"]))
 
 
 def watch(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> int:

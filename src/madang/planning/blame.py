@@ -45,6 +45,7 @@ CONSEQUENCES = re.compile(
 LIKELY: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("job.no-module", re.compile(r"ModuleNotFoundError: No module named '([^']{1,100})'")),
     ("job.no-file", re.compile(r"No such file or directory: '([^']{1,200})'")),
+    ("job.no-file", re.compile(r"can't open file '([^']{1,200})'")),
     ("job.accelerator-memory", re.compile(r"(CUDA out of memory|HIP out of memory)")),
     ("job.memory", re.compile(r"(DefaultCPUAllocator|Cannot allocate memory|MemoryError)")),
     ("job.shared-memory", re.compile(r"(unable to allocate shared memory)")),

@@ -123,7 +123,8 @@ def become(argv: list[str], env: dict[str, str], leader: int, ends: tuple[int, i
             os.execvpe(argv[0], argv, env)  # noqa: S606
     except (OSError, ValueError, TypeError) as error:
         cause = getattr(error, "strerror", None) or str(error)
-        os.write(say, f"{getattr(error, 'errno', 0)} {cause}"[:500].encode(errors="replace"))
+        told = f"{getattr(error, 'errno', 0)} {argv[0][:100]}: {cause}"
+        os.write(say, told[:500].encode(errors="replace"))
     finally:
         os._exit(CANNOT_START)
 

@@ -273,6 +273,12 @@ class Client:
         going: Resource = self._json("DELETE", *self._ref(kind, name))
         return going
 
+    def drain(self, node: str, *, drain: bool) -> Resource:
+        """Have a node emptied, or used again; returns what it is from then on."""
+        body = {"drain": drain}
+        found: Resource = self._json("POST", f"node/{quote(node, safe='')}/drain", body=body)
+        return found
+
     def revoke_key(self, name: str, made: bool = False) -> Revoked:
         """Make a key worthless; with `made` all that it has made, in one transaction."""
         path, query = self._ref("key", name)

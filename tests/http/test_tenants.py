@@ -234,6 +234,9 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     }  # fmt: skip
     if (method, path) in plain:
         yield from plain[method, path]
+    elif path == "/api/v1/node/{name}/drain":
+        body = {"drain": True}
+        yield Ask("POST", path, R.OPERATE, site=True, body=body, ok=frozenset({404}))
     elif path.startswith(("/api/v1/job/", "/api/v1/attempt/")):
         yield Ask("GET", path.format(name="none"), R.READ, LAB, params=in_lab, ok=frozenset({404}))
     else:

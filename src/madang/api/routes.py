@@ -78,6 +78,12 @@ class NewKey(Frozen):
     expires_s: float | None = Field(default=None, gt=0, le=10**9, strict=True)
 
 
+class Drain(Frozen):
+    """What `madang drain` and `madang uncordon` send."""
+
+    drain: Annotated[bool, Strict()] = True
+
+
 @router.get("/whoami")
 async def whoami(who: Caller) -> dict[str, Any]:
     """Tell who is calling, and what they may do where."""
@@ -281,6 +287,16 @@ def _granted(who: Principal, ref: Ref, asked: NewKey) -> Grant:
     wide = asked.role in {Role.OPERATOR, Role.AUDITOR}
     where = (who.where if wide else ref.project) if asked.where is None else asked.where
     return Grant(role=asked.role, where=where, scopes=frozenset(asked.scopes))
+
+
+@router.post("/node/{name}/drain")
+async def drain_node(who: Operator, desk: AtDesk, name: str, asked: Drain, ask: Asking) -> Response:
+    """Have a node emptied: nothing new there, and what is there moves; or use it again."""
+
+    async def act() -> AnyResource:
+        return await desk.intake.drain(who, Ref("", name), drain=asked.drain)
+
+    return await once(desk, who, ask, act, lambda node: node.shown())
 
 
 @router.get("/process/{name}/logs")

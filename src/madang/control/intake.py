@@ -359,6 +359,19 @@ class Intake:
         await self._commit(who, gone=gone, events=events, result=lambda _stored: told)
         return told
 
+    async def drain(self, who: Principal, ref: Ref, *, drain: bool) -> AnyResource:
+        """Have a node emptied, or used again."""
+        allow(who, Right.OPERATE, "", f"node/{ref.name}")
+        return await self._again(lambda: self._drain(who, self.find(who, "node", ref), drain))
+
+    async def _drain(self, who: Principal, found: AnyResource, drain: bool) -> AnyResource:
+        if found.spec.drain == drain:
+            return found
+        spec = found.spec.model_copy(update={"drain": drain})
+        changed = found.model_copy(update={"spec": spec, "generation": found.generation + 1})
+        event = self._told(who, changed, "node.drain-asked" if drain else "node.uncordoned")
+        return (await self._commit(who, [changed], events=[event]))[0]
+
     def check_add_model(self, who: Principal, ref: Ref) -> None:
         """Refuse whoever may not have the server read a file for that project."""
         subject = f"model/{ref.name}"

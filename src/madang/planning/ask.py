@@ -22,6 +22,8 @@ class Filter(StrEnum):
 
     LOST = "lost"
     """Its supervisor can't be seen."""
+    DRAINED = "drained"
+    """An operator has it emptied."""
     GRADE = "grade"
     """Its site may not hold such data."""
     WRONG_KIND = "wrong_kind"

@@ -10,10 +10,14 @@ from madang.planning.place import place
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.job import Job, JobPhase
+from madang.resources.place import Node
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Frozen, Reason, Ref
 from madang.resources.revision import Revision
 from madang.resources.service import Service
+
+LEFT_MAX = 20
+"""So many are named that are still on a node."""
 
 
 class Explanation(Frozen):
@@ -43,7 +47,20 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
         return _of(resource, tuple(_replica(r, snapshot, memo) for r in sorted(own, key=_by_name)))
     if isinstance(resource, Job) and resource.status.phase is JobPhase.RUNNING:
         return _of(resource).model_copy(update={"reason": _runs(resource, snapshot)})
+    if isinstance(resource, Node) and resource.spec.drain:
+        return _of(resource, tuple(_of(each) for each in _left(resource, snapshot)))
     return _of(resource)
+
+
+def _left(node: Node, snapshot: Snapshot) -> list[AnyResource]:
+    """Return what still holds something on a node that is emptied."""
+    replicas = [r for r in snapshot.replicas.values() if r.status.node == node.name]
+    attempts = [
+        a for a in snapshot.attempts.values()
+        if any(place.node == node.name and place.accelerators for place in a.status.places)
+    ]  # fmt: skip
+    left: list[AnyResource] = [r for r in replicas if r.status.accelerators]
+    return sorted([*left, *attempts], key=_by_name)[:LEFT_MAX]
 
 
 def _runs(job: Job, snapshot: Snapshot) -> Reason | None:
@@ -120,5 +137,5 @@ def _belongs(replica: Replica, revision: Revision) -> bool:
     return replica.project == revision.project and replica.spec.revision == revision.name
 
 
-def _by_name(replica: Replica) -> tuple[str, str]:
+def _by_name(replica: AnyResource) -> tuple[str, str]:
     return replica.ref

@@ -1,7 +1,7 @@
 """The smallest change that would let a replica start which fits nowhere. Each answer was tried.
 
 In this order: ask for less of one thing; take any kind; scale another service of the same project
-down; bring a lost node back; let a pool draw more; add nodes.
+down; bring a lost node back, or no longer empty one; let a pool draw more; add nodes.
 """
 
 from __future__ import annotations
@@ -236,8 +236,8 @@ def _others(snapshot: Snapshot, waiter: Replica | Job) -> Iterator[tuple[str, li
 
 
 def _found(refused: Refused, line: Line, ground: Ground, snapshot: Snapshot) -> Reason | None:
-    """Return which lost node would do, were it back."""
-    if not dict(refused.fell).get(Filter.LOST):
+    """Return which lost node would do, were it back; or which that is emptied, were it not."""
+    if not {Filter.LOST, Filter.DRAINED} & dict(refused.fell).keys():
         return None
     everywhere = free_of(ground.layout, snapshot, everywhere=True)
     nodes, board = ground.layout.nodes, everywhere.board()
@@ -247,6 +247,8 @@ def _found(refused: Refused, line: Line, ground: Ground, snapshot: Snapshot) -> 
         with ground.trial():
             ground.see(node, everywhere)
             if line.starts(ground):
+                if node in ground.drained:
+                    return _fix("placement.fix-uncordon", node=node)
                 return _fix("placement.fix-node", node=node)
     return None
 

@@ -42,7 +42,8 @@ DEMANDS_MAX = 2_000
 def free_of(layout: Layout, snapshot: Snapshot, *, everywhere: bool = False) -> Fleet:
     """Return what is free: what there is, less what is held.
 
-    Lost nodes have nothing to give, unless `everywhere` asks what it were if they were seen. What
+    Lost nodes, and those that are emptied, have nothing to give, unless `everywhere` asks what it
+    were if they had. What
     is ill is as if it were not there.
     """
     board = layout.fleet.board()
@@ -52,9 +53,15 @@ def free_of(layout: Layout, snapshot: Snapshot, *, everywhere: bool = False) -> 
     for place in ill(layout, snapshot):
         board.free[place] = NO_DEVICE
     if not everywhere:
-        seen = snapshot.seen.nodes
+        seen = snapshot.seen.nodes - drained(snapshot)
         board.cpu_milli[[i for i, node in enumerate(layout.nodes) if node not in seen]] = UNSEEN
     return board.fleet()
+
+
+def drained(snapshot: Snapshot) -> frozenset[str]:
+    """Return the nodes that are in sight, and on which nothing may stay."""
+    emptied = {ref.name for ref, node in snapshot.nodes.items() if node.spec.drain}
+    return snapshot.seen.nodes & emptied
 
 
 def ill(layout: Layout, snapshot: Snapshot) -> frozenset[tuple[int, int]]:
@@ -108,6 +115,8 @@ class Ground:
         """What the plan is for, and what of it is used; none where there is no outlook."""
         self._is_fresh = True
         self._ill: frozenset[tuple[int, int]] = frozenset()
+        self.drained: frozenset[str] = frozenset()
+        """Nodes that would have something to give if they were not emptied."""
         """(host, device) of those on which nothing new is placed."""
         self._now: dict[str, ReplicaStatus] = {}
         """What replicas have by now whose places changed since it was told what is free."""
@@ -121,6 +130,7 @@ class Ground:
         """Go on from another state of the same hardware."""
         free = free_of(self.layout, snapshot)
         self._ill = ill(self.layout, snapshot)
+        self.drained = drained(snapshot)
         self._ledger = booked(self.outlook, snapshot, self.layout) if self.outlook else None
         if self._placer.sync(free):
             self.stuck.clear()
@@ -280,6 +290,8 @@ class Ground:
             if barred:
                 verdict[kind == k] = order.index(barred)
         verdict[board.cpu_milli == UNSEEN] = order.index(Filter.LOST)
+        emptied = [node in self.drained for node in layout.nodes]
+        verdict[np.array(emptied, bool)] = order.index(Filter.DRAINED)
         furthest: dict[str, int] = dict.fromkeys(layout.bare, order.index(Filter.WRONG_KIND))
         for node, found in zip(layout.nodes, verdict, strict=True):
             furthest[node] = max(furthest.get(node, 0), int(found))

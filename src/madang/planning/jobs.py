@@ -123,7 +123,7 @@ def _watch(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
 
     Not before its last checkpoint is read: the next attempt goes on from there.
     """
-    wanted = _leaves(job, snapshot)
+    wanted = _leaves(job, attempt, snapshot)
     is_living = attempt.status.phase in {AttemptPhase.STARTING, AttemptPhase.RUNNING}
     if wanted and is_living:
         yield ask_to_save(job, attempt, snapshot, wanted)
@@ -134,12 +134,16 @@ def _watch(job: Job, attempt: Attempt, snapshot: Snapshot) -> Iterator[Action]:
         yield _judge(job, attempt, snapshot)
 
 
-def _leaves(job: Job, snapshot: Snapshot) -> Blame | None:
+def _leaves(job: Job, attempt: Attempt, snapshot: Snapshot) -> Blame | None:
     """Say why it must leave what it has, whatever its ranks do; None: it need not."""
     if job.spec.cancel:
         return Blame(Outcome.CANCELLED, Reason(code="job.cancelled"))
     if job.spec.suspend:
         return Blame(Outcome.PREEMPTED, SUSPENDED)
+    for place in attempt.status.places:
+        if snapshot.drains(place.node):
+            why = Reason(code="attempt.node-drained", values={"node": place.node})
+            return Blame(Outcome.PREEMPTED, why)
     full = _full(job, snapshot)
     return Blame(Outcome.PREEMPTED, full[0]) if full else None
 

@@ -65,7 +65,7 @@ def budget(snapshot: Snapshot) -> int:
     allowed = snapshot.moves_per_100 * len(newest) // ARRIVALS
     if snapshot.moves_per_100:
         allowed = max(1, allowed)
-    return allowed - sum(bool(r.spec.replaces) for r in newest)
+    return allowed - sum(bool(r.spec.room_for) for r in newest)
 
 
 def movable(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from madang.planning.action import Action, Verb
 from madang.planning.leaving import LEAVING, leaving_first, serial
-from madang.planning.replicas import leave
+from madang.planning.replicas import leave, stop
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import Unmet, pin, same_template
 from madang.resources.endpoint import Endpoint, EndpointSpec
@@ -124,6 +124,7 @@ def _populate(house: Household, snapshot: Snapshot) -> Iterator[Action]:
         moving = {r.name: r for r in successors if r.spec.replaces in names}
         own = [r for r in own if r.name not in moving]
         yield from _move_on(moving.values(), house, snapshot)
+    yield from _empty_nodes(house, snapshot)
     wanted = service.spec.scale
     limit = wanted if newest.status.phase is RevisionPhase.SERVING else min(wanted, 1)
     if newest.status.phase is not RevisionPhase.FAILED and len(own) < limit:
@@ -136,15 +137,40 @@ def _move_on(moving: Iterable[Replica], house: Household, snapshot: Snapshot) ->
     """Let go of whom a replica has taken over from that serves, or of one that never will."""
     for replica in moving:
         left = next(r for r in house.replicas if r.name == replica.spec.replaces)
+        is_for_room = bool(replica.spec.room_for)
+        stays = not is_for_room and snapshot.drains(left.status.node)
         if replica.status.phase is P.READY:
             reason = Reason(code="replica.moved", values={"replica": replica.name})
             action = leave(left, snapshot, reason)
-        elif replica.status.phase is P.FAILED or _waits_in_vain(replica):
+        elif not stays and (replica.status.phase is P.FAILED or _waits_in_vain(replica)):
             action = leave(replica, snapshot, Reason(code="replica.not-moved"))
         else:
             action = None
         if action:
             yield action
+
+
+def _empty_nodes(house: Household, snapshot: Snapshot) -> Iterator[Action]:
+    """Have others take over from what serves on nodes that are emptied; the rest begins anew.
+
+    It serves on until its successor does, however long that waits for room.
+    """
+    newest, taken = house.newest, {r.spec.replaces for r in house.replicas}
+    assert newest is not None
+    there = [
+        r for r in house.replicas
+        if r.spec.revision == newest.name and r.name not in taken and snapshot.drains(r.status.node)
+    ]  # fmt: skip
+    serving = [r for r in there if r.status.phase is P.READY]
+    if serving:
+        specs = [r.spec.model_copy(update={"replaces": r.name, "room_for": ""}) for r in serving]
+        names = ", ".join(r.name for r in serving)
+        reason = Reason(code="replica.node-drained", values={"replicas": names})
+        yield _make(house.service, specs, snapshot, reason)
+    for replica in there:
+        if replica.status.phase in {P.STARTING, P.VERIFYING}:
+            reason = Reason(code="attempt.node-drained", values={"node": replica.status.node})
+            yield stop(replica, snapshot, reason)
 
 
 def _waits_in_vain(replica: Replica) -> bool:
@@ -155,7 +181,7 @@ def take_over(service: Service, moved: Replica, room_for: str, snapshot: Snapsho
     """Make one more replica, that takes over from one so that something else finds room."""
     spec = moved.spec.model_copy(update={"replaces": moved.name, "room_for": room_for})
     reason = Reason(code="replica.takes-over", values={"replica": moved.name})
-    return _make(service, spec, 1, snapshot, reason)
+    return _make(service, [spec], snapshot, reason)
 
 
 def _replace_old(
@@ -186,13 +212,13 @@ def _create(service: Service, revision: Revision, count: int, snapshot: Snapshot
     """Make `count` replicas of a revision."""
     spec = ReplicaSpec(service=service.name, revision=revision.name)
     reason = Reason(code="service.wanted", values={"count": count})
-    return _make(service, spec, count, snapshot, reason)
+    return _make(service, [spec] * count, snapshot, reason)
 
 
 def _make(
-    service: Service, spec: ReplicaSpec, count: int, snapshot: Snapshot, reason: Reason
+    service: Service, specs: Sequence[ReplicaSpec], snapshot: Snapshot, reason: Reason
 ) -> Action:
-    """Make `count` replicas, with serial numbers that are never used twice."""
+    """Make replicas, with serial numbers that are never used twice."""
     first = service.status.replicas + 1
     made = tuple(
         Replica(
@@ -203,9 +229,9 @@ def _make(
             spec=spec,
             status=ReplicaStatus(since=snapshot.now),
         )
-        for serial in range(first, first + count)
+        for serial, spec in enumerate(specs, first)
     )
-    counted: Service = service.with_status(replicas=service.status.replicas + count)
+    counted: Service = service.with_status(replicas=service.status.replicas + len(made))
     return Action(Verb.CREATE_REPLICA, made[0], reason, writes=(*made, counted))
 
 

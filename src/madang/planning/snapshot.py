@@ -222,6 +222,11 @@ class Snapshot:
         ended = AttemptPhase.ENDED
         return [each for each in self.attempts.values() if each.status.phase is not ended]
 
+    def drains(self, node: str) -> bool:
+        """Tell whether nothing may stay on that node."""
+        found = self.nodes.get(Ref("", node))
+        return found is not None and found.spec.drain
+
     def holdings(self) -> Iterator[Holding]:
         """Return what is not free, whoever has it, in whatever phase.
 

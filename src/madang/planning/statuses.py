@@ -21,12 +21,24 @@ S = ServicePhase
 
 
 def plan_nodes(snapshot: Snapshot) -> Iterator[Action]:
-    """Return a change for each node that came into sight or was lost from it."""
+    """Return a change for each node that came into sight, was lost from it, or is emptied."""
     for _, node in sorted(snapshot.nodes.items()):
         phase = NodePhase.READY if node.name in snapshot.seen.nodes else NodePhase.LOST
-        if phase is not node.status.phase:
-            said: Node = node.with_status(phase=phase, since=snapshot.now)
-            yield Action(Verb.STATUS_NODE, node, Reason(code=f"node.{phase}"), (said,))
+        reason = _emptied(node, snapshot) if node.spec.drain else None
+        is_new = phase is not node.status.phase
+        if is_new or reason != node.status.reason:
+            since = (
+                snapshot.now if is_new else node.status.since
+            )  # of its phase: others count on it
+            said: Node = node.with_status(phase=phase, reason=reason, since=since)
+            why = Reason(code=f"node.{phase}") if is_new else reason
+            yield Action(Verb.STATUS_NODE, node, why or Reason(code="node.open"), (said,))
+
+
+def _emptied(node: Node, snapshot: Snapshot) -> Reason:
+    """Say how much is still on a node that nothing may stay on."""
+    left = sum(held.node == node.name for held in snapshot.holdings())
+    return Reason(code="node.draining" if left else "node.drained", values={"left": left})
 
 
 def plan_statuses(house: Household, snapshot: Snapshot) -> Iterator[Action]:

@@ -97,6 +97,8 @@ class NodeSpec(Frozen):
 
     pool: Name
     labels: dict[str, str] = {}
+    drain: bool = False
+    """Whether nothing new is placed there, and what is there leaves."""
 
 
 class NodeStatus(Condition):

@@ -15,6 +15,7 @@ from madang.planning.snapshot import EngineFacts
 from madang.resources.attempt import Attempt
 from madang.resources.event import AuditRecord, Event
 from madang.resources.job import Checkpoint, Job
+from madang.resources.model import ModelVersion
 from madang.resources.place import Guarantee
 from madang.resources.power import Watts
 from madang.resources.resource import AnyResource
@@ -336,6 +337,10 @@ class Volumes(Protocol):
 
 CODE = "/code"
 """Where a job's program lies in its sandbox."""
+
+
+Read = Callable[[Path, str], ModelVersion]
+"""(folder of a volume, source) -> what was read, with number 0. Blocks, in a thread."""
 
 
 class Codes(Protocol):

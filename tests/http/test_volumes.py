@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from madang.cli.code import pack
-from madang.control.shelf import Shelf
-from madang.registry.codes import FileCodes
-from madang.registry.volumes import FileVolumes
 from madang.resources.rights import CONTROL
 
 from .conftest import DEADLINE_S, Yard
@@ -34,8 +32,11 @@ async def test_how_full_a_volume_is_is_told_and_its_folder_goes_with_it(yard: Ya
     folder.mkdir(parents=True)
     (folder / "file").write_bytes(bytes(500_000))
     await until(yard, lambda: volume(yard).status.measured_at)
-    folders = FileVolumes(yard.home.volumes), FileCodes(yard.home.codes)
-    await Shelf(yard.desk.world, *folders).look()
+    job = {"kind": "job", "name": "train", "command": "true", "mounts": {"/data": "volume://data"}}
+    await yard.apply(job)
+    await yard.apply({**job, "cancel": True})
+    await yard.until("job", "train", "cancelled")
+    await until(yard, lambda: volume(yard).status.files)
     told = (await yard.get("volume/data"))["status"]
     assert (told["used_bytes"] >= 500_000, told["files"]) == (True, 1)
     answer = await yard.client.delete("/api/v1/volume/data")
@@ -66,3 +67,37 @@ async def test_a_new_job_needs_the_code_that_it_names_to_be_there(yard: Yard) ->
     await yard.apply(job)
     hostile = {"digest": found.digest[:-1] + "x", "packed": "?"}
     assert (await yard.post("code", hostile, 400))["error"]["code"] == "api.value"
+
+
+def model(yard: Yard) -> Any:
+    return next(iter(yard.desk.world.list(CONTROL, "model").values()))
+
+
+async def test_a_model_in_a_volume_is_read_once_no_job_works_there(yard: Yard) -> None:
+    job = {"kind": "job", "name": "train", "command": "true", "mounts": {"/data": "volume://data"}}
+    source = {"kind": "model", "name": "tiny", "source": "volume://data/out/tiny.json"}
+    await yard.apply(DATA, job, source, {"kind": "service", "name": "bot", "model": "tiny"})
+    await until(yard, lambda: model(yard).status.blocked_by == "job/train")
+    folder = yard.home.volumes / volume(yard).uid / "out"
+    folder.mkdir(parents=True)
+    (folder / "tiny.json").write_text(json.dumps({"fake": 1}))
+    told = (await yard.get("service/bot/explanation"))["because"]
+    assert not model(yard).status.versions, told
+    await yard.apply({**job, "cancel": True})
+    await until(yard, lambda: model(yard).status.versions)
+    assert model(yard).status.reason is None
+    (folder / "tiny.json").write_text("something else by now")
+    await yard.until("service", "bot", "ready")
+    await yard.apply(DATA, source)
+    assert len(model(yard).status.versions) == 1
+
+
+async def test_why_a_model_in_a_volume_can_not_be_read_is_told(yard: Yard) -> None:
+    await yard.apply({"kind": "model", "name": "tiny", "source": "volume://data/tiny.json"})
+    await until(yard, lambda: model(yard).status.reason)
+    assert model(yard).status.reason.code == "model.no-volume"
+    await yard.apply(DATA)
+    await until(yard, lambda: model(yard).status.reason.code == "model.source-unreadable")
+    wrong = {"kind": "model", "name": "tiny", "source": "volume://data/../tiny.json"}
+    refused = await yard.apply(wrong, status=400)
+    assert refused["error"]["values"]["because"] == "value.volume-path"

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from madang.errors import Rejected, Unfit
+from madang.registry.blobs import FileBlobs
+from madang.registry.importing import import_from
 from madang.registry.volumes import NUMBERS_FROM, FileVolumes, make, number_of
+from madang.resources.model import volume_path
 from madang.resources.volume import Volume, VolumeSpec, VolumeStatus
 
 
@@ -78,3 +82,38 @@ def test_what_was_another_number_s_changes_hands_but_nothing_that_a_link_names(
     assert ((folder / "below" / "out").lstat().st_uid, (tmp_path / "other").stat().st_uid) == (
         61_002, 0,
     )  # fmt: skip
+
+
+def test_a_model_is_read_out_of_a_volume_as_a_copy_that_nobody_can_change(tmp_path: Path) -> None:
+    blobs, folder = FileBlobs(tmp_path / "blobs"), tmp_path / "volume"
+    (folder / "out").mkdir(parents=True)
+    file = folder / "out" / "tiny.json"
+    file.write_text('{"fake": 1}')
+    found = import_from(folder, "volume://data/out/tiny.json", blobs)
+    assert (found.source, found.format) == ("volume://data/out/tiny.json", "fake")
+    file.write_text("changed by a job")
+    assert blobs.path(found.digest).read_text() == '{"fake": 1}'
+    with pytest.raises(Rejected):
+        import_from(folder, "volume://data/out/tiny.json", blobs)
+    assert len(list((tmp_path / "blobs").iterdir())) == 2, "what is no model leaves nothing"
+    blobs.keep_only([found.digest])
+    assert blobs.path(found.digest).exists()
+    blobs.keep_only([])
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_no_link_leads_out_of_a_volume(tmp_path: Path) -> None:
+    blobs, folder, out = FileBlobs(tmp_path / "blobs"), tmp_path / "volume", tmp_path / "out"
+    for each in (folder, out):
+        each.mkdir()
+    (out / "tiny.json").write_text('{"fake": 1}')
+    (folder / "file.json").symlink_to(out / "tiny.json")
+    (folder / "folder").symlink_to(out)
+    os.mkfifo(folder / "pipe")
+    for path in ("file.json", "folder/tiny.json", "pipe", "folder", "gone", "file.json/deeper"):
+        with pytest.raises(Rejected) as told:
+            import_from(folder, f"volume://data/{path}", blobs)
+        assert told.value.code in {"model.source-unreadable", "model.source-not-a-file"}, path
+    for path in ("../out/tiny.json", "./a", "a//b", "", "a\nb"):
+        with pytest.raises(Unfit):
+            volume_path(f"volume://data/{path}")

@@ -21,9 +21,9 @@ pytestmark = [
 LAB, ROOM = "acme/lab", "acme/room"
 
 
-def key(yard: Yard, project: str) -> Yard:
+def key(yard: Yard, project: str, name: str = "typist") -> Yard:
     """Return the same Madang as a member of a project sees it."""
-    made = yard.json("key", "create", "typist", "--project", project)
+    made = yard.json("key", "create", name, "--project", project)
     env = {"MADANG_KEY": made["key"], "MADANG_PROJECT": project}
     return Yard(yard.home, yard.told, env={**yard.env, **env})
 
@@ -123,3 +123,24 @@ def test_a_program_goes_along_with_its_job_and_cannot_be_changed_there(
     )
     assert lab.run("apply", "-f", str(tmp_path)).returncode == 0
     lab.until_phase("job", "third", "succeeded")
+
+
+def test_a_model_that_a_job_writes_into_a_volume_is_served_once_it_is_there(
+    running: Yard, tmp_path: Path
+) -> None:
+    """One apply, as a member: the job writes the file, it is read, and answers."""
+    lab = key(running, ROOM, "maker")
+    (tmp_path / "make.sh").write_text("sleep 2; echo '{\"fake\": 1}' >/data/tiny.json")
+    documents = (
+        {"kind": "volume", "name": "models", "size": "1GB"},
+        {"kind": "job", "name": "make", "command": "sh make.sh", "needs": {"cores": 0.1},
+         "mounts": {"/data": "volume://models"}},
+        {"kind": "model", "name": "tiny", "source": "volume://models/tiny.json"},
+        {"kind": "service", "name": "tiny", "model": "tiny"},
+    )  # fmt: skip
+    text = "\n---\n".join(map(json.dumps, documents))
+    (tmp_path / "madang.yaml").write_text(text)
+    done = lab.run("apply", "-f", str(tmp_path), "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert lab.get("model", "tiny")["status"]["versions"][0]["source"].startswith("volume://")
+    lab.json("delete", "service/tiny")

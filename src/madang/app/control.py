@@ -76,7 +76,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     running += [asyncio.create_task(desk.observer.watch(node)) for node in desk.launchers]
     running += [asyncio.create_task(loop.run()), asyncio.create_task(_tell(home, desk))]
     running.append(asyncio.create_task(desk.notary.run()))
-    running.append(asyncio.create_task(Shelf(world, hands.tools.volumes, hands.tools.codes).run()))
+    running.append(asyncio.create_task(Shelf(world, hands.tools).run()))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -130,7 +130,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     tidy(world, blobs)
     gateways = Gateways(world, token)
     observer = Observer(world, nodes, gateways, ask)
-    kept = _kept_for_jobs(home, numbers)
+    kept = _kept_for_jobs(home, numbers, blobs)
     tools = Tools(nodes, plugged, blobs, judge, token, program.launch, *kept)
     hands = Hands(world, observer, tools)
     notary, intake = _people(home, world, observer, blobs, tools.codes)
@@ -145,12 +145,14 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     return desk, hands
 
 
-def _kept_for_jobs(home: Home, numbers: bool) -> tuple[Any, Any, Any]:
+def _kept_for_jobs(home: Home, numbers: bool, blobs: Any) -> tuple[Any, Any, Any, Any]:
     from madang.registry.codes import FileCodes
+    from madang.registry.importing import import_from
     from madang.registry.saves import FileSaves
     from madang.registry.volumes import FileVolumes
 
-    return FileSaves(home.jobs), FileVolumes(home.volumes, numbers), FileCodes(home.codes)
+    volumes, codes = FileVolumes(home.volumes, numbers), FileCodes(home.codes)
+    return FileSaves(home.jobs), volumes, codes, lambda folder, s: import_from(folder, s, blobs)
 
 
 def _people(

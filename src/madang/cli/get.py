@@ -104,6 +104,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.size", lambda r: size(_newest(r).get("size_bytes", 0))),
         ("column.licence", lambda r: _newest(r).get("licence", "")),
         ("column.digest", lambda r: _newest(r).get("digest", "")[:19]),
+        _REASON,
     ),
     "volume": (
         _NAME,

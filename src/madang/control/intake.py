@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from madang.control.authority import (
     PRIVILEGED,
@@ -21,6 +21,7 @@ from madang.control.authority import (
     allow_write,
 )
 from madang.control.keys import Keys, Wanted, make_key, owner_ref
+from madang.control.standing import users_of
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
 from madang.planning.action import Action
@@ -29,13 +30,20 @@ from madang.planning.preview import Change, follow, misplaced, telling, wish
 from madang.planning.snapshot import Seen
 from madang.ports import Codes, Random
 from madang.resources.event import Event
-from madang.resources.job import OVER, Job, JobSpec
-from madang.resources.kinds import KINDS, WRITABLE
+from madang.resources.job import Job, JobSpec
+from madang.resources.kinds import WRITABLE
 from madang.resources.manifest import MANIFESTS_MAX, Manifest, read
-from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion, split_model
+from madang.resources.model import (
+    Model,
+    ModelSpec,
+    ModelStatus,
+    ModelVersion,
+    split_model,
+    volume_path,
+)
 from madang.resources.place import Pool, Site
 from madang.resources.resource import AnyResource, Frozen, Ref
-from madang.resources.rights import CONTROL, Principal, Right, within
+from madang.resources.rights import CONTROL, Principal, Right
 from madang.resources.service import Service
 from madang.resources.tenancy import Key, Organization, Project, User
 from madang.resources.volume import VolumeSpec
@@ -137,7 +145,7 @@ class Intake:
                 manifests[manifest.kind, manifest.ref] = manifest
         versions: dict[Ref, ModelVersion] = {}
         for number, manifest in enumerate(manifests.values(), 1):
-            if isinstance(manifest.spec, ModelSpec) and not dry_run:
+            if _is_file(manifest.spec) and not dry_run:
                 with numbered(number):
                     versions[manifest.ref] = await self._load(manifest.spec.source, _untold)
         wanted = tuple(manifests.values())
@@ -147,7 +155,7 @@ class Intake:
         """Read one document, and refuse whoever may not bring it."""
         manifest = read(document, project)
         allow_write(who, manifest.kind, manifest.ref.project, manifest.subject)
-        if isinstance(manifest.spec, ModelSpec) or self._reaches_out(manifest.spec):
+        if _is_file(manifest.spec) or self._reaches_out(manifest.spec):
             allow(who, Right.OPERATE, "", manifest.subject)
         return manifest
 
@@ -226,7 +234,7 @@ class Intake:
             resource = change.resource
             if change.what == "unchanged":
                 continue
-            if isinstance(resource, Model):
+            if resource.ref in versions and isinstance(resource, Model):
                 resource = self._grown(resource.ref, resource.spec.source, versions[resource.ref])
             fresh.append(resource)
             events.append(self._told(who, resource, f"{resource.kind}.{change.what}d"))
@@ -299,7 +307,7 @@ class Intake:
         """Refuse to delete what something else stands on, or what control alone may remove."""
         if found.kind not in DELETABLE:
             raise Rejected("resource.follows-others", subject, kind=found.kind)
-        users = sorted(_users(found, self.world))
+        users = sorted(users_of(found, self.world))
         seen = [f"{kind}/{ref.name}" for kind, ref in users if who.sees(ref.project)]
         if seen:
             raise Conflict("resource.in-use", subject, by=", ".join(seen[:5]), count=len(seen))
@@ -453,6 +461,11 @@ class Intake:
         )
 
 
+def _is_file(spec: Frozen) -> TypeGuard[ModelSpec]:
+    """Tell whether it is a model whose file lies on the server, and no volume of a project."""
+    return isinstance(spec, ModelSpec) and not volume_path(spec.source)[0]
+
+
 def _check_same(before: Job, after: Job, subject: str) -> None:
     """Refuse another spec for a job that is there: what has run can't be another."""
     may_change = ("cancel", "suspend")
@@ -475,47 +488,3 @@ def numbered(document: int) -> Iterator[None]:
 
 def _untold(_done: int, _of: int) -> None:
     """Take progress that nobody waits for."""
-
-
-def _users(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
-    """Return what would break without it, or would come alive again with the next of its name."""
-
-    def those(kind: str, stands: Callable[[AnyResource], bool]) -> set[tuple[str, Ref]]:
-        return {(kind, ref) for ref, each in world.list(CONTROL, kind).items() if stands(each)}
-
-    if found.kind == "volume":
-        return those("job", lambda job: _mounts(job, found))
-    if found.kind == "model":
-        return those("service", lambda s: _served(s) == found.ref)
-    if found.kind in {"project", "organization"}:
-        scoped = (kind for kind, each in KINDS.items() if each.scoped and kind != found.kind)
-        inside = (those(kind, lambda each: within(each.project, found.project)) for kind in scoped)
-        rights = (those(kind, lambda r: _reaches(r, found.project)) for kind in ("key", "user"))
-        return set().union(*inside, *rights)
-    if found.kind == "user":
-        owned = f"{found.project}/{found.name}"
-        return those("key", lambda key: key.spec.user == owned)
-    if found.kind in {"site", "pool"}:
-        parts = "pool" if found.kind == "site" else "node"
-        return those(parts, lambda each: getattr(each.spec, found.kind) == found.name)
-    if found.kind == "build":
-        judged = found.status.replica if found.status.judged_at is None else ""
-        return those("replica", lambda replica: replica.uid == judged)
-    return set()
-
-
-def _mounts(job: AnyResource, volume: AnyResource) -> bool:
-    """Tell whether a job that is not over mounts a volume."""
-    is_over = job.status.phase in OVER
-    written = f"volume://{volume.name}"
-    return job.project == volume.project and not is_over and written in job.spec.mounts.values()
-
-
-def _served(service: AnyResource) -> Ref:
-    return Ref(service.project, split_model(service.spec.model)[0])
-
-
-def _reaches(holder: AnyResource, place: str) -> bool:
-    """Tell whether a key or a user holds rights there that it does not hold on the whole site."""
-    grants = holder.spec.grants() if isinstance(holder, User) else (holder.spec.grant,)
-    return any(grant.where and within(grant.where, place) for grant in grants)

@@ -1,15 +1,20 @@
-"""What jobs keep beyond themselves, and its end once nobody names it: volumes, and code."""
+"""What jobs keep beyond themselves, and its end once nobody names it: volumes, code, models."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from pathlib import Path
 
 from madang.control.gangs import mounted
 from madang.control.guard import guarded
+from madang.control.tools import Tools
 from madang.control.world import World
-from madang.errors import Conflict
-from madang.ports import Codes, Volumes
+from madang.errors import Conflict, Rejected, Unavailable, Value
+from madang.resources.event import Event
 from madang.resources.job import OVER, Job
+from madang.resources.model import Model, volume_path
+from madang.resources.resource import Reason, Ref
 from madang.resources.rights import CONTROL
 from madang.resources.volume import Volume
 
@@ -18,6 +23,8 @@ PAUSE_S = 1.0
 """Between two looks, however much happens."""
 MEASURE_S = 30.0
 """A volume that a job mounts is measured so often: it may grow beyond its size for so long."""
+AGAIN_S = 60.0
+"""A model that could not be read from a volume is tried again so often."""
 NOTED_BYTES = 1 << 20
 """A smaller change is not written down while a job goes on."""
 
@@ -25,10 +32,13 @@ NOTED_BYTES = 1 << 20
 class Shelf:
     """Looks after the folders of volumes and of code."""
 
-    def __init__(self, world: World, volumes: Volumes, codes: Codes) -> None:
+    def __init__(self, world: World, tools: Tools) -> None:
         self.world = world
-        self.volumes = volumes
-        self.codes = codes
+        self.volumes = tools.volumes
+        self.codes = tools.codes
+        self._read = tools.read
+        self._tried: dict[tuple[str, int], float] = {}
+        """By uid and generation of a model, when it was tried to read it (monotonic)."""
         self._measured: dict[str, tuple[float, bool]] = {}
         """By uid, when (monotonic), and whether a job mounted it then."""
 
@@ -50,13 +60,61 @@ class Shelf:
         for uid in {*kept} - {volume.uid for volume in volumes}:
             await asyncio.to_thread(self.volumes.remove, uid)
         living = (job for job in jobs if job.status.phase not in OVER)
-        used = {volume.ref for job in living for volume in mounted(self.world, job)}
+        used = {volume.ref: job for job in living for volume in mounted(self.world, job)}
+        for model in self.world.list(CONTROL, "model").values():
+            if isinstance(model, Model) and model.status.read_generation != model.generation:
+                await guarded(f"model {model.name}", self._take(model, used))
         for volume in volumes:
             is_used, now = volume.ref in used, self.world.clock.monotonic()
             at, was_used = self._measured.get(volume.uid, (None, False))
             if at is None or (is_used and now - at >= MEASURE_S) or (was_used and not is_used):
                 self._measured[volume.uid] = now, is_used
                 await self._measure(volume, is_used)
+
+    async def _take(self, model: Model, used: Mapping[Ref, Job]) -> None:
+        """Read a model that lies in a volume, once no job works there; or say why not yet."""
+        name, _ = volume_path(model.spec.source)
+        if not name:
+            return
+        volume = self.world.get(CONTROL, Volume, Ref(model.project, name))
+        if volume is None:
+            values: dict[str, Value] = {"volume": name}
+            await self._wait(model, Reason(code="model.no-volume", values=values))
+            return
+        tried, now = (model.uid, model.generation), self.world.clock.monotonic()
+        if job := used.get(volume.ref):
+            self._tried.pop(tried, None)
+            values = {"job": job.name, "volume": name}
+            reason = Reason(code="model.waits-for-job", values=values)
+            await self._wait(model, reason, f"job/{job.name}")
+        elif now - self._tried.get(tried, -AGAIN_S) >= AGAIN_S:
+            self._tried[tried] = now
+            await self._import(model, self.volumes.folder(volume))
+
+    async def _wait(self, model: Model, reason: Reason, blocked_by: str = "") -> None:
+        if model.status.reason != reason:
+            waiting = model.with_status(reason=reason, blocked_by=blocked_by)
+            await self.world.commit(CONTROL, [waiting])
+
+    async def _import(self, model: Model, folder: Path) -> None:
+        try:
+            found = await asyncio.to_thread(self._read, folder, model.spec.source)
+        except (Rejected, Unavailable) as error:
+            values = {**error.values, "subject": error.subject}
+            await self._wait(model, Reason(code=error.code, values=values))
+            return
+        now, versions = self.world.clock.now(), model.status.versions
+        if all(version.digest != found.digest for version in versions):
+            numbered = {"number": len(versions) + 1, "imported_at": now}
+            versions = (*versions, found.model_copy(update=numbered))
+        read: Model = model.with_status(
+            versions=versions, reason=None, blocked_by="", read_generation=model.generation
+        )
+        told = Event(
+            at=now, actor="control", code="model.imported", kind="model", project=model.project,
+            name=model.name, uid=model.uid, values={"version": len(versions)},
+        )  # fmt: skip
+        await self.world.commit(CONTROL, [read], events=[told])
 
     async def _measure(self, volume: Volume, is_used: bool) -> None:
         used_bytes, files = await asyncio.to_thread(self.volumes.measure, volume)

@@ -313,7 +313,9 @@ def _lacking(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
     for place, written in sorted(job.spec.mounts.items()):
         kind, _, name = written.partition("://")
         ref = Ref(job.project, split_model(name)[0] if kind == "model" else name)
-        if ref not in (snapshot.models if kind == "model" else snapshot.volumes):
+        model = snapshot.models.get(ref)
+        is_there = model and model.version(split_model(name)[1])
+        if not (is_there if kind == "model" else ref in snapshot.volumes):
             values: dict[str, Value] = {"kind": kind, "name": ref.name, "place": place}
             return Reason(code="job.nothing-to-mount", values=values), f"{kind}/{ref.name}"
     return _full(job, snapshot)

@@ -43,6 +43,8 @@ def pin(service: Service, snapshot: Snapshot) -> RevisionSpec | Unmet:
     name, number = split_model(service.spec.model)
     model = snapshot.models.get(Ref(service.project, name))
     version = model.version(number) if model else None
+    if version is None and model and model.status.reason:
+        return Unmet(model.status.reason, f"model/{name}")
     if version is None:
         missing = Reason(code="model.missing", values={"model": service.spec.model})
         fix = Reason(code="model.fix-add", values={"model": name})

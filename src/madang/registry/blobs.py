@@ -28,6 +28,8 @@ FILE_BYTES_MAX = 8 << 40
 RECORD_BYTES_MAX = 64 << 10
 PART = ".part"
 """How the name of a record ends that is being written."""
+COPY = ".file"
+"""How the name of a file of our own ends."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 Progress = Callable[[int, int], None]
@@ -141,17 +143,44 @@ class FileBlobs:
         if not record.fits(status):
             raise Unavailable("blob.touched", digest, path=record.path)
 
+    def copy(self, file: BinaryIO) -> Path:
+        """Keep a copy of an open file, by its digest: what it is of may be changed by others."""
+        part = self._folder / f"{threading.get_ident()}{PART}"
+        seen = hashlib.sha256()
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with part.open("wb") as kept:
+                while chunk := file.read(CHUNK_BYTES):
+                    seen.update(chunk)
+                    kept.write(chunk)
+                kept.flush()
+                os.fchmod(kept.fileno(), 0o644)  # a job may mount it
+                os.fsync(kept.fileno())
+            path = self._place(f"sha256:{seen.hexdigest()}").with_suffix(COPY)
+            part.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise Unavailable("blob.write-failed", seen.hexdigest(), cause=str(error)) from error
+        return path
+
+    def drop(self, path: Path) -> None:
+        """Let go of a copy that turned out to be no model, unless it is one by another name."""
+        if not path.with_suffix(".json").exists():
+            path.unlink(missing_ok=True)
+
     def remove(self, digest: str) -> None:
-        """See `Blobs.remove`. The file itself is not ours, and stays."""
+        """See `Blobs.remove`. A file that is not our own copy stays."""
         if _DIGEST.fullmatch(digest):
             self._place(digest).unlink(missing_ok=True)
+            self._place(digest).with_suffix(COPY).unlink(missing_ok=True)
 
     def keep_only(self, digests: Collection[str]) -> None:
         """See `Blobs.keep_only`."""
-        kept = {self._place(digest) for digest in digests}
+        kept = {self._place(digest).with_suffix(s) for digest in digests for s in (".json", COPY)}
         if self._folder.is_dir():
             for path in self._folder.iterdir():
-                if path not in kept and path.suffix in {".json", PART}:
+                if path not in kept and path.suffix in {".json", COPY, PART}:
                     path.unlink(missing_ok=True)
 
     def _place(self, digest: str) -> Path:

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from madang.errors import Unfit
-from madang.resources.resource import Frozen, Resource
+from madang.resources.resource import Frozen, Reason, Resource
+
+VOLUME = "volume://"
+
+
+def volume_path(source: str) -> tuple[str, str]:
+    """Split `volume://NAME/PATH` into the two; two empty words for any other source.
+
+    Raises `Unfit` for a path that is none below the volume.
+
+    >>> volume_path("volume://data/out/tiny.gguf"), volume_path("/srv/tiny.gguf")
+    (('data', 'out/tiny.gguf'), ('', ''))
+    """
+    if not source.startswith(VOLUME):
+        return "", ""
+    name, _, path = source.removeprefix(VOLUME).partition("/")
+    if not name or {"", ".", ".."} & {*path.split("/")} or not path.isprintable():
+        raise Unfit("value.volume-path", written=source)
+    return name, path
+
+
+def _check_source(source: str) -> str:
+    volume_path(source)
+    return source
 
 
 class ModelSpec(Frozen):
     """Where its newest version came from."""
 
-    source: str = Field(min_length=1, max_length=4096)
-    """`file:///…` or a local path; `hf://` and `s3://` are not served yet."""
+    source: Annotated[
+        str, Field(min_length=1, max_length=4096), AfterValidator(_check_source)
+    ]  # fmt: skip
+    """`file:///…`, a local path, or `volume://NAME/PATH`, which is read once no job works on that
+    volume; `hf://` and `s3://` are not served yet."""
 
 
 class ModelVersion(Frozen):
@@ -41,6 +67,12 @@ class ModelStatus(Frozen):
     """Its versions, oldest first."""
 
     versions: tuple[ModelVersion, ...] = ()
+    reason: Reason | None = None
+    """Why the newest spec has not been read yet, where it lies in a volume."""
+    blocked_by: str = ""
+    """kind/name of what it waits for."""
+    read_generation: int = 0
+    """Of the spec that was read from a volume."""
 
 
 class Model(Resource[ModelSpec, ModelStatus]):

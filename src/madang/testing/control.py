@@ -37,7 +37,7 @@ from madang.planning.snapshot import Probed
 from madang.ports import Clock, Found, Launcher
 from madang.registry.blobs import FileBlobs
 from madang.registry.codes import FileCodes
-from madang.registry.importing import import_model
+from madang.registry.importing import import_from, import_model
 from madang.registry.saves import FileSaves
 from madang.registry.volumes import FileVolumes
 from madang.resources.revision import Check
@@ -88,7 +88,7 @@ async def opened(home: Home, edges: Edges) -> AsyncIterator[Desk]:
         tidy(world, blobs)
         desk, hands = _wired(home, world, edges, fake, blobs)
         loop = Loop(world, desk.observer, hands)
-        shelf = Shelf(world, hands.tools.volumes, hands.tools.codes)
+        shelf = Shelf(world, hands.tools)
         tasks += [asyncio.create_task(desk.observer.watch(NODE)), asyncio.create_task(loop.run())]
         tasks += [asyncio.create_task(desk.notary.run()), asyncio.create_task(shelf.run())]
         await desk.observer.first_look()
@@ -110,7 +110,8 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     codes = FileCodes(home.codes)
     tools = Tools(
         launchers, {"fake": fake}, blobs, edges.judge, token, program.launch,
-        FileSaves(home.jobs), FileVolumes(home.volumes), codes, reprice,
+        FileSaves(home.jobs), FileVolumes(home.volumes), codes,
+        lambda folder, source: import_from(folder, source, blobs), reprice,
     )  # fmt: skip
     notary = Notary(
         world, Signer(edges.seed), HeadsFile(edges.heads or audit_heads(home, {})), Kept(home)

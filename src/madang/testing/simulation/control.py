@@ -17,7 +17,7 @@ from madang.control.tools import Tools
 from madang.control.world import World
 from madang.engines import program
 from madang.engines.fake import Fake
-from madang.errors import Unavailable
+from madang.errors import Rejected, Unavailable
 from madang.launchers.local import Local
 from madang.planning.action import Plan
 from madang.planning.reprice import reprice
@@ -48,6 +48,11 @@ MODELS = {"small": GB, "large": 3 * GB, "wrong": GB}
 def digest(model: str) -> str:
     """Return the digest of a model's file."""
     return "sha256:" + model.encode().hex().ljust(64, "0")
+
+
+def no_read(_folder: Path, source: str) -> ModelVersion:
+    """Refuse to read a model in a volume: the files here are on paper."""
+    raise Rejected("model.source-unreadable", source, cause="on paper")
 
 
 class Files:
@@ -107,7 +112,8 @@ class Control:
         codes = FileCodes(history.home / "codes")
         tools = Tools(
             launchers, {"fake": self.fake}, files, self._judge, token, program.launch,
-            FileSaves(history.home / "jobs"), FileVolumes(history.home / "volumes"), codes, reprice,
+            FileSaves(history.home / "jobs"), FileVolumes(history.home / "volumes"), codes,
+            no_read, reprice,
         )  # fmt: skip
         hands = Hands(world, self.observer, tools)
         self.intake = Intake(world, self.observer.seen, load, history.random, lambda: None, codes)

@@ -1,0 +1,57 @@
+"""What stands on what: nothing is taken away while something else needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from madang.control.world import World
+from madang.resources.job import OVER
+from madang.resources.kinds import KINDS
+from madang.resources.model import split_model
+from madang.resources.resource import AnyResource, Ref
+from madang.resources.rights import CONTROL, within
+from madang.resources.tenancy import User
+
+
+def users_of(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
+    """Return what would break without it, or would come alive again with the next of its name."""
+
+    def those(kind: str, stands: Callable[[AnyResource], bool]) -> set[tuple[str, Ref]]:
+        return {(kind, ref) for ref, each in world.list(CONTROL, kind).items() if stands(each)}
+
+    if found.kind == "volume":
+        return those("job", lambda job: _mounts(job, found))
+    if found.kind == "model":
+        return those("service", lambda s: _served(s) == found.ref)
+    if found.kind in {"project", "organization"}:
+        scoped = (kind for kind, each in KINDS.items() if each.scoped and kind != found.kind)
+        inside = (those(kind, lambda each: within(each.project, found.project)) for kind in scoped)
+        rights = (those(kind, lambda r: _reaches(r, found.project)) for kind in ("key", "user"))
+        return set().union(*inside, *rights)
+    if found.kind == "user":
+        owned = f"{found.project}/{found.name}"
+        return those("key", lambda key: key.spec.user == owned)
+    if found.kind in {"site", "pool"}:
+        parts = "pool" if found.kind == "site" else "node"
+        return those(parts, lambda each: getattr(each.spec, found.kind) == found.name)
+    if found.kind == "build":
+        judged = found.status.replica if found.status.judged_at is None else ""
+        return those("replica", lambda replica: replica.uid == judged)
+    return set()
+
+
+def _mounts(job: AnyResource, volume: AnyResource) -> bool:
+    """Tell whether a job that is not over mounts a volume."""
+    is_over = job.status.phase in OVER
+    written = f"volume://{volume.name}"
+    return job.project == volume.project and not is_over and written in job.spec.mounts.values()
+
+
+def _served(service: AnyResource) -> Ref:
+    return Ref(service.project, split_model(service.spec.model)[0])
+
+
+def _reaches(holder: AnyResource, place: str) -> bool:
+    """Tell whether a key or a user holds rights there that it does not hold on the whole site."""
+    grants = holder.spec.grants() if isinstance(holder, User) else (holder.spec.grant,)
+    return any(grant.where and within(grant.where, place) for grant in grants)

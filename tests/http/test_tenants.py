@@ -194,16 +194,14 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     """Return the requests that try one route and verb, with their rules."""
     path = route.path
     in_lab = {"project": LAB}
+    everywhere = [Ask("GET", path, R.READ), Ask("GET", path, R.READ, LAB, params=in_lab)]
     plain: dict[tuple[str, str], list[Ask]] = {
         **{("GET", f"/api/v1/{name}"): [Ask("GET", path, *rule)] for name, rule in GLANCES.items()},
         ("GET", "/api/v1/changes"): [
             Ask("GET", path, R.READ, params={"after": "0"}),
             Ask("GET", path, R.READ, LAB, params={"after": "0", **in_lab}),
         ],
-        **{("GET", f"/api/v1/{name}"): [
-            Ask("GET", path, R.READ),
-            Ask("GET", path, R.READ, LAB, params=in_lab),
-        ] for name in ("event", "declared")},
+        **{("GET", f"/api/v1/{name}"): everywhere for name in ("event", "declared")},
         ("POST", "/api/v1/backup"): [Ask("POST", path, R.OPERATE, site=True)],
         ("POST", "/api/v1/backup/outcome"): [
             Ask("POST", path, R.OPERATE, site=True, body={"what": "drill-failed"})
@@ -235,7 +233,7 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     if (method, path) in plain:
         yield from plain[method, path]
     elif path == "/api/v1/node/{name}/drain":
-        body = {"drain": True}
+        path, body = path.format(name="none"), {"drain": True}
         yield Ask("POST", path, R.OPERATE, site=True, body=body, ok=frozenset({404}))
     elif path.startswith(("/api/v1/job/", "/api/v1/attempt/")):
         yield Ask("GET", path.format(name="none"), R.READ, LAB, params=in_lab, ok=frozenset({404}))

@@ -54,6 +54,7 @@ ROOM_LINES_DEFAULT = 1_500
 # cli, 3,030, since one answer tells where a job is, what it lost, and why each attempt before has
 # ended, drawn on a terminal of any width, in letters of any width.
 # cli, 3,140, since it packs the program that goes along with a job.
+# Of planning's lines 400 decide how ill an accelerator is, and what becomes of it and its work.
 # stores, 1,500 by default: 2,180, since it holds two databases, and what makes of one home a file
 # and of a file a home, whose state lies in a file or takes the place of what a database held.
 # 2,190, since what resources say has versions of its own.

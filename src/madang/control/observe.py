@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
+from madang import symptoms
 from madang.control.gateways import Gateways
 from madang.control.guard import guarded
 from madang.control.pulse import Pulses
@@ -70,6 +71,8 @@ class Observer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(PROBES_MAX)
         self._askers = started(PROBES_MAX, "probe")
+        self._watches: dict[str, symptoms.Watch] = {}
+        """What nodes tell of their accelerators; of one out of sight what it told last."""
         self._outlook: Outlook | None = None
         self._thought_at = -THOUGHT_NEVER_S
         self._looked = {node: asyncio.Event() for node in launchers}
@@ -87,6 +90,7 @@ class Observer:
             pulses=self._pulses.now(),
             refused=dict(self._refused),
             fenced=frozenset(self._fenced()),
+            watches=self._watches,
             routed=self.gateways.routed(),
             inflight=self.gateways.inflight(),
             outlook=self._outlook,
@@ -197,6 +201,7 @@ class Observer:
         gone = {p.uid for p in before.processes} - fresh.keys() if before else set()
         if view:
             self._views[node] = view
+            self._listen(node, view)
         if (before is None) is not (view is None):
             self._in_sight = frozenset(self._views)
         self._processes, self._places = dict(self._processes), dict(self._places)
@@ -210,6 +215,14 @@ class Observer:
                 self._places[uid], self._processes[uid] = newest
             else:
                 del self._found[uid], self._places[uid], self._processes[uid]
+
+    def _listen(self, node: str, view: Observation) -> None:
+        """Take in what a node tells of its accelerators; what is the same stays the same object."""
+        told = (process.announced for process in view.processes if process.uid == symptoms.UID)
+        watch = symptoms.read(next(told, None))
+        if watch != self._watches.get(node):
+            left = {name: each for name, each in self._watches.items() if name != node}
+            self._watches = {**left, node: watch} if watch else left
 
     async def _last_lines(self, node: str, uid: str, rank: int | None = None) -> tuple[str, ...]:
         launcher = self.launchers[node]

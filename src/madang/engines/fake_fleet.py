@@ -2,9 +2,11 @@
 
 Started by the supervisor as `python -I -S fake_fleet.py HOME`, where HOME/fleet.json says which
 nodes there are and how their accelerators behave; standard library only. It takes the orders of
-the supervisor's protocol on HOME/run/fleet.sock, each with a `node`, and one more:
+the supervisor's protocol on HOME/run/fleet.sock, each with a `node`, and two more, of which the
+second makes an accelerator ill, or well again with `"shows": {}`:
 
     {"v": 1, "id": 1, "verb": "vanish", "node": "edge-1", "lasts_s": 5, "keeps": false}
+    {"v": 1, "id": 2, "verb": "ail", "node": "h100-1", "accelerator": "gpu0", "shows": {"xid": 79}}
 
 A simulated replica is no process: an entry here, with the pid of this process. Its engine is known
 by its key, behind one address for all. Only plans of the fake engine can be carried out, and gangs
@@ -33,7 +35,9 @@ if not __package__:
 
 from madang.engines import fake_gang
 from madang.engines.fake_gang import Drill
-from madang.engines.fake_server import Conversation, Server, SimulatedScript
+from madang.engines.fake_replica import SimulatedConversation
+from madang.engines.fake_server import Server, SimulatedScript
+from madang.engines.fake_watch import Ward
 from madang.supervisor.children import PROGRAM_CHARS_MAX, Refused
 from madang.supervisor.orders import Orders, answered, read_order, seconds
 from madang.supervisor.protocol import LINE_BYTES_MAX, READY_FD, LaunchPlan, Process, encode
@@ -94,7 +98,7 @@ class Lives:
 
     def reports(self) -> list[Process]:
         """Return every process."""
-        return [life.report() for life in self.every()]
+        return [*self._node.ward.watch(), *(life.report() for life in self.every())]
 
     def tail(self, uid: str, lines: int, _rank: int | None, _first: bool) -> dict[str, Any]:
         """Return the last lines it printed, which are in no file."""
@@ -125,7 +129,7 @@ class Lives:
             self._end(old, old.plan.grace_s)
         else:
             self._begin(fresh)
-        self._changed()
+        self.changed()
         return fresh.now
 
     def stop(self, uid: str, epoch: int, grace_s: float) -> Process | None:
@@ -138,7 +142,7 @@ class Lives:
             return None
         if not life.now.pid:
             del self._known[uid]
-            self._changed()
+            self.changed()
             if life.old is None:
                 return None
             self._known[uid] = life = life.old
@@ -222,12 +226,14 @@ class Lives:
         if newest != saved:
             fake_gang.save(life.plan, newest)
         if age_s >= drill.end_s:
+            if found := drill.breaks():
+                self._node.ail(found[0].removeprefix(f"{self._node.name}-"), {"xid": found[1]})
             self._settle(life, drill.exit_code())
             return
         again = drill.next_s(age_s)
         if again < math.inf:
             life.alarm = loop.call_at(life.began + again, self._drill, life, drill, newest)
-        self._changed()
+        self.changed()
 
     def _warn(self, life: Life, drill: Drill) -> None:
         """Let its ranks end after their next step, unless they were asked before."""
@@ -246,7 +252,7 @@ class Lives:
         fleet = self._node.fleet
         fleet.answering[life.plan.env.get(TOKEN, "")] = life
         life.now = replace(life.now, announced={"url": fleet.url, "pid": os.getpid()})
-        self._changed()
+        self.changed()
 
     def _end(self, life: Life, grace_s: float) -> None:
         """Ask it to end, and make it end after its grace."""
@@ -285,9 +291,10 @@ class Lives:
             del self._known[life.plan.uid]
         else:
             life.now = replace(life.now, state="exited", announced=None)
-        self._changed()
+        self.changed()
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Let whoever waits see it anew."""
         self.seq += 1
         self._node.tell()
 
@@ -302,10 +309,12 @@ class Node:
         self.waiting: dict[Talk, Wait] = {}
         self._return: asyncio.TimerHandle | None = None
         self._kinds = {f"{self.name}-{d['name']}": d["kind"] for d in body["accelerators"]}
+        self.ward = Ward(self.name, {d["name"]: d["kind"] for d in body["accelerators"]})
         self.begin()
 
     def begin(self) -> None:
         """Start it: nothing runs, and no control is known."""
+        self.ward.start()
         self.lives = Lives(self)
         self.orders = Orders(self.lives)  # type: ignore[arg-type]
 
@@ -315,6 +324,9 @@ class Node:
 
     def take(self, order: dict[str, Any]) -> dict[str, Any] | None:
         """Carry an order out; None: wait for a change. Raises Refused."""
+        if order.get("verb") == "ail":
+            self.ail(str(order.get("accelerator")), dict(order.get("shows") or {}))
+            return {}
         if order.get("verb") == "vanish":
             self.vanish(seconds(order.get("lasts_s")), order.get("keeps") is True)
             return {}
@@ -326,6 +338,11 @@ class Node:
         """Answer everybody who waits for a change of it."""
         for talk in list(self.waiting):
             talk.answer_waiting(self)
+
+    def ail(self, device: str, shows: dict[str, Any]) -> None:
+        """Let an accelerator fall ill, or be well again."""
+        self.ward.ail(device, shows)
+        self.lives.changed()
 
     def vanish(self, lasts_s: float, keeps: bool) -> None:
         """Be out of sight for so long; what runs on it is kept only if just the way to it is."""
@@ -406,34 +423,6 @@ class Talk:
             self._writer.write(encode(answer))
 
 
-class SimulatedConversation(Conversation):
-    """One connection to an engine: which one, its key says."""
-
-    fleet: Fleet
-    simulated: SimulatedScript
-
-    def _may_ask(self) -> bool:
-        """Find the engine with that key; raises ConnectionResetError where its node is gone."""
-        token = str(self.headers.get("Authorization")).removeprefix("Bearer ")
-        life = self.fleet.answering.get(token)
-        if life is None or isinstance(life.script, Drill):  # which has no key
-            if token in self.fleet.ended:
-                raise ConnectionResetError
-            return False
-        self.life = life
-        self.script = self.simulated = life.script
-        self._check()
-        return True
-
-    def _check(self) -> None:
-        if self.simulated.is_over or self.life.node.is_away:
-            raise ConnectionResetError
-
-    def _pause(self, duration_s: float) -> None:
-        super()._pause(duration_s)
-        self._check()
-
-
 class Fleet:
     """Every simulated node, and every engine on them by its key."""
 
@@ -449,6 +438,11 @@ class Fleet:
             for away in each["vanishes"]:
                 node, how = self.nodes[each["name"]], (away["lasts_s"], away["keeps"])
                 self._loop.call_later(away["after_s"], node.vanish, *how)
+            for ill in each.get("ails", ()):
+                ail, device = self.nodes[each["name"]].ail, ill["accelerator"]
+                self._loop.call_later(ill["after_s"], ail, device, ill["shows"])
+                if ill["lasts_s"] is not None:
+                    self._loop.call_later(ill["after_s"] + ill["lasts_s"], ail, device, {})
 
     def post(self, work: Callable[[], object]) -> None:
         """Have it done by the thread that holds all of this."""

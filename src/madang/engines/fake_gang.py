@@ -3,9 +3,10 @@
     madang-drill '{"steps": 100, "step_s": 0.5, "starts_s": 1, "save_every": 20,
                    "fail": {"rank": 1, "step": 50, "exit_code": -9}}'
 
-A rank that fails has done that step and ends, and so do the others soon after; with `"halts": true`
-it stands still instead, and they with it. Nothing runs: thousands of them cost no more than being
-asked. Only checkpoints are real, because whoever records them looks at them.
+A rank that fails has done that step and ends, and so do the others soon after. With `"xid": 79` its
+accelerator breaks as well, and is the cause; with `"halts": true` it stands still instead, and they
+with it. Nothing runs: thousands of them cost no more than being asked. Only checkpoints are real,
+because whoever records them looks at them.
 """
 
 from __future__ import annotations
@@ -127,6 +128,14 @@ class Drill:
         """Return what the first rank that ends badly returns, as its leader does."""
         code = LEFT if self.is_warned else int(self.fail.get("exit_code", 1)) if self.fails else 0
         return code if code >= 0 else 128 - code
+
+    def breaks(self) -> tuple[str, int] | None:
+        """Return which accelerator is the cause of how it fails, and by which XID; mostly none."""
+        held, ranks = self.plan.accelerators, [each.rank for each in self.plan.ranks]
+        if not self.fails or not held or "xid" not in self.fail or self.is_warned:
+            return None
+        place = ranks.index(self.fail["rank"]) * len(held) // len(ranks)
+        return held[place], int(self.fail["xid"])
 
     def _code(self, rank: int) -> int:
         if self.is_warned or not self.fails:

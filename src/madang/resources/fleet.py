@@ -19,7 +19,7 @@ where it has a `guarantee`. Devices of a kind with a `group` are given only so m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -80,6 +80,27 @@ class Absence(Frozen):
     """True: only the way to it is lost. False: it starts again, and nothing runs on it."""
 
 
+class Ailment(Frozen):
+    """An accelerator that falls ill once, and is well again if that lasts only so long."""
+
+    after: Duration
+    """Counted from the start of the fleet."""
+    accelerator: str = Field(max_length=16)
+    """As it is called on its node: `gpu0`."""
+    lasts: Duration | None = None
+    xid: int | None = Field(default=None, ge=1, le=1000, strict=True)
+    """That its node's kernel logs once."""
+    gone: bool = False
+    """Its maker's tool lists it no more."""
+    hot: bool = False
+    halted: bool = False
+    uncorrectable: int = Field(default=0, ge=0, le=1_000_000, strict=True)
+    remap: Literal["", "pending", "failed"] = ""
+    recovery: Literal["", "reset", "reboot", "drain"] = ""
+    tool: Literal["", "hung", "failed"] = ""
+    """How the tool of its maker answers for all that the node has of it."""
+
+
 class NodeGroup(Frozen):
     """Some nodes of one shape."""
 
@@ -91,6 +112,7 @@ class NodeGroup(Frozen):
     memory: Size
     accelerators: dict[Kind, Count] = {}
     vanishes: tuple[Absence, ...] = ()
+    ails: tuple[Ailment, ...] = ()
 
     def names(self) -> Iterator[str]:
         """Give the name of each node."""
@@ -184,11 +206,21 @@ def faults(fleet: Fleet) -> Iterator[tuple[Where, Unfit]]:
                     (*where, "accelerators", kind),
                     Unfit("value.fleet-group", kind=kind, count=count, group=spec.group),
                 )
+        yield from _unknown_devices(where, group, fleet)
         if len(group.name.encode()) > GROUP_NAME_BYTES_MAX:
             yield (*where, "name"), Unfit("value.name-long", limit=GROUP_NAME_BYTES_MAX)
     count = sum(group.count or 1 for *_, group in groups(fleet))
     if not 1 <= count <= NODES_MAX:
         yield ("sites",), Unfit("value.fleet-size", count=count, limit=NODES_MAX)
+
+
+def _unknown_devices(where: Where, group: NodeGroup, fleet: Fleet) -> Iterator[tuple[Where, Unfit]]:
+    """Give ailments of what a node does not have."""
+    named = {each["name"] for each in _named(_devices(group, fleet.accelerators))}
+    for number, ailment in enumerate(group.ails):
+        if ailment.accelerator not in named:
+            wrong = Unfit("value.fleet-device", name=ailment.accelerator)
+            yield (*where, "ails", number, "accelerator"), wrong
 
 
 def _twice(fleet: Fleet) -> Iterator[tuple[Where, Unfit]]:
@@ -230,6 +262,28 @@ def _plain_node(
     name: str, site: str, pool: str, group: NodeGroup, kinds: Mapping[str, KindSpec]
 ) -> dict[str, Any]:
     labels = {"zone": group.zone, "rack": group.rack, SIMULATED: "yes"}
+    ails = [_plain_ailment(each) for each in group.ails]
+    return {
+        "name": name, "site": site, "pool": pool,
+        "labels": {label: value for label, value in labels.items() if value},
+        "cores": group.cores, "memory_bytes": group.memory,
+        "accelerators": _named(_devices(group, kinds)),
+        "vanishes": [
+            {"after_s": each.after, "lasts_s": each.lasts, "keeps": each.keeps}
+            for each in group.vanishes
+        ],
+    } | ({"ails": ails} if ails else {})  # fmt: skip
+
+
+def _plain_ailment(each: Ailment) -> dict[str, Any]:
+    """Return when which accelerator shows what."""
+    shows = each.model_dump(exclude={"after", "lasts", "accelerator"}, exclude_defaults=True)
+    when = {"after_s": each.after, "lasts_s": each.lasts, "accelerator": each.accelerator}
+    return {**when, "shows": shows}
+
+
+def _devices(group: NodeGroup, kinds: Mapping[str, KindSpec]) -> list[dict[str, Any]]:
+    """Return what each node of a group has."""
     devices: list[dict[str, Any]] = []
     for kind, count in sorted(group.accelerators.items()):
         known = kinds.get(kind, KindSpec())
@@ -243,15 +297,7 @@ def _plain_node(
             if known.group > 1:
                 device["group"] = f"{kind}-{number // known.group}"
             devices.append(device)
-    return {
-        "name": name, "site": site, "pool": pool,
-        "labels": {label: value for label, value in labels.items() if value},
-        "cores": group.cores, "memory_bytes": group.memory, "accelerators": _named(devices),
-        "vanishes": [
-            {"after_s": each.after, "lasts_s": each.lasts, "keeps": each.keeps}
-            for each in group.vanishes
-        ],
-    }  # fmt: skip
+    return devices
 
 
 def _grade(grade: Grade) -> dict[str, Any]:

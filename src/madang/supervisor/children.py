@@ -34,6 +34,8 @@ HURRY_BYTES = 64 << 10
 VITALS_S = 1.0
 """Memory and processor time are read from the kernel this often at most."""
 ANNOUNCED_BYTES_MAX = 1024
+ANNOUNCED_AGAIN_BYTES_MAX = 64 << 10
+"""Of a line with which one of ours announces itself anew: the watch of the accelerators does."""
 PROGRAM_CHARS_MAX = 200
 """How much of a program's name is told back."""
 
@@ -365,20 +367,30 @@ class Children:
     def _hear(self, child: Child, chunk: bytes) -> bool:
         """Take the one line in which it says that it is ready; true once there is no more.
 
-        Of a gang take what its leader reports, to its end.
+        Of what is always started again the newest line counts, for as long as it lives. Of a gang
+        take what its leader reports, to its end.
         """
         if child.gang:
             if child.gang.hear(chunk):
                 self._changed()
             return False
+        if child.plan.restart == "always":
+            *lines, child.said = (child.said + chunk).split(b"\n")
+            for line in lines[-1:]:
+                self._announced(child, line)
+            return len(child.said) > ANNOUNCED_AGAIN_BYTES_MAX
         child.said, end, _ = (child.said + chunk).partition(b"\n")
         if end and len(child.said) <= ANNOUNCED_BYTES_MAX:
-            with suppress(ValueError, RecursionError):
-                said = json.loads(child.said)
-                if isinstance(said, dict):
-                    child.now = replace(child.now, announced=said)
-                    self._changed()
+            self._announced(child, child.said)
         return bool(end) or len(child.said) > ANNOUNCED_BYTES_MAX
+
+    def _announced(self, child: Child, line: bytes) -> None:
+        """Keep what it says of itself, if that is an object, and another one than before."""
+        with suppress(ValueError, RecursionError):
+            said = json.loads(line)
+            if isinstance(said, dict) and said != child.now.announced:
+                child.now = replace(child.now, announced=said)
+                self._changed()
 
 
 def _alive(child: Child, vitals: processes.Vitals | None) -> Process:

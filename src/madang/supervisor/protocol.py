@@ -195,7 +195,8 @@ class Process:
     """Negative: minus the number of the signal that ended it."""
     restarts: int = 0
     announced: Mapping[str, Any] | None = None
-    """The JSON object the child wrote to READY_FD: at least `url` for an engine."""
+    """The JSON object the child wrote to READY_FD: at least `url` for an engine. One whose plan
+    says to restart it always may write further ones, and the newest counts."""
     accelerators: tuple[str, ...] = ()
     rss_bytes: int = 0
     cpu_s: float = 0.0

@@ -245,9 +245,15 @@ class Client:
             news = self.changes(after, kind=kind)
             after, now = news["revision"], news["items"]
 
-    def events(self, after: int = 0, limit: int = 1000, wait_s: float = 0) -> Sequence[Event]:
-        """Return events after that number, oldest first; waits for the first one if told to."""
-        query = {"after": after, "limit": limit, "wait_s": wait_s, "project": self.project}
+    def events(
+        self, after: int = 0, limit: int = 1000, wait_s: float = 0, *, everywhere: bool = False
+    ) -> Sequence[Event]:
+        """Return events after that number, oldest first; waits for the first one if told to.
+
+        Of the project; `everywhere`: of all that the key sees, the site's own among them.
+        """
+        query: dict[str, Any] = {"after": after, "limit": limit, "wait_s": wait_s}
+        query |= {} if everywhere else {"project": self.project}
         items: Sequence[Event]
         items = self._json("GET", "event", query, timeout_s=wait_s + TIMEOUT_S)["items"]
         return items
@@ -278,6 +284,12 @@ class Client:
         body = {"drain": drain}
         found: Resource = self._json("POST", f"node/{quote(node, safe='')}/drain", body=body)
         return found
+
+    def release(self, accelerator: str) -> Resource:
+        """Have a fenced accelerator offered again; returns before control has done so."""
+        path = f"{self._ref('accelerator', accelerator)[0]}/release"
+        going: Resource = self._json("POST", path)
+        return going
 
     def revoke_key(self, name: str, made: bool = False) -> Revoked:
         """Make a key worthless; with `made` all that it has made, in one transaction."""

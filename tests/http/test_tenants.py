@@ -226,6 +226,9 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
             Ask("DELETE", "/api/v1/key/none", R.KEYS, LAB, params={**in_lab, "made": made},
                 ok=frozenset({404})) for made in ("false", "true")
         ],
+        ("POST", "/api/v1/accelerator/{name}/release"): [
+            Ask("POST", "/api/v1/accelerator/none/release", R.OPERATE, "", ok=frozenset({404}))
+        ],
         ("GET", "/api/v1/process/{name}/logs"): [
             Ask("GET", "/api/v1/process/none/logs", R.OPERATE, site=True, ok=frozenset({404}))
         ],

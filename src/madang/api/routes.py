@@ -373,6 +373,16 @@ async def get_resource(
     return shown(desk.world, [found])[0]
 
 
+@router.post("/accelerator/{name}/release")
+async def release_accelerator(who: Caller, desk: AtDesk, name: str, ask: Asking) -> Response:
+    """Have a fenced accelerator offered again; refused while what it shows speaks against it."""
+
+    async def act() -> AnyResource:
+        return await desk.intake.release(who, Ref("", name))
+
+    return await once(desk, who, ask, act, lambda going: going.shown())
+
+
 @router.delete("/key/{name:path}")
 async def revoke_key(
     who: Caller, desk: AtDesk, name: str, ask: Asking, project: Project = None,

@@ -98,18 +98,25 @@ def _print(replica: str, lines: Sequence[str], as_json: bool, is_named: bool) ->
         say(line)
 
 
-def events(*, follow: Follow = False, options: Options = DEFAULTS) -> None:
+def events(
+    *,
+    follow: Follow = False,
+    everywhere: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    options: Options = DEFAULTS,
+) -> None:
     """Show what happened, oldest first, and who did it.
 
     Parameters
     ----------
     follow
         Go on with what happens from now.
+    everywhere
+        All that the key sees, with what happened to nodes and accelerators.
     """
     with options.client() as client:
         known: list[Event] = []
         after = 0
-        while found := client.events(after, EVENTS_MAX):
+        while found := client.events(after, EVENTS_MAX, everywhere=everywhere):
             after = found[-1]["seq"]
             known = [*known, *found][-EVENTS_MAX:]
         if options.json and not follow:
@@ -117,7 +124,7 @@ def events(*, follow: Follow = False, options: Options = DEFAULTS) -> None:
             return
         _show(known, options.json)
         while follow:
-            found = client.events(after, EVENTS_MAX, WAIT_S)
+            found = client.events(after, EVENTS_MAX, WAIT_S, everywhere=everywhere)
             _show(found, options.json)
             after = found[-1]["seq"] if found else after
 

@@ -17,9 +17,9 @@ WRITE_RIGHTS = {
 }
 """What it takes to write a kind; `write` for every other."""
 
-PRIVILEGED = frozenset({*WRITE_RIGHTS, "model", "job"})
-"""Kinds whose writes hand out rights, say which data may lie where, have control read files of the
-server, or run there what somebody wrote."""
+PRIVILEGED = frozenset({*WRITE_RIGHTS, "model", "job", "accelerator"})
+"""Kinds whose writes hand out rights, say which data may lie where or that hardware is trusted
+again, have control read files of the server, or run there what somebody wrote."""
 
 
 def allow(who: Principal, right: Right, place: str, subject: str) -> None:

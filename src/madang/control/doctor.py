@@ -14,7 +14,7 @@ from madang.errors import MadangError, Value
 from madang.planning.snapshot import Seen
 from madang.ports import Blobs
 from madang.resources.fleet import SIMULATED
-from madang.resources.place import Node
+from madang.resources.place import Accelerator, AcceleratorPhase, Node
 from madang.resources.quantity import written_size
 from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.rights import CONTROL
@@ -24,6 +24,8 @@ from madang.settings import Home
 DAY_S = 86400.0
 KEY_NEWS_S = 7 * DAY_S
 """So long doctor says that another key signs than before: auditors must be told."""
+ACCELERATORS_TOLD_MAX = 20
+"""Of more that are ill the others are only seen with `madang get accelerator`."""
 NODES_TOLD_MAX = 20
 """Of more nodes only those are named that are out of sight."""
 FREE_BYTES_MIN = 1_000_000_000
@@ -47,6 +49,7 @@ def examine(
     """Look at everything but model files; what is well is reported too."""
     return [
         *_nodes(world, seen),
+        *_accelerators(world, seen),
         *_gateway(gateways),
         *_engines(world),
         *_disk(backups.home),
@@ -102,6 +105,36 @@ def _nodes(world: World, seen: Seen) -> Iterator[Finding]:
         yield Finding(code="doctor.nodes-seen", ok=True, values={"count": count})
     if simulated := sum(SIMULATED in node.spec.labels for node in nodes):
         yield Finding(code="doctor.simulated", ok=True, values={"count": simulated})
+
+
+def _accelerators(world: World, seen: Seen) -> Iterator[Finding]:
+    """Say which are ill and why, and what can't be known of any."""
+    ill, held, watched = 0, 0, 0
+    for each in world.list(CONTROL, "accelerator").values():
+        assert isinstance(each, Accelerator)
+        status, is_watched = each.status, each.spec.node in seen.watches
+        watched += is_watched and each.spec.accelerator != "cpu"
+        held += status.phase is AcceleratorPhase.SUSPECT
+        if status.phase is AcceleratorPhase.OK:
+            continue
+        ill += 1
+        if ill <= ACCELERATORS_TOLD_MAX and status.reason:
+            told: dict[str, Value] = {"phase": status.phase}
+            subject = f"accelerator/{each.name}"
+            yield Finding(
+                code="doctor.accelerator-ill", ok=False, subject=subject, values=told,
+                because=status.reason,
+            )  # fmt: skip
+    if held:
+        yield Finding(code="doctor.fencing-held", ok=False, values={"count": held})
+    if watched and not ill:
+        yield Finding(code="doctor.accelerators-well", ok=True, values={"count": watched})
+    for node, watch in sorted(seen.watches.items()):
+        for cause in watch.unread:
+            blind = {"cause": cause}
+            yield Finding(
+                code="doctor.watch-blind", ok=False, subject=f"node/{node}", values=blind
+            )  # fmt: skip
 
 
 def _gateway(gateways: Gateways) -> Iterator[Finding]:

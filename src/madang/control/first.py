@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from madang.control.keys import Keys, Wanted, digest, is_secret, make_key, new_secret
 from madang.control.world import World
+from madang.planning.fencing import LOST
 from madang.ports import Blobs, Found, Random
 from madang.resources.event import Event
 from madang.resources.place import (
@@ -79,7 +81,9 @@ async def prepare(
     gone = [
         accelerator
         for ref, accelerator in world.list(SETUP, "accelerator").items()
-        if accelerator.spec.node in nodes and ("accelerator", ref) not in wanted
+        if accelerator.spec.node in nodes
+        and ("accelerator", ref) not in wanted
+        and accelerator.status.phase not in LOST
     ]
     admin = _admin(world, admin_key, random, now)
     if admin and admin.resource_version:
@@ -178,8 +182,20 @@ def _refreshed(
             seen = {"cores": fresh.status.cores, "memory_bytes": fresh.status.memory_bytes}
             if any(getattr(known.status, key) != value for key, value in seen.items()):
                 yield known.with_status(**seen)
-        elif known.spec != fresh.spec:
-            yield known.model_copy(update={"spec": fresh.spec, "generation": known.generation + 1})
+        elif known.spec != (spec := _kept(known, fresh)):
+            is_same = known.spec.device == spec.device
+            status = known.status if is_same else fresh.status
+            changed = {"spec": spec, "status": status, "generation": known.generation + 1}
+            yield known.model_copy(update=changed)
+
+
+def _kept(known: AnyResource, fresh: AnyResource) -> Any:
+    """Return the spec as the probes see it now, with what people have written into it.
+
+    What is known of the health of a device is that device's: another one begins anew.
+    """
+    is_same = known.spec.device == fresh.spec.device
+    return fresh.spec.model_copy(update={"releases": known.spec.releases if is_same else 0})
 
 
 def _admin(world: World, path: Path, random: Random, now: float) -> Key | None:

@@ -25,6 +25,7 @@ from madang.control.standing import users_of
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
 from madang.planning.action import Action
+from madang.planning.fencing import check
 from madang.planning.memo import Memo
 from madang.planning.preview import Change, follow, misplaced, telling, wish
 from madang.planning.snapshot import Seen
@@ -41,7 +42,7 @@ from madang.resources.model import (
     split_model,
     volume_path,
 )
-from madang.resources.place import Pool, Site
+from madang.resources.place import Accelerator, AcceleratorPhase, Pool, Site
 from madang.resources.resource import AnyResource, Frozen, Ref
 from madang.resources.rights import CONTROL, Principal, Right
 from madang.resources.service import Service
@@ -302,6 +303,24 @@ class Intake:
         self._check_free(who, found, f"{found.kind}/{found.name}")
         event = self._told(who, found, f"{found.kind}.deleted")
         return (await self._commit(who, gone=[found], events=[event]))[0]
+
+    async def release(self, who: Principal, ref: Ref) -> AnyResource:
+        """Have an accelerator offered again, if nothing that it shows now speaks against it."""
+        allow(who, Right.OPERATE, "", f"accelerator/{ref.name}")
+        return await self._again(lambda: self._release(who, self.find(who, "accelerator", ref)))
+
+    async def _release(self, who: Principal, found: AnyResource) -> AnyResource:
+        assert isinstance(found, Accelerator)
+        if found.status.phase is AcceleratorPhase.OK:
+            return found
+        wrong = check(found, self.world.snapshot(CONTROL, self.seen()))
+        if wrong:
+            told = {**wrong.values, "because": wrong.code}
+            raise Conflict("accelerator.not-well", f"accelerator/{found.name}", **told)
+        asked = found.spec.model_copy(update={"releases": found.spec.releases + 1})
+        going = found.model_copy(update={"spec": asked, "generation": found.generation + 1})
+        event = self._told(who, going, "accelerator.release-asked")
+        return (await self._commit(who, [going], events=[event]))[0]
 
     def _check_free(self, who: Principal, found: AnyResource, subject: str) -> None:
         """Refuse to delete what something else stands on, or what control alone may remove."""

@@ -5,8 +5,8 @@
 
 A rank that fails has done that step and ends, and so do the others soon after. With `"xid": 79` its
 accelerator breaks as well, and is the cause; with `"halts": true` it stands still instead, and they
-with it. Nothing runs: thousands of them cost no more than being asked. Only checkpoints are real,
-because whoever records them looks at them.
+with it; with `"attempt": 1` only that attempt fails. Nothing runs: thousands of them cost no more
+than being asked. Only checkpoints are real, because whoever records them looks at them.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Drill:
     def fails(self) -> bool:
         """Whether one of these ranks fails, and after a step that is still to come."""
         mine = any(each.rank == self.fail.get("rank") for each in self.plan.ranks)
+        if self.fail.get("attempt", self.plan.epoch) != self.plan.epoch:
+            return False
         return mine and self.first < self.fail.get("step", 0) <= self.steps
 
     @property

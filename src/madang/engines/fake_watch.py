@@ -42,7 +42,7 @@ class Ward:
             device: kind.partition("/")[0] for device, kind in devices.items() if kind != "cpu"
         }
         self._ills: dict[str, Illness] = {}
-        self._starts = self._marks = 0
+        self._life, self._starts, self._marks = os.urandom(4).hex(), 0, 0
 
     def start(self) -> None:
         """Let the node start: whatever was ill is reset, and its kernel's log begins anew."""
@@ -70,5 +70,5 @@ class Ward:
             tools[maker] = str(ill.shows.get("tool", "")) or tools[maker]
             if not ill.shows.get("gone"):
                 devices[device] = ill.symptoms(f"sim-{self._node}-{device}")
-        told = written(Watch(f"{self._node}-{self._starts}", tools, devices))
+        told = written(Watch(f"{self._life}-{self._starts}", tools, devices))
         return [Process(UID, 1, "running", os.getpid(), announced=told)]

@@ -226,9 +226,6 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
             Ask("DELETE", "/api/v1/key/none", R.KEYS, LAB, params={**in_lab, "made": made},
                 ok=frozenset({404})) for made in ("false", "true")
         ],
-        ("POST", "/api/v1/accelerator/{name}/release"): [
-            Ask("POST", "/api/v1/accelerator/none/release", R.OPERATE, "", ok=frozenset({404}))
-        ],
         ("GET", "/api/v1/process/{name}/logs"): [
             Ask("GET", "/api/v1/process/none/logs", R.OPERATE, site=True, ok=frozenset({404}))
         ],
@@ -240,6 +237,8 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
         yield Ask("POST", path, R.OPERATE, site=True, body=body, ok=frozenset({404}))
     elif path.startswith(("/api/v1/job/", "/api/v1/attempt/")):
         yield Ask("GET", path.format(name="none"), R.READ, LAB, params=in_lab, ok=frozenset({404}))
+    elif path.startswith("/api/v1/accelerator/"):
+        yield Ask("POST", path.format(name="none"), R.OPERATE, "", ok=frozenset({404}))
     else:
         yield from of_kinds(town, path, method)
 

@@ -86,7 +86,7 @@ bench-%: $(VENV)/.dev  ## bench-NAME: one bench, as JSON in bench/out
 
 bench: $(VENV)/.dev  ## the short benches, and one table (durability and hostile run by themselves)
 	mkdir -p bench/out
-	for each in bench/[a-z]*_*.py bench/control.py; do $(BIN)/python $$each; done
+	for each in $(filter-out bench/jobs_%,$(wildcard bench/[a-z]*_*.py)) bench/control.py bench/jobs.py; do $(BIN)/python $$each; done
 	$(BIN)/python bench/table.py
 
 lock: $(VENV)/.dev  ## make the lock files anew (needs uv)

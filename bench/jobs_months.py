@@ -98,9 +98,8 @@ class Month(Paper):
         self.tell(attempt, 0, step=step, step_s=STEP_S)
         rank = self._chance.randrange(NODES)
         self.tell(attempt, rank, exit_code=-6, ended_at=self.now, pid=0)
-        while (
-            self.newest.uid == attempt.uid or self.newest.status.phase is not AttemptPhase.RUNNING
-        ):
+        running = AttemptPhase.RUNNING
+        while self.newest.uid == attempt.uid or self.newest.status.phase is not running:
             if not self.turn().actions:
                 self.wait(1.0)
 

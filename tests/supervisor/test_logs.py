@@ -59,6 +59,18 @@ def test_the_oldest_rings_are_removed(tmp_path, monkeypatch):
     ]
 
 
+def test_all_rings_together_spare_the_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logring, "LOGS_BYTES_MAX", 250)
+    (tmp_path / "logs").mkdir()
+    for age, name in enumerate("abcd"):
+        path = tmp_path / "logs" / f"{name}.log"
+        path.write_text("x" * 100)
+        os.utime(path, (1000 - age, 1000 - age))
+    logring.prune()
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["a.log", "b.log"]
+
+
 def test_a_process_that_prints_without_end_fills_no_disk(node):
     node.up("--log-bytes", str(128 * KIB))
     node.start("a", "sh", "-c", "seq 300000; echo the end; sleep 1000")

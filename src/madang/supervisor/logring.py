@@ -19,6 +19,8 @@ RING_BYTES = 4 << 20
 """Size of each of the two files, unless the supervisor is told another."""
 RINGS_MAX = 1000
 """Rings kept, the newest ones; those of running processes come back with their next line."""
+LOGS_BYTES_MAX = 2 << 30
+"""All of them together, the newest; the ring of a service is small beside it, and a gang's too."""
 TAIL_BYTES_MAX = 128 << 10
 """No tail is longer, so that its answer fits into one line of the protocol."""
 
@@ -195,8 +197,11 @@ def _last_bytes(name: str) -> bytes:
 
 
 def prune() -> None:
-    """Remove the oldest rings beyond RINGS_MAX."""
+    """Remove the oldest files of rings beyond RINGS_MAX, or beyond LOGS_BYTES_MAX together."""
     paths = [f"{FOLDER}/{name}" for name in os.listdir(FOLDER)]
-    if len(paths) > 2 * RINGS_MAX:
-        for path in sorted(paths, key=lambda path: os.stat(path).st_mtime)[: -2 * RINGS_MAX]:
+    newest = sorted(((os.stat(path), path) for path in paths), key=lambda each: -each[0].st_mtime)
+    total = 0
+    for number, (status, path) in enumerate(newest):
+        total += status.st_size
+        if number >= 2 * RINGS_MAX or total > LOGS_BYTES_MAX:
             os.unlink(path)

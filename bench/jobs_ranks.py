@@ -88,11 +88,11 @@ class Trainer:
 
 
 def killed(yard: Yard) -> list[Row]:
-    """Kill a rank, half an interval after a checkpoint."""
+    """Kill the rank that saves, half an interval after a checkpoint."""
     trainer = Trainer(yard, "killed", 2)
     half = SAVE_EVERY // 2
     yard.until("half an interval", lambda: trainer.steps(1)[-1][1] % SAVE_EVERY == half)
-    os.kill(trainer.pid(1), signal.SIGKILL)
+    os.kill(trainer.pid(0), signal.SIGKILL)
     killed_at = time.time()
     last = max(step for at, step in trainer.steps(1) if at <= killed_at)
     new_at, startup_s, first = trainer.first_new(last)

@@ -6,16 +6,17 @@ import http.client
 import json
 import os
 import signal
+import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from jobs_yard import PATIENCE_S, Yard, processes, running
+from jobs_yard import PATIENCE_S, Yard, cpu_s, processes, running
 from rows import Row
 
 JOBS, SERVICES = 100, 20
 NAP_S = 86_399
-KILLS = 3
+KILLS = 5
 
 
 def fill(yard: Yard, jobs: int, services: int) -> None:
@@ -69,8 +70,8 @@ def is_up(api: str) -> bool:
         connection.close()
 
 
-def killed(yard: Yard, jobs: int, services: int) -> float:
-    """Kill control; return the seconds until it sees all of it again."""
+def killed(yard: Yard, jobs: int, services: int) -> tuple[float, float]:
+    """Kill control; return seconds until it sees all of it again, and its processor seconds."""
     os.kill(yard.pid("control"), signal.SIGKILL)
     begun_s = time.monotonic()
     yard.until("control is back", lambda: is_up(yard.client.api))
@@ -81,7 +82,7 @@ def killed(yard: Yard, jobs: int, services: int) -> float:
         if looked_s > begun_s + PATIENCE_S:
             raise TimeoutError("every job is seen again")
     yard.until("services are ready", lambda: ready(yard) == services)
-    return looked_s - begun_s
+    return looked_s - begun_s, cpu_s(yard.pid("control"))
 
 
 def rows(jobs: int = JOBS, services: int = SERVICES, kills: int = KILLS) -> list[Row]:
@@ -89,14 +90,18 @@ def rows(jobs: int = JOBS, services: int = SERVICES, kills: int = KILLS) -> list
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as yard:
         fill(yard, jobs, services)
         ranks, engines = napping(), _engines(yard)
-        took_s = sorted(killed(yard, jobs, services) for _ in range(kills))
+        took = [killed(yard, jobs, services) for _ in range(kills)]
         yard.until("a turn or two", lambda: time.sleep(6) or True)
         now = set(napping()) | set(_engines(yard))
         others = len(now ^ {*ranks, *engines})
         numbers = [each["status"]["attempt"] for each in yard.client.list("job")["items"]]
     what = f"control killed -9 over {jobs} jobs and {services} services"
     return [
-        Row(f"{what}: all seen again, the slowest of {kills}", round(took_s[-1], 2), "s", 5.0, 2.0),
+        Row(f"{what}: all seen again, median of {kills}",
+            round(statistics.median(s for s, _ in took), 2), "s", 5.0, 2.0),
+        Row("the slowest of these", round(max(s for s, _ in took), 2), "s"),
+        Row("processor time of control by then, and to be asked about each job once",
+            round(statistics.median(s for _, s in took), 2), "s"),
         Row(f"{what}: processes lost, doubled or anew", others + sum(n != 1 for n in numbers), "",
             0.0, 0.0),
     ]  # fmt: skip

@@ -19,7 +19,7 @@ from http.client import (
     HTTPSConnection,
     IncompleteRead,
 )
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from madang import errors, settings
@@ -248,15 +248,11 @@ class Client:
     def events(
         self, after: int = 0, limit: int = 1000, wait_s: float = 0, *, everywhere: bool = False
     ) -> Sequence[Event]:
-        """Return events after that number, oldest first; waits for the first one if told to.
-
-        Of the project; `everywhere`: of all that the key sees, the site's own among them.
-        """
-        query: dict[str, Any] = {"after": after, "limit": limit, "wait_s": wait_s}
-        query |= {} if everywhere else {"project": self.project}
-        items: Sequence[Event]
+        """Return events after that number, of the project or of all; may wait for the first."""
+        of: Json = {} if everywhere else {"project": self.project}
+        query = {"after": after, "limit": limit, "wait_s": wait_s, **of}
         items = self._json("GET", "event", query, timeout_s=wait_s + TIMEOUT_S)["items"]
-        return items
+        return cast("Sequence[Event]", items)
 
     def audit(self, after: int = 0, limit: int = 1000) -> AuditPage:
         """Return audit records after that number, and which state they are of."""
@@ -287,9 +283,7 @@ class Client:
 
     def release(self, accelerator: str) -> Resource:
         """Have a fenced accelerator offered again; returns before control has done so."""
-        path = f"{self._ref('accelerator', accelerator)[0]}/release"
-        going: Resource = self._json("POST", path)
-        return going
+        return cast("Resource", self._json("POST", f"accelerator/{_quoted(accelerator)}/release"))
 
     def revoke_key(self, name: str, made: bool = False) -> Revoked:
         """Make a key worthless; with `made` all that it has made, in one transaction."""

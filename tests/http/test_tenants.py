@@ -232,13 +232,11 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     }  # fmt: skip
     if (method, path) in plain:
         yield from plain[method, path]
-    elif path == "/api/v1/node/{name}/drain":
+    elif path.startswith(("/api/v1/node/", "/api/v1/accelerator/")):
         path, body = path.format(name="none"), {"drain": True}
         yield Ask("POST", path, R.OPERATE, site=True, body=body, ok=frozenset({404}))
     elif path.startswith(("/api/v1/job/", "/api/v1/attempt/")):
         yield Ask("GET", path.format(name="none"), R.READ, LAB, params=in_lab, ok=frozenset({404}))
-    elif path.startswith("/api/v1/accelerator/"):
-        yield Ask("POST", path.format(name="none"), R.OPERATE, "", ok=frozenset({404}))
     else:
         yield from of_kinds(town, path, method)
 

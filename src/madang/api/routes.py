@@ -32,6 +32,7 @@ from madang.control.intake import Applied, Revoked
 from madang.control.keys import Wanted
 from madang.control.once import Answer, Ask, written
 from madang.control.report import report
+from madang.control.steering import emptied, released
 from madang.errors import MadangError, NotFound
 from madang.planning.explain import Explanation, explain
 from madang.resources.event import Event
@@ -294,7 +295,7 @@ async def drain_node(who: Operator, desk: AtDesk, name: str, asked: Drain, ask: 
     """Have a node emptied: nothing new there, and what is there moves; or use it again."""
 
     async def act() -> AnyResource:
-        return await desk.intake.drain(who, Ref("", name), drain=asked.drain)
+        return await desk.intake.steer(who, "node", Ref("", name), emptied(asked.drain))
 
     return await once(desk, who, ask, act, lambda node: node.shown())
 
@@ -378,7 +379,8 @@ async def release_accelerator(who: Caller, desk: AtDesk, name: str, ask: Asking)
     """Have a fenced accelerator offered again; refused while what it shows speaks against it."""
 
     async def act() -> AnyResource:
-        return await desk.intake.release(who, Ref("", name))
+        now = lambda: desk.world.snapshot(CONTROL, desk.observer.seen())  # noqa: E731
+        return await desk.intake.steer(who, "accelerator", Ref("", name), released(now))
 
     return await once(desk, who, ask, act, lambda going: going.shown())
 

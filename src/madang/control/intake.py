@@ -22,10 +22,10 @@ from madang.control.authority import (
 )
 from madang.control.keys import Keys, Wanted, make_key, owner_ref
 from madang.control.standing import users_of
+from madang.control.steering import Steer
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
 from madang.planning.action import Action
-from madang.planning.fencing import check
 from madang.planning.memo import Memo
 from madang.planning.preview import Change, follow, misplaced, telling, wish
 from madang.planning.snapshot import Seen
@@ -42,7 +42,7 @@ from madang.resources.model import (
     split_model,
     volume_path,
 )
-from madang.resources.place import Accelerator, AcceleratorPhase, Pool, Site
+from madang.resources.place import Pool, Site
 from madang.resources.resource import AnyResource, Frozen, Ref
 from madang.resources.rights import CONTROL, Principal, Right
 from madang.resources.service import Service
@@ -304,24 +304,6 @@ class Intake:
         event = self._told(who, found, f"{found.kind}.deleted")
         return (await self._commit(who, gone=[found], events=[event]))[0]
 
-    async def release(self, who: Principal, ref: Ref) -> AnyResource:
-        """Have an accelerator offered again, if nothing that it shows now speaks against it."""
-        allow(who, Right.OPERATE, "", f"accelerator/{ref.name}")
-        return await self._again(lambda: self._release(who, self.find(who, "accelerator", ref)))
-
-    async def _release(self, who: Principal, found: AnyResource) -> AnyResource:
-        assert isinstance(found, Accelerator)
-        if found.status.phase is AcceleratorPhase.OK:
-            return found
-        wrong = check(found, self.world.snapshot(CONTROL, self.seen()))
-        if wrong:
-            told = {**wrong.values, "because": wrong.code}
-            raise Conflict("accelerator.not-well", f"accelerator/{found.name}", **told)
-        asked = found.spec.model_copy(update={"releases": found.spec.releases + 1})
-        going = found.model_copy(update={"spec": asked, "generation": found.generation + 1})
-        event = self._told(who, going, "accelerator.release-asked")
-        return (await self._commit(who, [going], events=[event]))[0]
-
     def _check_free(self, who: Principal, found: AnyResource, subject: str) -> None:
         """Refuse to delete what something else stands on, or what control alone may remove."""
         if found.kind not in DELETABLE:
@@ -386,18 +368,21 @@ class Intake:
         await self._commit(who, gone=gone, events=events, result=lambda _stored: told)
         return told
 
-    async def drain(self, who: Principal, ref: Ref, *, drain: bool) -> AnyResource:
-        """Have a node emptied, or used again."""
-        allow(who, Right.OPERATE, "", f"node/{ref.name}")
-        return await self._again(lambda: self._drain(who, self.find(who, "node", ref), drain))
+    async def steer(self, who: Principal, kind: str, ref: Ref, steer: Steer) -> AnyResource:
+        """Change what an operator says of a node or an accelerator, unless it says so already."""
+        allow(who, Right.OPERATE, "", f"{kind}/{ref.name}")
 
-    async def _drain(self, who: Principal, found: AnyResource, drain: bool) -> AnyResource:
-        if found.spec.drain == drain:
-            return found
-        spec = found.spec.model_copy(update={"drain": drain})
-        changed = found.model_copy(update={"spec": spec, "generation": found.generation + 1})
-        event = self._told(who, changed, "node.drain-asked" if drain else "node.uncordoned")
-        return (await self._commit(who, [changed], events=[event]))[0]
+        async def act() -> AnyResource:
+            found = self.find(who, kind, ref)
+            wanted = steer(found)
+            if wanted is None:
+                return found
+            told = {"spec": wanted.spec, "generation": found.generation + 1}
+            changed = found.model_copy(update=told)
+            event = self._told(who, changed, wanted.code)
+            return (await self._commit(who, [changed], events=[event]))[0]
+
+        return await self._again(act)
 
     def check_add_model(self, who: Principal, ref: Ref) -> None:
         """Refuse whoever may not have the server read a file for that project."""

@@ -285,3 +285,11 @@ def test_a_report_may_come_in_pieces_and_an_end_is_final(gang):
     gang.lose(1)
     assert [rank.exit_code for rank in gang.ranks()] == [-9, -9]
     assert gang.ranks()[1].ended_at == 5.0
+
+
+def test_what_a_gang_holds_is_what_its_ranks_hold_together(node):
+    node.up()
+    holds = "import time; held = bytearray(40 << 20); time.sleep(1000)"
+    node.gang("g", sys.executable, "-c", holds, ranks=3)
+    held = node.until("g", lambda found: found and found[-1].get("rss_bytes", 0) > 120 << 20)
+    assert held["rss_bytes"] < 300 << 20, "what they share counts once"

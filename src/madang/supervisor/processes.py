@@ -95,30 +95,59 @@ def kill(sessions: Set[int], mark: str, reaper: int | None, last: int = 0) -> li
 
 
 class Vitals(NamedTuple):
-    """How one session of processes is: what its leader holds and whether that one is stopped."""
+    """How one session of processes is, with all descended from its leader."""
 
     rss_bytes: int
+    """What they hold together: each its own, and once the most that one of them shares."""
     cpu_s: float
-    """Processor time of all that live in the session."""
+    """Processor time of all of them that live."""
     halted: bool
+    """Whether the leader is stopped by a signal."""
 
 
 def vitals() -> dict[int, Vitals]:
     """Look at every living session, by its leader; what can't be read now is left out."""
-    cpu_ticks: dict[int, int] = {}
-    leaders: dict[int, list[bytes]] = {}
+    stats: dict[int, list[bytes]] = {}
     with suppress(OSError):
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             if fields := _stat(pid):
-                session = int(fields[3])
-                cpu_ticks[session] = cpu_ticks.get(session, 0) + int(fields[11]) + int(fields[12])
-                if pid == session:
-                    leaders[pid] = fields
-    tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+                stats[pid] = fields
+    own: dict[int, list[int]] = {}
+    for pid in stats:
+        for leader in _leaders(pid, stats):
+            own.setdefault(leader, []).append(pid)
+    tick = os.sysconf("SC_CLK_TCK")
     return {
-        pid: Vitals(int(fields[21]) * page, cpu_ticks[pid] / tick, fields[0] in b"Tt")
-        for pid, fields in leaders.items()
+        leader: Vitals(
+            _held_bytes(pids, stats),
+            sum(int(stats[pid][11]) + int(stats[pid][12]) for pid in pids) / tick,
+            stats[leader][0] in b"Tt",
+        )
+        for leader, pids in own.items()
     }
+
+
+def _leaders(pid: int, stats: dict[int, list[bytes]]) -> set[int]:
+    """Return the leader of its session, and whichever of its ancestors lead one, below us."""
+    session, us = int(stats[pid][3]), os.getpid()
+    found = {session} & stats.keys()
+    while pid in stats and pid != us:
+        if int(stats[pid][3]) == pid:
+            found.add(pid)
+        pid = int(stats[pid][1])
+    return found
+
+
+def _held_bytes(pids: list[int], stats: dict[int, list[bytes]]) -> int:
+    page = os.sysconf("SC_PAGE_SIZE")
+    if len(pids) == 1:
+        return int(stats[pids[0]][21]) * page
+    own = most = 0
+    for pid in pids:
+        with suppress(OSError, ValueError), open(f"/proc/{pid}/statm", "rb") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+            own, most = own + resident - shared, max(most, shared)
+    return (own + most) * page
 
 
 def is_halted(pid: int) -> bool:

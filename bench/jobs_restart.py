@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +15,9 @@ from rows import Row
 
 JOBS, SERVICES = 100, 20
 NAP_S = 86_399
-KILLS = 5
+KILLS = 2
+STEADY_S = 61.0
+"""A control that has lived so long is started again at once; one that dies often has to wait."""
 
 
 def fill(yard: Yard, jobs: int, services: int) -> None:
@@ -72,6 +73,7 @@ def is_up(api: str) -> bool:
 
 def killed(yard: Yard, jobs: int, services: int) -> tuple[float, float]:
     """Kill control; return seconds until it sees all of it again, and its processor seconds."""
+    time.sleep(STEADY_S)
     os.kill(yard.pid("control"), signal.SIGKILL)
     begun_s = time.monotonic()
     yard.until("control is back", lambda: is_up(yard.client.api))
@@ -97,11 +99,10 @@ def rows(jobs: int = JOBS, services: int = SERVICES, kills: int = KILLS) -> list
         numbers = [each["status"]["attempt"] for each in yard.client.list("job")["items"]]
     what = f"control killed -9 over {jobs} jobs and {services} services"
     return [
-        Row(f"{what}: all seen again, median of {kills}",
-            round(statistics.median(s for s, _ in took), 2), "s", 5.0, 2.0),
-        Row("the slowest of these", round(max(s for s, _ in took), 2), "s"),
+        Row(f"{what}: all seen again, slowest of {kills}",
+            round(max(s for s, _ in took), 2), "s", 5.0, 2.0),
         Row("processor time of control by then, and to be asked about each job once",
-            round(statistics.median(s for _, s in took), 2), "s"),
+            round(max(s for _, s in took), 2), "s"),
         Row(f"{what}: processes lost, doubled or anew", others + sum(n != 1 for n in numbers), "",
             0.0, 0.0),
     ]  # fmt: skip

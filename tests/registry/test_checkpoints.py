@@ -122,6 +122,19 @@ def test_no_link_is_followed_and_nothing_is_waited_for(saves: FileSaves, tmp_pat
     assert refused(saves) == "checkpoint.no-file"
 
 
+def test_files_may_lie_in_folders_but_none_behind_a_link(saves: FileSaves, tmp_path: Path) -> None:
+    weights = b"w" * 1000
+    said = {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": 1000}
+    folder = put(saves, files={"parts/one/weights": said})
+    (folder / "parts" / "one").mkdir(parents=True)
+    (folder / "parts" / "one" / "weights").write_bytes(weights)
+    assert saves.read(JOB, attempt(), "step-10").size_bytes == 1000
+    elsewhere = tmp_path / "elsewhere"
+    (folder / "parts").rename(elsewhere)
+    (folder / "parts").symlink_to(elsewhere)
+    assert refused(saves) == "checkpoint.file-unreadable"
+
+
 def test_only_the_last_are_kept_and_none_that_is_still_written(saves: FileSaves) -> None:
     for step in range(5):
         put(saves, f"step-{step}")

@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +28,7 @@ MANIFEST_BYTES_MAX = 4 << 20
 FILES_MAX = 10_000
 FORM = 1
 CHUNK_BYTES = 4 << 20
+FOLDER_ONLY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -166,7 +167,7 @@ def _check_files(folder: int, name: str, manifest: dict[str, Any]) -> int:
         raise _bad(name, "files")
     total = 0
     for path, said in files.items():
-        if not isinstance(said, dict) or not NAME.fullmatch(path):
+        if not isinstance(said, dict) or not all(map(NAME.fullmatch, path.split("/"))):
             raise _bad(name, "files", file=path[:128])
         with _file(folder, path, name) as file:
             size, digest = os.fstat(file.fileno()).st_size, hashlib.sha256()
@@ -182,9 +183,14 @@ def _check_files(folder: int, name: str, manifest: dict[str, Any]) -> int:
 
 @contextmanager
 def _file(folder: int, path: str, name: str) -> Iterator[BinaryIO]:
-    """Open a regular file in a folder, and nothing that would wait; raises `Rejected`."""
+    """Open a regular file below a folder, and nothing that would wait; raises `Rejected`."""
+    *above, last = path.split("/")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+        with ExitStack() as stack:
+            for part in above:
+                folder = os.open(part, FOLDER_ONLY, dir_fd=folder)
+                stack.callback(os.close, folder)
+            fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError as error:
         values = {"file": path, "cause": error.strerror or ""}
         raise Rejected("checkpoint.file-unreadable", name, **values) from error

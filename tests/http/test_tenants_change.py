@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from madang.api import upkeep
-from madang.errors import Unauthorized
-from madang.resources.rights import CONTROL
+from madang.control.authority import allow_change
+from madang.errors import Forbidden, Unauthorized
+from madang.resources.rights import CONTROL, RIGHTS, Principal, Role
+from madang.testing.builders import job as a_job
 
 from .test_tenants import BETA, LAB, ROOM, Ask, Caller, R, Town, town
 
@@ -166,3 +168,17 @@ async def test_who_waits_is_sent_away_when_the_key_is_revoked(town: Town) -> Non
     gone = await town.yard.client.delete("/api/v1/key/member", params={"project": LAB})
     assert gone.is_success
     assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [401, 401]
+
+
+def test_only_operators_of_the_site_let_a_job_count_for_more_than_others() -> None:
+    member = Principal(actor="key/m", role=Role.MEMBER, where=LAB, rights=RIGHTS[Role.MEMBER])
+    boss = Principal(actor="key/b", role=Role.OPERATOR, where=LAB)
+    site = Principal(actor="key/s", role=Role.OPERATOR)
+    high, normal = a_job(project=LAB, priority="high"), a_job(project=LAB)
+    for who in (member, boss):
+        with pytest.raises(Forbidden) as refused:
+            allow_change(who, normal, high)
+        assert refused.value.code == "job.high-needs-operator"
+        allow_change(who, high, high.model_copy(update={"generation": 2}))
+        allow_change(who, high, normal)
+    allow_change(site, None, high)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
@@ -52,6 +52,8 @@ class Wanted:
     """A variable, as NAME=TEXT; may be given several times."""
     after: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
     """A job that must have succeeded first; may be given several times."""
+    priority: Literal["low", "normal", "high"] = "normal"
+    """What it counts for where there is not room for all; high is for operators."""
     stall: Annotated[str, Parameter(show_default=False)] = ""
     """Without a step for so long, as 10m, it is started again [default: learnt]."""
     attempts: Annotated[PositiveInt | None, Parameter(show_default=False)] = None
@@ -80,7 +82,9 @@ class Wanted:
             "kind": "job", "name": self.name or _name(command), "command": list(command),
             "needs": _given(needs), "nodes": self.nodes if self.nodes > 1 else None,
             "ranks": self.ranks, "env": dict(map(_variable, self.env)), "after": list(self.after),
-            "resume": _given(resume), "mounts": dict(map(_variable, self.mount)),
+            "resume": _given(resume),
+            "mounts": dict(map(_variable, self.mount)),
+            "priority": self.priority if self.priority != "normal" else None,
         }  # fmt: skip
         return _given(written)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from madang.errors import Forbidden, NotFound, Rejected
+from madang.resources.job import Job, Priority
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Grant, Principal, Right, held
 from madang.resources.tenancy import Key, User
@@ -58,7 +59,12 @@ def allow_lifetime(who: Principal, wanted_s: float | None, now: float, subject: 
 
 
 def allow_change(who: Principal, before: AnyResource | None, after: AnyResource | None) -> None:
-    """Return if the caller may turn one into the other, as far as it hands out rights."""
+    """Return if the caller may turn one into the other, as far as it hands out rights.
+
+    To count for more than others is one.
+    """
+    if _is_high(after) and not _is_high(before) and not who.may(Right.OPERATE, ""):
+        raise Forbidden("job.high-needs-operator", f"job/{after.name if after else ''}")
     for old, new in ((before, after), (after, before)):
         if isinstance(old, Key) and old is not new:
             allow_grant(who, old.spec.grant, f"key/{old.name}")
@@ -66,6 +72,10 @@ def allow_change(who: Principal, before: AnyResource | None, after: AnyResource 
             kept = set(new.spec.grants()) if isinstance(new, User) else set()
             for grant in sorted(set(old.spec.grants()) - kept, key=repr):
                 allow_grant(who, grant, f"user/{old.name}")
+
+
+def _is_high(job: AnyResource | None) -> bool:
+    return isinstance(job, Job) and job.spec.priority is Priority.HIGH
 
 
 def allow_owner(who: Principal, user: User | None, written: str, grant: Grant) -> None:

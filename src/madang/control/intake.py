@@ -472,7 +472,7 @@ def _is_file(spec: Frozen) -> TypeGuard[ModelSpec]:
 
 def _check_same(before: Job, after: Job, subject: str) -> None:
     """Refuse another spec for a job that is there: what has run can't be another."""
-    may_change = ("cancel", "suspend")
+    may_change = ("cancel", "suspend", "priority")
     changes = {key: getattr(after.spec, key) for key in may_change}
     if before.spec.model_copy(update=changes) != after.spec:
         raise Conflict("job.fixed", subject)

@@ -32,6 +32,7 @@ class Verb(StrEnum):
     START_ATTEMPT = "attempt.started"
     REPEAT_ATTEMPT = "attempt.start-repeated"
     RUN_ATTEMPT = "attempt.running"
+    MAKE_ROOM = "room.made"
     SAVE_ATTEMPT = "attempt.saving"
     REPEAT_SAVE = "attempt.save-repeated"
     READ_CHECKPOINT = "checkpoint.claimed"

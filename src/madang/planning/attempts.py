@@ -228,6 +228,8 @@ def _orders(attempt: Attempt) -> Iterator[Stop]:
 def _stopping(attempt: Attempt, snapshot: Snapshot) -> Action | None:
     """Give back what each member had once nothing of it runs; the attempt ends with the last."""
     status = attempt.status
+    if _holds_on(attempt, snapshot):
+        return None
     places = tuple(
         FREE.model_copy(update={"node": place.node})
         if _is_gone(attempt, member, snapshot)
@@ -249,6 +251,24 @@ def _stopping(attempt: Attempt, snapshot: Snapshot) -> Action | None:
     return Action(
         Verb.REPEAT_HALT, attempt, why, (again,), effect=_halt(attempt)
     )  # fmt: skip
+
+
+def _holds_on(attempt: Attempt, snapshot: Snapshot) -> bool:
+    """Tell whether it is gone and others are not that make room for the same.
+
+    What they have is free at once, so that nobody who comes later takes a part of it.
+    """
+    mark = attempt.status.room_for
+    if not mark or not _is_all_gone(attempt, snapshot):
+        return False
+    others = (each for each in snapshot.living if each.status.room_for == mark)
+    return not all(_is_all_gone(each, snapshot) or is_adrift(each, snapshot) for each in others)
+
+
+def _is_all_gone(attempt: Attempt, snapshot: Snapshot) -> bool:
+    is_stopping = attempt.status.phase is P.STOPPING
+    members = range(len(attempt.status.places))
+    return is_stopping and all(_is_gone(attempt, member, snapshot) for member in members)
 
 
 def _is_gone(attempt: Attempt, member: int, snapshot: Snapshot) -> bool:

@@ -42,6 +42,8 @@ PORT_FIRST, PORTS = 29_500, 1000
 """Where rank 0 waits for the others: torchrun's own port, and those behind it."""
 
 J = JobPhase
+ROOM_KEPT = 3
+"""So many times that it made room are kept: as often as it may within an hour."""
 SUSPENDED = Reason(code="job.suspended")
 
 
@@ -192,6 +194,7 @@ def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
     kept: dict[str, Any] = {
         "step": max(own.step, status.step), "total": status.total or own.total,
         "fruitless": fruitless, "barren": barren, "preempted": preempted,
+        "preempted_at": (*own.preempted_at, *([ended_at] if status.room_for else ()))[-ROOM_KEPT:],
         "run_s": own.run_s + max(0.0, ended_at - status.started_at),
         "lost_s": own.lost_s + lost_s(job, attempt, ended_at),
         "exit_code": status.exit_code, "last_lines": status.last_lines,

@@ -35,11 +35,11 @@ Movable = Sequence[tuple[Replica, Ask]]
 
 def plan_moves(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     """Return at most one move: the best that lets one of those start that wait longest in line."""
-    waiting = tuple(islice(_waiting(snapshot), TRIED_MAX)) if snapshot.moves_per_100 else ()
-    if not waiting or budget(snapshot) <= 0:
+    first = tuple(islice(waiting(snapshot), TRIED_MAX)) if snapshot.moves_per_100 else ()
+    if not first or budget(snapshot) <= 0:
         return
     may_move: Movable | None = None
-    for replica, ask in waiting:
+    for replica, ask in first:
         may_move = tuple(movable(snapshot)) if may_move is None else may_move
         mark = (replica.spec.revision, *(other.uid for other, _ in may_move))
         if not may_move or mark in ground.stuck:
@@ -87,7 +87,7 @@ def movable(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
                 yield replica, ask
 
 
-def _waiting(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
+def waiting(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
     """Return one replica of each revision that waits, unless something moves for its service."""
     replicas = snapshot.replicas.values()
     waiting = [r for r in replicas if r.status.phase is ReplicaPhase.WAITING]

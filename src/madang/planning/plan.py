@@ -15,6 +15,7 @@ from madang.planning.keeping import plan_forgetting
 from madang.planning.layout import Layout
 from madang.planning.memo import Memo
 from madang.planning.moving import plan_moves
+from madang.planning.preempt import plan_room
 from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
@@ -46,6 +47,7 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
             tuple(plan_accelerators(snapshot))
             or tuple(_deeds(houses, snapshot, memo))
             or tuple(plan_moves(snapshot, memo.ground(snapshot)))
+            or tuple(plan_room(snapshot, memo.ground(snapshot)))
             or tuple(_words(houses, snapshot))
         )
         if not chosen:
@@ -130,13 +132,13 @@ def _carry_out(ground: Ground, replica: Replica, chosen: Action) -> None:
 
 
 def _take_places(ground: Ground, chosen: Action, snapshot: Snapshot) -> None:
-    """Let the rest of this round see what an attempt has let go of and taken."""
+    """Let the rest of this round see what an attempt has taken.
+
+    What it lets go of is for the next round, which begins with those who are first in line.
+    """
     for changed in chosen.writes:
-        if isinstance(changed, Attempt):
-            known = snapshot.attempts.get(changed.ref)
-            before = known.status.places if known else ()
-            if before != changed.status.places:
-                ground.change_all(before, changed.status.places)
+        if isinstance(changed, Attempt) and changed.ref not in snapshot.attempts:
+            ground.change_all((), changed.status.places)
 
 
 def _claim(action: Action, touched: set[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Which jobs wait for room, and in what order they are given it: who came first."""
+"""Which jobs wait for room, and in what order: by priority, then who came first."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ J = JobPhase
 AFTER_FAILED = "job.after-failed"
 
 
-def line_mark(job: Job) -> tuple[float, Ref]:
+def line_mark(job: Job) -> tuple[int, float, Ref]:
     """Return what the line is ordered by."""
-    return job.created_at, job.ref
+    return -job.spec.priority.height, job.created_at, job.ref
 
 
 def blocker(job: Job, snapshot: Snapshot) -> Job | str | None:

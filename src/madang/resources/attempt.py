@@ -91,6 +91,8 @@ class AttemptStatus(Condition):
     """since then."""
     grace_s: float = 0.0
     """So long it has to save since it was asked to; 0: it was not."""
+    room_for: str = ""
+    """A mark of whom it makes room for: all that do so for one let go at once."""
     asked_term: int = 0
     """The term of the control that has asked it."""
     last_lines: tuple[str, ...] = ()

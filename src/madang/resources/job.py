@@ -88,6 +88,21 @@ def _near(written: object) -> object:
     return {"level": written} if isinstance(written, str) else written
 
 
+class Priority(StrEnum):
+    """What a job counts for beside others where there is not room for all."""
+
+    LOW = "low"
+    """Makes room for services and for other jobs."""
+    NORMAL = "normal"
+    HIGH = "high"
+    """For operators of the site to give."""
+
+    @property
+    def height(self) -> int:
+        """Compare by this: what is higher comes first."""
+        return list(Priority).index(self)
+
+
 class JobSpec(Frozen):
     """What is run, on what, and how it goes on after a fault."""
 
@@ -113,6 +128,7 @@ class JobSpec(Frozen):
     resume: Resume = Resume()
     after: tuple[Name, ...] = Field(default=(), max_length=64)
     """Jobs of the same project that must have succeeded."""
+    priority: Priority = Priority.NORMAL
     grade: Grade = Grade.OPEN
     """Of the data that it works on: it runs only on sites that may hold such data."""
     cancel: Annotated[bool, Strict()] = False
@@ -186,6 +202,8 @@ class JobStatus(Condition):
     """Attempts in a row without such a step, whatever ended them but Madang's own wish."""
     preempted: int = 0
     """Attempts that Madang has asked to end: they count for no limit."""
+    preempted_at: tuple[float, ...] = ()
+    """Unix seconds of the last few times that it made room for others."""
     began_at: float | None = None
     """Unix seconds at which its first attempt started."""
     ended_at: float | None = None

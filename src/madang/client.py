@@ -270,6 +270,12 @@ class Client:
         body = {"digest": digest, "packed": packed, "project": project or self.project}
         return bool(self._json("POST", "code", body=body)["known"])
 
+    def set_secret(self, name: str, text: str) -> Resource:
+        """Keep a text under a name, for jobs; nobody is told it again."""
+        body = {"name": name, "text": text, "project": self.project}
+        kept: Resource = self._json("POST", "secret", body=body)
+        return kept
+
     def delete(self, kind: str, name: str) -> Resource:
         """Take it down; returns before it is gone, with what it was."""
         going: Resource = self._json("DELETE", *self._ref(kind, name))

@@ -339,6 +339,22 @@ CODE = "/code"
 """Where a job's program lies in its sandbox."""
 
 
+class Secrets(Protocol):
+    """Texts by the uid of the secret; never in the state."""
+
+    def put(self, uid: str, text: str) -> None:
+        """Keep a text, in place of an earlier one."""
+
+    def get(self, uid: str) -> str:
+        """Return it; raises `Unavailable` where it is not there any more."""
+
+    def kept(self) -> Collection[str]:
+        """Return the uid of every secret that has a text."""
+
+    def remove(self, uid: str) -> None:
+        """Let go of one."""
+
+
 Read = Callable[[Path, str], ModelVersion]
 """(folder of a volume, source) -> what was read, with number 0. Blocks, in a thread."""
 

@@ -143,6 +143,16 @@ class Home:
         return self.path / "volumes"
 
     @property
+    def secrets(self) -> Path:
+        """Texts that jobs are given by name, sealed; no part of any backup."""
+        return self.path / "secrets"
+
+    @property
+    def secrets_key(self) -> Path:
+        """What opens them, mode 600; no part of any backup either."""
+        return self.path / "secrets.key"
+
+    @property
     def codes(self) -> Path:
         """Programs that were sent along with jobs, by project and digest."""
         return self.path / "codes"

@@ -7,14 +7,14 @@ from typing import Any, get_args
 
 from pydantic_core import core_schema
 
-from madang.api.jobs import NewCode
+from madang.api.jobs import NewCode, NewSecret
 from madang.api.routes import Apply, NewKey, NewModel
 from madang.control.backups import Outcome
 from madang.resources.fleet import Fleet
 from madang.resources.kinds import KINDS, WRITABLE
 
 SENT = (
-    Apply, NewModel, NewKey, NewCode, Outcome, Fleet,
+    Apply, NewModel, NewKey, NewCode, NewSecret, Outcome, Fleet,
     *(KINDS[kind].model_fields["spec"].annotation for kind in WRITABLE),
 )  # fmt: skip
 """What people send: bodies, fleet files, and the specs in documents."""

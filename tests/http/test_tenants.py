@@ -132,6 +132,7 @@ async def settled(yard: Yard) -> list[Caller]:
     )
     assert '"resource"' in answer.text
     await yard.apply(BOT, TRAIN, DATA)
+    await yard.post("secret", {"name": "token", "text": "x", "project": LAB})
     callers = []
     for name, asked in KEYS.items():
         made = await yard.post("key", {"name": slug(name), **asked})
@@ -190,6 +191,11 @@ GLANCES: dict[str, tuple[Any, ...]] = {
 """Right, place, and whether it must hold on the whole site."""
 
 
+WRITES = {
+    "code": {"digest": f"sha256:{'0' * 64}"}, "secret": {"name": "token", "text": "x"},
+}  # fmt: skip
+
+
 def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     """Return the requests that try one route and verb, with their rules."""
     path = route.path
@@ -206,15 +212,14 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
         ("POST", "/api/v1/backup/outcome"): [
             Ask("POST", path, R.OPERATE, site=True, body={"what": "drill-failed"})
         ],
+        **{("POST", f"/api/v1/{name}"): [Ask("POST", path, R.WRITE, LAB, body={**body, **in_lab})]
+           for name, body in WRITES.items()},
         ("POST", "/api/v1/apply"): list(applies(path)),
         ("POST", "/api/v1/model"): [
             Ask(
                 "POST", path, R.WRITE, LAB, also=((R.OPERATE, ""),),
                 body={"name": "tiny", "source": str(town.yard.home.path / "tiny.json"), **in_lab},
             )
-        ],
-        ("POST", "/api/v1/code"): [
-            Ask("POST", path, R.WRITE, LAB, body={"digest": f"sha256:{'0' * 64}", **in_lab})
         ],
         ("POST", "/api/v1/key"): [
             Ask(

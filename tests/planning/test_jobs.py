@@ -11,7 +11,6 @@ from madang.planning.plan import plan
 from madang.resources.attempt import AttemptPhase, Outcome, member_uid
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Reason, Ref
-from madang.resources.volume import Volume, VolumeSpec, VolumeStatus
 from madang.testing.builders import PROJECT, job, node, service, snapshot
 from madang.testing.builders import model as a_model
 from madang.testing.paper import Paper
@@ -448,48 +447,3 @@ def test_what_runs_for_no_attempt_is_told_to_stop() -> None:
     paper.snapshot = paper.snapshot.after((), (attempt, now(paper)))
     planned = paper.turn()
     assert [a.verb for a in planned.actions if a.effect] == [Verb.STOP_ORPHAN]
-
-
-def test_what_it_mounts_must_be_there_and_a_sandbox_to_mount_it_in() -> None:
-    mounted = job(mounts={"/data": "volume://corpus"})
-    paper = Paper(snapshot(node("n", kind="cpu", shared=True), mounted))
-    paper.settle()
-    reasons = [now(paper).status.reason]
-    paper.snapshot = replace(paper.snapshot, encloses=True)
-    paper.settle()
-    reasons.append(now(paper).status.reason)
-    assert [each and each.code for each in reasons] == [
-        "job.needs-sandbox", "job.nothing-to-mount",
-    ]  # fmt: skip
-    assert now(paper).status.blocked_by == "volume/corpus"
-    paper.put(Volume(
-        project=PROJECT, name="corpus", uid="volume-1", spec=VolumeSpec(), status=VolumeStatus()
-    ))  # fmt: skip
-    paper.settle()
-    assert paper.attempts("train")[0].status.phase is AttemptPhase.RUNNING
-
-
-def test_a_job_stops_when_its_volume_is_too_full_and_goes_on_when_that_may_be_larger() -> None:
-    corpus = Volume(
-        project=PROJECT, name="corpus", uid="volume-1", spec=VolumeSpec(size=10**9),
-        status=VolumeStatus(used_bytes=10**9),
-    )  # fmt: skip
-    mounted = job(mounts={"/data": "volume://corpus"})
-    start = snapshot(node("n", kind="cpu", shared=True), mounted)
-    paper = Paper(replace(start, encloses=True))
-    paper.put(corpus)
-    paper.settle()
-    assert paper.attempts("train")[0].status.phase is AttemptPhase.RUNNING
-    stored = paper.snapshot.volumes[corpus.ref]
-    paper.put(stored.with_status(used_bytes=10**9 + 1))
-    paper.settle()
-    status = now(paper).status
-    assert (status.phase, status.attempt, status.blocked_by) == (
-        JobPhase.WAITING, 1, "volume/corpus",
-    )  # fmt: skip
-    assert status.reason is not None
-    assert status.reason.values["size_bytes"] == 10**9
-    stored = paper.snapshot.volumes[corpus.ref]
-    paper.put(stored.model_copy(update={"spec": VolumeSpec(size=2 * 10**9)}))
-    paper.settle()
-    assert now(paper).status.attempt == 2

@@ -89,12 +89,12 @@ def test_a_model_is_read_out_of_a_volume_as_a_copy_that_nobody_can_change(tmp_pa
     (folder / "out").mkdir(parents=True)
     file = folder / "out" / "tiny.json"
     file.write_text('{"fake": 1}')
-    found = import_from(folder, "volume://data/out/tiny.json", blobs)
+    found = import_from(blobs, folder, "volume://data/out/tiny.json")
     assert (found.source, found.format) == ("volume://data/out/tiny.json", "fake")
     file.write_text("changed by a job")
     assert blobs.path(found.digest).read_text() == '{"fake": 1}'
     with pytest.raises(Rejected):
-        import_from(folder, "volume://data/out/tiny.json", blobs)
+        import_from(blobs, folder, "volume://data/out/tiny.json")
     assert len(list((tmp_path / "blobs").iterdir())) == 2, "what is no model leaves nothing"
     blobs.keep_only([found.digest])
     assert blobs.path(found.digest).exists()
@@ -112,7 +112,7 @@ def test_no_link_leads_out_of_a_volume(tmp_path: Path) -> None:
     os.mkfifo(folder / "pipe")
     for path in ("file.json", "folder/tiny.json", "pipe", "folder", "gone", "file.json/deeper"):
         with pytest.raises(Rejected) as told:
-            import_from(folder, f"volume://data/{path}", blobs)
+            import_from(blobs, folder, f"volume://data/{path}")
         assert told.value.code in {"model.source-unreadable", "model.source-not-a-file"}, path
     for path in ("../out/tiny.json", "./a", "a//b", "", "a\nb"):
         with pytest.raises(Unfit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -126,9 +127,10 @@ def test_a_program_goes_along_with_its_job_and_cannot_be_changed_there(
 
 
 def test_a_model_that_a_job_writes_into_a_volume_is_served_once_it_is_there(
-    running: Yard, tmp_path: Path
+    running: Yard, lab: Yard, tmp_path: Path
 ) -> None:
     """One apply, as a member: the job writes the file, it is read, and answers."""
+    assert lab.env
     lab = key(running, ROOM, "maker")
     (tmp_path / "make.sh").write_text("sleep 2; echo '{\"fake\": 1}' >/data/tiny.json")
     documents = (
@@ -144,3 +146,22 @@ def test_a_model_that_a_job_writes_into_a_volume_is_served_once_it_is_there(
     assert done.returncode == 0, done.stdout + done.stderr
     assert lab.get("model", "tiny")["status"]["versions"][0]["source"].startswith("volume://")
     lab.json("delete", "service/tiny")
+
+
+def test_a_secret_reaches_the_job_that_names_it_and_nothing_else(running: Yard, lab: Yard) -> None:
+    text = f"secret-{os.urandom(12).hex()}"
+    assert lab.run("secret", "set", "token", stdin=text + "\n").returncode == 0
+    program = 'printf %s "$TOKEN" | sha256sum; env | grep -c ^TOKEN='
+    said = over(lab, name="told", command=["sh", "-c", program], secrets={"TOKEN": "token"})
+    assert hashlib.sha256(text.encode()).hexdigest() in said
+    said = over(lab, name="untold", command=["sh", "-c", "env | grep -c ^TOKEN=; true"])
+    assert "0" in said
+    shown = [running.run(*words).stdout for words in (
+        ("get", "secret", "-o", "yaml"), ("get", "job", "-o", "yaml"), ("events",), ("status",),
+        ("get", "attempt", "-o", "json"), ("explain", "job/told", "--json"),
+    )]  # fmt: skip
+    shown += [lab.run("get", kind, "-o", "json").stdout for kind in ("secret", "job", "attempt")]
+    assert all(shown)
+    assert text not in "".join(shown)
+    files = [path for path in running.home.rglob("*") if path.is_file()]
+    assert [path for path in files if text.encode() in path.read_bytes()] == []

@@ -20,7 +20,7 @@ from madang.control.observe import Observer
 from madang.control.once import Once
 from madang.control.world import World
 from madang.errors import Forbidden, Rejected, Unauthorized, Unfit
-from madang.ports import Blobs, Launcher
+from madang.ports import Blobs, Launcher, Secrets
 from madang.resources.kinds import KINDS
 from madang.resources.manifest import nearest
 from madang.resources.resource import Place, Ref, canonical, check_place
@@ -52,6 +52,7 @@ class Desk:
     backups: Backups
     notary: Notary
     once: Once
+    secrets: Secrets
 
     def check(self, who: Principal) -> None:
         """Raise `Unauthorized` for a caller whose key was revoked while it was being served."""

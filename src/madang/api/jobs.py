@@ -14,7 +14,7 @@ from madang.errors import NotFound
 from madang.planning.course import Course, course
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.job import Job
-from madang.resources.resource import Frozen, Place, Ref
+from madang.resources.resource import Frozen, Name, Place, Ref
 from madang.resources.rights import CONTROL
 
 RANKS_MAX = 65_536
@@ -22,6 +22,9 @@ LINES_MAX = 1000
 Lines = Annotated[int, Query(ge=1, le=LINES_MAX)]
 OneRank = Annotated[int | None, Query(ge=0, le=RANKS_MAX)]
 router = APIRouter(prefix="/api/v1")
+
+
+SecretText = Annotated[str, Field(min_length=1, max_length=32_768, pattern=r"^[^\x00]*$")]
 
 
 class NewCode(Frozen):
@@ -38,6 +41,22 @@ async def add_code(who: Caller, desk: AtDesk, asked: NewCode) -> dict[str, Any]:
     project = asked.project or who.project or PROJECT
     known = await desk.intake.add_code(who, project, asked.digest, asked.packed)
     return {"digest": asked.digest, "known": known}
+
+
+class NewSecret(Frozen):
+    """A text, and what jobs call it."""
+
+    name: Name
+    text: SecretText
+    project: Place = ""
+
+
+@router.post("/secret")
+async def set_secret(who: Caller, desk: AtDesk, asked: NewSecret) -> dict[str, Any]:
+    """Keep a text under a name; it is in no answer, and nowhere in the state."""
+    ref = Ref(asked.project or who.project or PROJECT, asked.name)
+    kept = await desk.intake.set_secret(who, ref, lambda uid: desk.secrets.put(uid, asked.text))
+    return kept.shown()
 
 
 @router.get("/job/{name}/course")

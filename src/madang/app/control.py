@@ -141,18 +141,21 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     backups = Backups(world, home, partial(pieces, world.store, home), backup_age_s())
     keys = Keys(world)
     parts = (intake, observer, gateways, keys, nodes, blobs, where, backups, notary)
-    desk = Desk(home, world, *parts, Once(world, secret))
+    desk = Desk(home, world, *parts, Once(world, secret), tools.secrets)
     return desk, hands
 
 
-def _kept_for_jobs(home: Home, numbers: bool, blobs: Any) -> tuple[Any, Any, Any, Any]:
+def _kept_for_jobs(home: Home, numbers: bool, blobs: Any) -> tuple[Any, ...]:
+    """Return what keeps what jobs have, in the order of `Tools`."""
     from madang.registry.codes import FileCodes
     from madang.registry.importing import import_from
     from madang.registry.saves import FileSaves
+    from madang.registry.secrets import FileSecrets
     from madang.registry.volumes import FileVolumes
 
     volumes, codes = FileVolumes(home.volumes, numbers), FileCodes(home.codes)
-    return FileSaves(home.jobs), volumes, codes, lambda folder, s: import_from(folder, s, blobs)
+    secrets = FileSecrets(home.secrets, home.secrets_key)
+    return FileSaves(home.jobs), volumes, codes, secrets, partial(import_from, blobs)
 
 
 def _people(

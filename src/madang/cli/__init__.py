@@ -26,8 +26,8 @@ app = App(
 COMMANDS = {
     "up": "up", "down": "down", "status": "status", "apply": "apply", "get": "get",
     "explain": "explain", "logs": "logs", "events": "logs", "delete": "delete", "chat": "chat",
-    "release": "release",
-    "model": "model", "key": "key", "login": "login", "logout": "login", "whoami": "login",
+    "release": "release", "model": "model", "key": "key", "secret": "secret",
+    "login": "login", "logout": "login", "whoami": "login",
     "export": "export", "backup": "backup", "restore": "backup", "doctor": "doctor",
     "support": "support", "audit": "audit", "twin": "twin",
     "submit": "job", "watch": "job", "cancel": "job",

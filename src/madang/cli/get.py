@@ -114,6 +114,11 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.path", _spec("path")),
         ("column.project", lambda r: r["project"]),
     ),
+    "secret": (
+        _NAME,
+        ("column.version", lambda r: r["status"]["version"]),
+        ("column.project", lambda r: r["project"]),
+    ),
     "node": (
         _NAME, _PHASE,
         ("column.pool", _spec("pool")),

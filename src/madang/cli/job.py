@@ -60,6 +60,8 @@ class Wanted:
     """So many in all [default: 20]."""
     mount: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
     """A volume or model, as /data=volume://NAME; may be given several times."""
+    secret: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+    """A secret that a variable gets, as VARIABLE=NAME; may be given several times."""
     code: Annotated[Path | None, Parameter(show_default=False, negative=())] = None
     """The folder that goes along [default: this one, if the command names something in it]."""
     no_code: Annotated[bool, Parameter(negative=())] = False
@@ -85,6 +87,7 @@ class Wanted:
             "resume": _given(resume),
             "mounts": dict(map(_variable, self.mount)),
             "priority": self.priority if self.priority != "normal" else None,
+            "secrets": dict(map(_variable, self.secret)),
         }  # fmt: skip
         return _given(written)
 

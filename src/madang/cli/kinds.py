@@ -12,7 +12,8 @@ from madang.errors import NotFound, Rejected, Unavailable
 
 KINDS = (
     "organization", "project", "user", "key", "site", "pool", "node", "accelerator",
-    "model", "service", "revision", "build", "replica", "endpoint", "volume", "job", "attempt",
+    "model", "service", "revision", "build", "replica", "endpoint", "volume", "secret", "job",
+    "attempt",
 )  # fmt: skip
 """As `resources.kinds` has them, without the price of importing it; a test compares the two."""
 

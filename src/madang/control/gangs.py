@@ -25,6 +25,7 @@ from madang.resources.model import Model, split_model
 from madang.resources.place import Accelerator, Node
 from madang.resources.resource import Reason, Ref
 from madang.resources.rights import CONTROL
+from madang.resources.secret import Secret
 from madang.resources.volume import Volume
 from madang.supervisor.protocol import Mount
 
@@ -93,7 +94,11 @@ class Gangs:
             return
         attempt = await self._resumable(job, attempt)
         await asyncio.to_thread(self._make, job, attempt)
-        members = list(self._members(job, attempt))
+        try:
+            members = list(self._members(job, attempt))
+        except MadangError as error:
+            self._refused(member_uid(attempt, 0), attempt, error)
+            return
         await asyncio.gather(*(self._start(node, member) for node, member in members))
 
     def _make(self, job: Job, attempt: Attempt) -> None:
@@ -115,8 +120,11 @@ class Gangs:
         except MadangError as error:
             if isinstance(error, Unavailable) or error.code in NOT_NOW:
                 return  # seen no process of it after a while, planning sends the order again
-            reason = Reason(code=error.code, values=error.values)
-            self.observer.refuse(member.uid, member.attempt.spec.number, reason)
+            self._refused(member.uid, member.attempt, error)
+
+    def _refused(self, uid: str, attempt: Attempt, error: MadangError) -> None:
+        reason = Reason(code=error.code, values={"subject": error.subject, **error.values})
+        self.observer.refuse(uid, attempt.spec.number, reason)
 
     async def _warn(self, member: Stop) -> None:
         """Tell every rank of a member to save and to end."""
@@ -168,7 +176,7 @@ class Gangs:
             accelerator_kind=devices[0].spec.accelerator if devices else "",
             devices=tuple(device.spec.device for device in devices if device.spec.device),
             cores=place.cores or (node.status.cores if node else 1.0),
-            secrets={},
+            secrets=dict(self._secrets(job)),
             mounts=tuple(self._mounts(job)),
             owner=self._owner(job),
             is_enclosed=self.world.encloses,
@@ -178,6 +186,16 @@ class Gangs:
             library=saves.library(job),
             checkpoint_every_s=every_s,
         )
+
+    def _secrets(self, job: Job) -> Iterator[tuple[str, str]]:
+        """Return the text of each secret by its variable; raises `Unavailable`."""
+        for variable, name in job.spec.secrets.items():
+            secret = self.world.get(CONTROL, Secret, Ref(job.project, name))
+            if secret:
+                try:
+                    yield variable, self.tools.secrets.get(secret.uid)
+                except Unavailable as error:
+                    raise Unavailable(error.code, f"secret/{name}", **error.values) from None
 
     def _mounts(self, job: Job) -> Iterator[Mount]:
         """Return where its code lies, and each volume and model that a job mounts."""

@@ -21,7 +21,7 @@ from madang.control.authority import (
     allow_write,
 )
 from madang.control.keys import Keys, Wanted, make_key, owner_ref
-from madang.control.standing import users_of
+from madang.control.standing import check_same, users_of
 from madang.control.steering import Steer
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
@@ -45,6 +45,7 @@ from madang.resources.model import (
 from madang.resources.place import Pool, Site
 from madang.resources.resource import AnyResource, Frozen, Ref
 from madang.resources.rights import CONTROL, Principal, Right
+from madang.resources.secret import Secret, renewed
 from madang.resources.service import Service
 from madang.resources.tenancy import Key, Organization, Project, User
 from madang.resources.volume import VolumeSpec
@@ -59,7 +60,7 @@ T = TypeVar("T")
 
 ATTEMPTS_MAX = 8
 """How often a person's write is tried against a world that keeps changing."""
-DELETABLE = frozenset({*WRITABLE, "key", "build"})
+DELETABLE = frozenset({*WRITABLE, "key", "build", "secret"})
 """Kinds that people may take away; all else follows from these."""
 MAKERS_MAX = 32
 """Keys alive in one line, each made by the one before."""
@@ -216,6 +217,27 @@ class Intake:
         if digest and not self.codes.has(job.project, digest):
             raise Rejected("job.no-code", f"job/{job.name}", digest=digest)
 
+    async def set_secret(
+        self, who: Principal, ref: Ref, keep: Callable[[str], None]
+    ) -> AnyResource:
+        """Make a secret, or give it another text; `keep` puts that away by the secret's uid.
+
+        First the secret, then its text: what has no secret is removed.
+        """
+        subject = f"secret/{ref.name}"
+        allow_write(who, "secret", ref.project, subject)
+        stored = await self._again(lambda: self._set_secret(who, ref))
+        await asyncio.to_thread(keep, stored.uid)
+        return stored
+
+    async def _set_secret(self, who: Principal, ref: Ref) -> AnyResource:
+        home = Ref(ref.project, ref.project.partition("/")[2])
+        self._need(Project, home, f"secret/{ref.name}", ())
+        before, uid = self.world.get(who, Secret, ref), f"secret-{self.random.token(8)}"
+        fresh = renewed(before, ref, uid, self.world.clock.now())
+        told = self._told(who, fresh, "secret.updated" if before else "secret.created")
+        return (await self._commit(who, [fresh], events=[told]))[0]
+
     async def add_code(self, who: Principal, project: str, digest: str, packed: str) -> bool:
         """Take a program in that comes along with a job; tell whether it is there now."""
         subject = f"project/{project}"
@@ -253,7 +275,7 @@ class Intake:
         if isinstance(resource, Job) and before is None:
             self._count(resource, subject)
         if isinstance(resource, Job) and isinstance(before, Job):
-            _check_same(before, resource, subject)
+            check_same(before, resource, subject)
         organization, _, project = resource.project.partition("/")
         if isinstance(resource, Project | User):
             self._need(Organization, Ref(organization, organization), subject, changes)
@@ -416,24 +438,17 @@ class Intake:
 
     def _grown(self, ref: Ref, source: str, version: ModelVersion) -> Model:
         """Return the model with this version as its newest; as it is, if it has these bytes."""
-        before = self.world.get(CONTROL, Model, ref)
-        if before and any(v.digest == version.digest for v in before.status.versions):
-            return before
-        now = self.world.clock.now()
-        spec = ModelSpec(source=source)
+        before, now = self.world.get(CONTROL, Model, ref), self.world.clock.now()
+        uid, spec = f"model-{self.random.token(8)}", ModelSpec(source=source)
         model = before or Model(
-            project=ref.project,
-            name=ref.name,
-            uid=f"model-{self.random.token(8)}",
-            created_at=now,
-            spec=spec,
+            project=ref.project, name=ref.name, uid=uid, created_at=now, spec=spec,
             status=ModelStatus(),
-        )
-        number = len(model.status.versions) + 1
-        numbered = version.model_copy(update={"number": number, "imported_at": now})
-        status = ModelStatus(versions=(*model.status.versions, numbered))
+        )  # fmt: skip
+        grown = model.grown(version, now)
+        if grown is before:
+            return grown
         generation = model.generation + (before is not None)
-        return model.model_copy(update={"spec": spec, "generation": generation, "status": status})
+        return grown.model_copy(update={"spec": spec, "generation": generation})
 
     async def _commit(
         self,
@@ -468,16 +483,6 @@ class Intake:
 def _is_file(spec: Frozen) -> TypeGuard[ModelSpec]:
     """Tell whether it is a model whose file lies on the server, and no volume of a project."""
     return isinstance(spec, ModelSpec) and not volume_path(spec.source)[0]
-
-
-def _check_same(before: Job, after: Job, subject: str) -> None:
-    """Refuse another spec for a job that is there: what has run can't be another."""
-    may_change = ("cancel", "suspend", "priority")
-    changes = {key: getattr(after.spec, key) for key in may_change}
-    if before.spec.model_copy(update=changes) != after.spec:
-        raise Conflict("job.fixed", subject)
-    if before.spec.cancel and not after.spec.cancel:
-        raise Conflict("job.stays-cancelled", subject)
 
 
 @contextmanager

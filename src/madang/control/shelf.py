@@ -36,6 +36,7 @@ class Shelf:
         self.world = world
         self.volumes = tools.volumes
         self.codes = tools.codes
+        self.secrets = tools.secrets
         self._read = tools.read
         self._tried: dict[tuple[str, int], float] = {}
         """By uid and generation of a model, when it was tried to read it (monotonic)."""
@@ -55,6 +56,9 @@ class Shelf:
         jobs = [j for j in self.world.list(CONTROL, "job").values() if isinstance(j, Job)]
         named = {(job.project, job.spec.code) for job in jobs if job.spec.code}
         await asyncio.to_thread(self.codes.keep_only, named)
+        sealed = await asyncio.to_thread(self.secrets.kept)
+        for uid in {*sealed} - {each.uid for each in self.world.list(CONTROL, "secret").values()}:
+            await asyncio.to_thread(self.secrets.remove, uid)
         kept = await asyncio.to_thread(self.volumes.kept)
         volumes = [v for v in self.world.list(CONTROL, "volume").values() if isinstance(v, Volume)]
         for uid in {*kept} - {volume.uid for volume in volumes}:
@@ -103,16 +107,14 @@ class Shelf:
             values = {**error.values, "subject": error.subject}
             await self._wait(model, Reason(code=error.code, values=values))
             return
-        now, versions = self.world.clock.now(), model.status.versions
-        if all(version.digest != found.digest for version in versions):
-            numbered = {"number": len(versions) + 1, "imported_at": now}
-            versions = (*versions, found.model_copy(update=numbered))
-        read: Model = model.with_status(
-            versions=versions, reason=None, blocked_by="", read_generation=model.generation
+        now = self.world.clock.now()
+        grown = model.grown(found, now)
+        read: Model = grown.with_status(
+            reason=None, blocked_by="", read_generation=model.generation
         )
         told = Event(
             at=now, actor="control", code="model.imported", kind="model", project=model.project,
-            name=model.name, uid=model.uid, values={"version": len(versions)},
+            name=model.name, uid=model.uid, values={"version": len(grown.status.versions)},
         )  # fmt: skip
         await self.world.commit(CONTROL, [read], events=[told])
 

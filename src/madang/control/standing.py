@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from madang.control.world import World
-from madang.resources.job import OVER
+from madang.errors import Conflict
+from madang.resources.job import OVER, Job
 from madang.resources.kinds import KINDS
 from madang.resources.model import split_model
 from madang.resources.resource import AnyResource, Ref
@@ -21,6 +22,8 @@ def users_of(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
 
     if found.kind == "volume":
         return those("job", lambda job: _mounts(job, found))
+    if found.kind == "secret":
+        return those("job", lambda job: _is_told(job, found))
     if found.kind == "model":
         return those("service", lambda s: _served(s) == found.ref)
     if found.kind in {"project", "organization"}:
@@ -47,6 +50,14 @@ def _mounts(job: AnyResource, volume: AnyResource) -> bool:
     return job.project == volume.project and not is_over and written in job.spec.mounts.values()
 
 
+def _is_told(job: AnyResource, secret: AnyResource) -> bool:
+    """Tell whether a job that is not over gets a secret."""
+    is_over = job.status.phase in OVER
+    return (
+        job.project == secret.project and not is_over and secret.name in job.spec.secrets.values()
+    )
+
+
 def _served(service: AnyResource) -> Ref:
     return Ref(service.project, split_model(service.spec.model)[0])
 
@@ -55,3 +66,13 @@ def _reaches(holder: AnyResource, place: str) -> bool:
     """Tell whether a key or a user holds rights there that it does not hold on the whole site."""
     grants = holder.spec.grants() if isinstance(holder, User) else (holder.spec.grant,)
     return any(grant.where and within(grant.where, place) for grant in grants)
+
+
+def check_same(before: Job, after: Job, subject: str) -> None:
+    """Refuse another spec for a job that is there: what has run can't be another."""
+    may_change = ("cancel", "suspend", "priority")
+    changes = {key: getattr(after.spec, key) for key in may_change}
+    if before.spec.model_copy(update=changes) != after.spec:
+        raise Conflict("job.fixed", subject)
+    if before.spec.cancel and not after.spec.cancel:
+        raise Conflict("job.stays-cancelled", subject)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from madang.control.thinking import outlook_apart
 from madang.planning.forecast import Question
 from madang.planning.placement.outlook import Outlook
-from madang.ports import Blobs, Codes, Engine, Launcher, Member, Read, Saves, Volumes
+from madang.ports import Blobs, Codes, Engine, Launcher, Member, Read, Saves, Secrets, Volumes
 from madang.resources.revision import Check
 from madang.supervisor.protocol import LaunchPlan
 from madang.verify.subject import Subject
@@ -34,6 +34,7 @@ class Tools:
     saves: Saves
     volumes: Volumes
     codes: Codes
+    secrets: Secrets
     read: Read
     """Takes a model in that lies in a volume."""
     think: Callable[[Question], Outlook | None] = outlook_apart

@@ -29,6 +29,7 @@ from madang.resources.attempt import (
 from madang.resources.job import NEXT, OVER, Job, JobPhase
 from madang.resources.model import split_model
 from madang.resources.resource import Reason, Ref
+from madang.resources.secret import Secret
 
 ATTEMPTS_KEPT = 50
 """So many attempts of a job are kept, the newest."""
@@ -321,6 +322,10 @@ def _lacking(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
         if not (is_there if kind == "model" else ref in snapshot.volumes):
             values: dict[str, Value] = {"kind": kind, "name": ref.name, "place": place}
             return Reason(code="job.nothing-to-mount", values=values), f"{kind}/{ref.name}"
+    for variable, name in sorted(job.spec.secrets.items()):
+        if snapshot.get(Secret, Ref(job.project, name)) is None:
+            values = {"secret": name, "variable": variable}
+            return Reason(code="job.no-secret", values=values), f"secret/{name}"
     return _full(job, snapshot)
 
 

@@ -43,7 +43,7 @@ def import_model(
     )
 
 
-def import_from(folder: Path, source: str, blobs: FileBlobs) -> ModelVersion:
+def import_from(blobs: FileBlobs, folder: Path, source: str) -> ModelVersion:
     """Copy the file of `volume://NAME/PATH` out of the volume's folder, and import the copy.
 
     Whoever works on the volume may change it later, or make a link of it: none is followed.

@@ -13,6 +13,7 @@ from madang.resources.place import Accelerator, Node, Pool, Site
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build, Revision
+from madang.resources.secret import Secret
 from madang.resources.service import Service
 from madang.resources.tenancy import Key, Organization, Project, User
 from madang.resources.volume import Volume
@@ -21,7 +22,8 @@ KINDS: dict[str, type[AnyResource]] = {
     kind.kind: kind
     for kind in (
         Organization, Project, User, Key, Site, Pool, Node, Accelerator,
-        Model, Service, Revision, Build, Replica, Endpoint, Volume, Job, Attempt,
+        Model, Service, Revision, Build, Replica, Endpoint, Volume, Secret, Job,
+        Attempt,
     )
 }  # fmt: skip
 

@@ -80,6 +80,15 @@ class Model(Resource[ModelSpec, ModelStatus]):
 
     kind: ClassVar[str] = "model"
 
+    def grown(self, version: ModelVersion, now: float) -> Model:
+        """Return it with this version as its newest; as it is, if it has these bytes."""
+        versions = self.status.versions
+        if any(each.digest == version.digest for each in versions):
+            return self
+        numbered = version.model_copy(update={"number": len(versions) + 1, "imported_at": now})
+        grown: Model = self.with_status(versions=(*versions, numbered))
+        return grown
+
     def version(self, number: int | None = None) -> ModelVersion | None:
         """Return that version, or the newest; None where there is none."""
         versions = self.status.versions

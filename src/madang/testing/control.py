@@ -39,6 +39,7 @@ from madang.registry.blobs import FileBlobs
 from madang.registry.codes import FileCodes
 from madang.registry.importing import import_from, import_model
 from madang.registry.saves import FileSaves
+from madang.registry.secrets import FileSecrets
 from madang.registry.volumes import FileVolumes
 from madang.resources.revision import Check
 from madang.settings import Home, audit_heads
@@ -107,11 +108,11 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     launchers = {NODE: edges.node}
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
-    codes = FileCodes(home.codes)
+    codes, secrets = FileCodes(home.codes), FileSecrets(home.secrets, home.secrets_key)
     tools = Tools(
         launchers, {"fake": fake}, blobs, edges.judge, token, program.launch,
         FileSaves(home.jobs), FileVolumes(home.volumes), codes,
-        lambda folder, source: import_from(folder, source, blobs), reprice,
+        secrets, partial(import_from, blobs), reprice,
     )  # fmt: skip
     notary = Notary(
         world, Signer(edges.seed), HeadsFile(edges.heads or audit_heads(home, {})), Kept(home)
@@ -123,6 +124,6 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
     keys, backups = Keys(world), Backups(world, home, partial(pieces, world.store, home))
     desk = Desk(
         home, world, intake, observer, gateways, keys, launchers, blobs, lambda: ADDRESSES, backups,
-        notary, Once(world, b"of a test"),
+        notary, Once(world, b"of a test"), secrets,
     )  # fmt: skip
     return desk, Hands(world, observer, tools)

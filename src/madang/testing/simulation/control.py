@@ -25,6 +25,7 @@ from madang.planning.snapshot import Probed
 from madang.ports import Found
 from madang.registry.codes import FileCodes
 from madang.registry.saves import FileSaves
+from madang.registry.secrets import FileSecrets
 from madang.registry.volumes import FileVolumes
 from madang.resources.model import ModelVersion
 from madang.resources.revision import Check
@@ -113,7 +114,7 @@ class Control:
         tools = Tools(
             launchers, {"fake": self.fake}, files, self._judge, token, program.launch,
             FileSaves(history.home / "jobs"), FileVolumes(history.home / "volumes"), codes,
-            no_read, reprice,
+            FileSecrets(history.home / "secrets", history.home / "secrets.key"), no_read, reprice,
         )  # fmt: skip
         hands = Hands(world, self.observer, tools)
         self.intake = Intake(world, self.observer.seen, load, history.random, lambda: None, codes)

@@ -1,0 +1,77 @@
+"""What a job needs beside room: the volumes, models and secrets that it names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from madang.resources.attempt import AttemptPhase
+from madang.resources.job import Job, JobPhase
+from madang.resources.resource import Ref
+from madang.resources.secret import Secret, SecretStatus
+from madang.resources.tenancy import Empty
+from madang.resources.volume import Volume, VolumeSpec, VolumeStatus
+from madang.testing.builders import PROJECT, job, node, snapshot
+from madang.testing.paper import Paper
+
+
+def now(paper: Paper) -> Job:
+    return paper.snapshot.jobs[Ref(PROJECT, "train")]
+
+
+def test_what_it_mounts_must_be_there_and_a_sandbox_to_mount_it_in() -> None:
+    mounted = job(mounts={"/data": "volume://corpus"})
+    paper = Paper(snapshot(node("n", kind="cpu", shared=True), mounted))
+    paper.settle()
+    reasons = [now(paper).status.reason]
+    paper.snapshot = replace(paper.snapshot, encloses=True)
+    paper.settle()
+    reasons.append(now(paper).status.reason)
+    assert [each and each.code for each in reasons] == [
+        "job.needs-sandbox", "job.nothing-to-mount",
+    ]  # fmt: skip
+    assert now(paper).status.blocked_by == "volume/corpus"
+    paper.put(Volume(
+        project=PROJECT, name="corpus", uid="volume-1", spec=VolumeSpec(), status=VolumeStatus()
+    ))  # fmt: skip
+    paper.settle()
+    assert paper.attempts("train")[0].status.phase is AttemptPhase.RUNNING
+
+
+def test_a_job_stops_when_its_volume_is_too_full_and_goes_on_when_that_may_be_larger() -> None:
+    corpus = Volume(
+        project=PROJECT, name="corpus", uid="volume-1", spec=VolumeSpec(size=10**9),
+        status=VolumeStatus(used_bytes=10**9),
+    )  # fmt: skip
+    mounted = job(mounts={"/data": "volume://corpus"})
+    start = snapshot(node("n", kind="cpu", shared=True), mounted)
+    paper = Paper(replace(start, encloses=True))
+    paper.put(corpus)
+    paper.settle()
+    assert paper.attempts("train")[0].status.phase is AttemptPhase.RUNNING
+    stored = paper.snapshot.volumes[corpus.ref]
+    paper.put(stored.with_status(used_bytes=10**9 + 1))
+    paper.settle()
+    status = now(paper).status
+    assert (status.phase, status.attempt, status.blocked_by) == (
+        JobPhase.WAITING, 1, "volume/corpus",
+    )  # fmt: skip
+    assert status.reason is not None
+    assert status.reason.values["size_bytes"] == 10**9
+    stored = paper.snapshot.volumes[corpus.ref]
+    paper.put(stored.model_copy(update={"spec": VolumeSpec(size=2 * 10**9)}))
+    paper.settle()
+    assert now(paper).status.attempt == 2
+
+
+def test_a_job_waits_for_the_secrets_that_it_names() -> None:
+    paper = Paper(snapshot(node("n", kind="cpu", shared=True), job(secrets={"TOKEN": "token"})))
+    paper.settle()
+    status = now(paper).status
+    assert (status.reason and status.reason.code, status.blocked_by) == (
+        "job.no-secret", "secret/token",
+    )  # fmt: skip
+    paper.put(Secret(
+        project=PROJECT, name="token", uid="secret-1", spec=Empty(), status=SecretStatus()
+    ))  # fmt: skip
+    paper.settle()
+    assert paper.attempts("train")[0].status.phase is AttemptPhase.RUNNING

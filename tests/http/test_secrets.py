@@ -65,11 +65,12 @@ async def test_a_text_that_is_refused_is_not_told_back(yard: Yard, text: object)
 
 
 async def test_a_secret_stays_while_a_job_needs_it_and_its_text_goes_with_it(yard: Yard) -> None:
-    await yard.apply(JOB)
+    held = {**JOB, "mounts": {"/data": "volume://none"}}
+    await yard.apply(held)
     await yard.post("secret", TOKEN)
     uid = secret(yard).uid  # type: ignore[union-attr]
     assert (await yard.client.delete("/api/v1/secret/token")).status_code == 409
-    await yard.apply({**JOB, "cancel": True})
+    await yard.apply({**held, "cancel": True})
     await yard.until("job", "train", "cancelled")
     assert (await yard.client.delete("/api/v1/secret/token")).status_code == 200
     async with asyncio.timeout(DEADLINE_S):

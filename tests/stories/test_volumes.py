@@ -156,11 +156,11 @@ def test_a_secret_reaches_the_job_that_names_it_and_nothing_else(running: Yard, 
     assert hashlib.sha256(text.encode()).hexdigest() in said
     said = over(lab, name="untold", command=["sh", "-c", "env | grep -c ^TOKEN=; true"])
     assert "0" in said
-    shown = [running.run(*words).stdout for words in (
-        ("get", "secret", "-o", "yaml"), ("get", "job", "-o", "yaml"), ("events",), ("status",),
-        ("get", "attempt", "-o", "json"), ("explain", "job/told", "--json"),
+    shown = [lab.run(*words).stdout for words in (
+        ("events",), ("explain", "job/told", "--json"), ("logs", "job/told"),
+        *(("get", kind, "-o", form) for kind in ("secret", "job", "attempt")
+          for form in ("json", "yaml", "table")),
     )]  # fmt: skip
-    shown += [lab.run("get", kind, "-o", "json").stdout for kind in ("secret", "job", "attempt")]
     assert all(shown)
     assert text not in "".join(shown)
     files = [path for path in running.home.rglob("*") if path.is_file()]

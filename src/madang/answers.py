@@ -1,10 +1,12 @@
-"""What the control API answers: its JSON objects, with their keys declared."""
+"""What the control API answers: its JSON objects, with their keys declared, and its refusals."""
 
 from __future__ import annotations
 
+import json
 from typing import Any, NotRequired, TypedDict
 
-from madang.errors import Value
+from madang import errors
+from madang.errors import MadangError, Rejected, Unavailable, Value
 
 Json = dict[str, Any]
 
@@ -227,3 +229,42 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+_BY_STATUS: dict[int, type[MadangError]] = {
+    kind.http_status: kind
+    for kind in (
+        errors.Rejected, errors.Unauthorized, errors.Forbidden, errors.NotFound,
+        errors.Conflict, errors.Unavailable, errors.Corrupt,
+    )
+}  # fmt: skip
+
+
+def parsed(content: bytes, url: str) -> Json:
+    """Read a JSON object; raises `Unavailable` where whoever answers at `url` is not Madang."""
+    try:
+        said = json.loads(content)
+    except ValueError as error:
+        raise Unavailable("control.not-madang", url) from error
+    if not isinstance(said, dict):
+        raise Unavailable("control.not-madang", url)
+    return said
+
+
+def refusal(status: int, content: bytes, url: str) -> MadangError:
+    """Build the error that a body tells of, in the API's shape or the gateway's (OpenAI's).
+
+    The server's own sentence and hint are kept as notes, for codes that are newer than we are.
+    """
+    kind = _BY_STATUS.get(status) or (Rejected if status < 500 else Unavailable)
+    said = parsed(content, url).get("error")
+    if not isinstance(said, dict):
+        return kind("control.not-madang", url)
+    message = str(said.get("message") or "")
+    if "values" not in said:
+        return kind("gateway.refused", str(said.get("code") or status), message=message)
+    error = kind(str(said["code"]), str(said.get("subject") or ""))
+    error.values |= said["values"]
+    for note in (message, said.get("hint") or ""):
+        error.add_note(str(note))
+    return error

@@ -22,7 +22,7 @@ from http.client import (
 from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from madang import errors, settings
+from madang import settings
 from madang.answers import (
     Applied,
     AuditPage,
@@ -40,6 +40,8 @@ from madang.answers import (
     RankLines,
     Resource,
     Revoked,
+    parsed,
+    refusal,
 )
 from madang.errors import MadangError, Rejected, Unauthorized, Unavailable
 from madang.messages import language
@@ -306,9 +308,9 @@ class Client:
         def read(more: Headers) -> Resource:
             with closing(self._lines("POST", f"{self.api}/api/v1/model", body, more)) as lines:
                 for line in lines:
-                    said = _parsed(line, self.api)
+                    said = parsed(line, self.api)
                     if "error" in said:
-                        raise _error(int(said["error"].get("status", 400)), line, self.api)
+                        raise refusal(int(said["error"].get("status", 400)), line, self.api)
                     if "resource" in said:
                         made: Resource = said["resource"]
                         return made
@@ -352,9 +354,9 @@ class Client:
                 data = line.removeprefix(b"data:").strip()
                 if data == b"[DONE]" or not line.startswith(b"data:"):
                     continue
-                said = _parsed(data, url)
+                said = parsed(data, url)
                 if "error" in said:
-                    raise _error(503, data, url)
+                    raise refusal(503, data, url)
                 for choice in said.get("choices") or ():
                     if piece := choice.get("delta", {}).get("content"):
                         yield str(piece)
@@ -385,7 +387,7 @@ class Client:
             return self._read(method, url, body, timeout_s, more)
 
         content = read({}) if method == "GET" else _once(read)
-        return _parsed(content, self.api) if content else {}
+        return parsed(content, self.api) if content else {}
 
     def _read(
         self, method: str, url: str, body: Json | None, timeout_s: float, more: Headers = NO_MORE
@@ -428,7 +430,7 @@ class Client:
             connection.request(method, f"{to.path}?{to.query}", content, headers)
             with connection.getresponse() as answer, self._listed(answer):
                 if answer.status >= 400:
-                    raise _error(answer.status, answer.read(LINE_BYTES_MAX), url)
+                    raise refusal(answer.status, answer.read(LINE_BYTES_MAX), url)
                 yield answer
         except ConnectionRefusedError as error:
             raise Unavailable("control.unreachable", f"{to.scheme}://{to.netloc}") from error
@@ -459,15 +461,6 @@ def _once(call: Callable[[Headers], T]) -> T:
     return call(more)
 
 
-_BY_STATUS: dict[int, type[MadangError]] = {
-    kind.http_status: kind
-    for kind in (
-        errors.Rejected, errors.Unauthorized, errors.Forbidden, errors.NotFound,
-        errors.Conflict, errors.Unavailable, errors.Corrupt,
-    )
-}  # fmt: skip
-
-
 def _quoted(name: str) -> str:
     """Write a part of a path; what is no text goes to the server as it is, and is refused there."""
     return quote(name, safe="", errors="surrogatepass")
@@ -475,32 +468,3 @@ def _quoted(name: str) -> str:
 
 def _query(query: Json) -> str:
     return urlencode(query, errors="surrogatepass")
-
-
-def _parsed(content: bytes, url: str) -> Json:
-    try:
-        said = json.loads(content)
-    except ValueError as error:
-        raise Unavailable("control.not-madang", url) from error
-    if not isinstance(said, dict):
-        raise Unavailable("control.not-madang", url)
-    return said
-
-
-def _error(status: int, content: bytes, url: str) -> MadangError:
-    """Build the error that a body tells of, in the API's shape or the gateway's (OpenAI's).
-
-    The server's own sentence and hint are kept as notes, for codes that are newer than we are.
-    """
-    kind = _BY_STATUS.get(status) or (Rejected if status < 500 else Unavailable)
-    said = _parsed(content, url).get("error")
-    if not isinstance(said, dict):
-        return kind("control.not-madang", url)
-    message = str(said.get("message") or "")
-    if "values" not in said:
-        return kind("gateway.refused", str(said.get("code") or status), message=message)
-    error = kind(str(said["code"]), str(said.get("subject") or ""))
-    error.values |= said["values"]
-    for note in (message, said.get("hint") or ""):
-        error.add_note(str(note))
-    return error

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from madang import errors
-from madang.client import Client, _error, find
+from madang.answers import refusal
+from madang.client import Client, find
 
 
 def test_what_is_given_counts_before_the_environment_and_that_before_the_home(
@@ -58,7 +59,7 @@ def test_an_error_body_becomes_the_same_error_again(kind: type[errors.MadangErro
     sent = kind("room.code", "service/a", key="x")
     body = {"code": sent.code, "subject": sent.subject, "values": sent.values}
     text = json.dumps({"error": {**body, "message": "m", "hint": "h"}}).encode()
-    got = _error(kind.http_status, text, "u")
+    got = refusal(kind.http_status, text, "u")
     assert type(got) is kind
     assert (got.code, got.subject, got.values) == (sent.code, sent.subject, sent.values)
     assert got.__notes__ == ["m", "h"]
@@ -66,9 +67,9 @@ def test_an_error_body_becomes_the_same_error_again(kind: type[errors.MadangErro
 
 def test_a_status_of_its_own_kind_is_still_the_callers_or_the_worlds() -> None:
     text = b'{"error": {"message": "m", "code": "c"}}'
-    assert type(_error(413, text, "u")) is errors.Rejected
-    assert type(_error(502, text, "u")) is errors.Unavailable
-    assert _error(404, text, "u").values == {"subject": "c", "message": "m"}
+    assert type(refusal(413, text, "u")) is errors.Rejected
+    assert type(refusal(502, text, "u")) is errors.Unavailable
+    assert refusal(404, text, "u").values == {"subject": "c", "message": "m"}
 
 
 @pytest.mark.usefixtures("hello")
@@ -129,7 +130,7 @@ def test_the_project_is_the_keys_own_unless_it_is_given(world, monkeypatch) -> N
 
 def test_what_answers_without_json_is_not_madang() -> None:
     with pytest.raises(errors.Unavailable, match=r"control\.not-madang"):
-        _error(404, b"<html>", "http://127.0.0.1:1")
+        refusal(404, b"<html>", "http://127.0.0.1:1")
 
 
 def test_an_answer_that_is_cut_off_is_no_answer() -> None:

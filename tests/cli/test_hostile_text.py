@@ -63,10 +63,10 @@ def test_no_command_passes_on_what_acts_on_a_terminal(
     file = tmp_path / "services.yaml"
     file.write_text("kind: service\nname: other\nmodel: m\n")
     given = [str(file) if part == "FILE" else part for part in command]
-    real = client._parsed
+    real = client.parsed
     for kept in (KEPT | NAMES, KEPT):
         monkeypatch.setattr(
-            client, "_parsed", lambda content, url, k=kept: poisoned(real(content, url), "", k)
+            client, "parsed", lambda content, url, k=kept: poisoned(real(content, url), "", k)
         )
         said = run(*given, *(["--json"] if as_json and command[0] != "chat" else []))
         for text in (said.out, said.err):

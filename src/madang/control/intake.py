@@ -6,10 +6,9 @@ People write specs; this is the only door by which a spec changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 from madang.control.authority import (
     PRIVILEGED,
@@ -33,14 +32,13 @@ from madang.ports import Codes, Random
 from madang.resources.event import Event
 from madang.resources.job import Job, JobSpec
 from madang.resources.kinds import WRITABLE
-from madang.resources.manifest import MANIFESTS_MAX, Manifest, read
+from madang.resources.manifest import MANIFESTS_MAX, Manifest, numbered, read
 from madang.resources.model import (
     Model,
     ModelSpec,
     ModelStatus,
     ModelVersion,
     split_model,
-    volume_path,
 )
 from madang.resources.place import Pool, Site
 from madang.resources.resource import AnyResource, Frozen, Ref
@@ -147,7 +145,7 @@ class Intake:
                 manifests[manifest.kind, manifest.ref] = manifest
         versions: dict[Ref, ModelVersion] = {}
         for number, manifest in enumerate(manifests.values(), 1):
-            if _is_file(manifest.spec) and not dry_run:
+            if isinstance(manifest.spec, ModelSpec) and manifest.spec.is_file and not dry_run:
                 with numbered(number):
                     versions[manifest.ref] = await self._load(manifest.spec.source, _untold)
         wanted = tuple(manifests.values())
@@ -157,14 +155,15 @@ class Intake:
         """Read one document, and refuse whoever may not bring it."""
         manifest = read(document, project)
         allow_write(who, manifest.kind, manifest.ref.project, manifest.subject)
-        if _is_file(manifest.spec) or self._reaches_out(manifest.spec):
+        if self._reaches_out(manifest.spec):
             allow(who, Right.OPERATE, "", manifest.subject)
         return manifest
 
     def _reaches_out(self, spec: Frozen) -> bool:
         """Tell whether something reaches what is on the machine beside Madang's own."""
         bare = isinstance(spec, JobSpec) and not self.world.encloses
-        return bare or (isinstance(spec, VolumeSpec) and bool(spec.path))
+        is_folder = isinstance(spec, VolumeSpec) and bool(spec.path)
+        return bare or is_folder or (isinstance(spec, ModelSpec) and spec.is_file)
 
     async def _again(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try once more from the newest state while control writes statuses in between.
@@ -478,21 +477,6 @@ class Intake:
             uid=resource.uid,
             values=values,
         )
-
-
-def _is_file(spec: Frozen) -> TypeGuard[ModelSpec]:
-    """Tell whether it is a model whose file lies on the server, and no volume of a project."""
-    return isinstance(spec, ModelSpec) and not volume_path(spec.source)[0]
-
-
-@contextmanager
-def numbered(document: int) -> Iterator[None]:
-    """Say in a refusal which document it is about, counted from 1."""
-    try:
-        yield
-    except Rejected as error:
-        error.values["document"] = document
-        raise
 
 
 def _untold(_done: int, _of: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,6 +34,16 @@ class Manifest(NamedTuple):
     def subject(self) -> str:
         """kind/name, as messages say it."""
         return f"{self.kind}/{self.ref.name}"
+
+
+@contextmanager
+def numbered(document: int) -> Iterator[None]:
+    """Say in a refusal which document it is about, counted from 1."""
+    try:
+        yield
+    except Rejected as error:
+        error.values["document"] = document
+        raise
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:

@@ -42,6 +42,11 @@ class ModelSpec(Frozen):
     """`file:///…`, a local path, or `volume://NAME/PATH`, which is read once no job works on that
     volume; `hf://` and `s3://` are not served yet."""
 
+    @property
+    def is_file(self) -> bool:
+        """Tell whether it lies on the server, and in no volume of its project."""
+        return not volume_path(self.source)[0]
+
 
 class ModelVersion(Frozen):
     """One immutable set of files, known by digest; what `inspect` read from it."""

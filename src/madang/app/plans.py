@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from madang import engines
+from madang import engines, symptoms
+from madang.accelerators import watch
 from madang.errors import Unavailable
 from madang.settings import Home
 from madang.supervisor.protocol import LaunchPlan
@@ -45,7 +46,7 @@ def boot_plans(home: Home, host: str, port: int) -> list[dict[str, Any]]:
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | SPARING
     python = (sys.executable, "-I", "-m")
     where = (str(home.path), "--host", host, "--port")
-    parts = simulated_part(home) | {
+    parts = (simulated_part(home) or watching_part()) | {
         CONTROL: (*python, "madang.app", *where, str(port)),
         GATEWAY: (*python, "madang.gateway", *where, str(port + 1), "--uid", GATEWAY),
     }
@@ -61,6 +62,13 @@ def simulated_part(home: Home) -> dict[str, tuple[str, ...]]:
         return {}
     program = Path(engines.__file__).with_name("fake_fleet.py")
     return {FLEET: (sys.executable, "-I", "-S", str(program), str(home.path))}
+
+
+def watching_part() -> dict[str, tuple[str, ...]]:
+    """Return how what watches this machine's accelerators is started, if it has a tool for any."""
+    if not watch.installed():
+        return {}
+    return {symptoms.UID: (sys.executable, "-I", "-S", str(Path(watch.__file__)))}
 
 
 def free_port(host: str) -> int:

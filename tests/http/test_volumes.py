@@ -101,3 +101,10 @@ async def test_why_a_model_in_a_volume_can_not_be_read_is_told(yard: Yard) -> No
     wrong = {"kind": "model", "name": "tiny", "source": "volume://data/../tiny.json"}
     refused = await yard.apply(wrong, status=400)
     assert refused["error"]["values"]["because"] == "value.volume-path"
+
+
+async def test_doctor_says_whether_jobs_run_in_sandboxes_and_what_to_install(yard: Yard) -> None:
+    for encloses, code in ((False, "doctor.no-sandbox"), (True, "doctor.sandbox")):
+        yard.desk.world.encloses = encloses
+        found = [each["code"] for each in (await yard.get("doctor"))["items"]]
+        assert {"doctor.sandbox", "doctor.no-sandbox"} & {*found} == {code}

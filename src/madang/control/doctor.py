@@ -50,6 +50,7 @@ def examine(
     return [
         *_nodes(world, seen),
         *_accelerators(world, seen),
+        Finding(code="doctor.sandbox" if world.encloses else "doctor.no-sandbox", ok=True),
         *_gateway(gateways),
         *_engines(world),
         *_disk(backups.home),

@@ -74,6 +74,7 @@ def test_nobody_makes_room_for_what_counts_no_more(running: str, waiting: str) -
     paper.put(a_job("second", 2, waiting))
     paper.settle()
     assert on(paper) == {"first"}
+    assert not made_room(paper)
 
 
 def test_nobody_makes_room_where_it_would_not_help() -> None:
@@ -81,6 +82,7 @@ def test_nobody_makes_room_where_it_would_not_help() -> None:
     paper.put(a_job("huge", 8, "high"))
     paper.settle()
     assert on(paper) == {"low"}
+    assert not made_room(paper)
 
 
 def test_who_has_least_at_stake_goes_best_just_after_a_checkpoint() -> None:

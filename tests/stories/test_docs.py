@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 QUICKSTARTS = ("docs/quickstart.md", "docs/ko/quickstart.md")
 OPERATIONS = ("docs/operations.md", "docs/ko/operations.md")
-GUIDES = ("docs/guides/scarce-accelerators.md",)
+GUIDES = ("docs/guides/scarce-accelerators.md", "docs/guides/training.md")
 GUIDE_PAIRS = tuple((guide, guide.replace("docs/", "docs/ko/", 1)) for guide in GUIDES)
 """Typed in English only; what is typed is the same in Korean."""
 PAGES_TYPED = (*QUICKSTARTS, *OPERATIONS, *GUIDES)
@@ -51,6 +51,7 @@ LOOKS = (
     "madang explain",
     "madang events",
     "madang logs",
+    "madang watch",
     "curl",
     "madang audit",
 )

@@ -1,7 +1,6 @@
 """A stand-in for training: it takes its time, and its state depends on every step before."""
 
 import time
-from pathlib import Path
 
 from madang import job
 

@@ -335,6 +335,7 @@ def help_of(*command: str) -> str:
 def is_there(words: list[str]) -> bool:
     """Tell whether a make target or a command with these options exists."""
     program, *rest = words
+    rest = rest[: rest.index("--")] if "--" in rest else rest  # what follows is not ours
     plain = [word for word in rest if re.fullmatch(r"[a-z][a-z-]*", word)]
     if program == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -274,5 +274,6 @@ class _Screen:
         codes = [rank["exit_code"] for rank in now["ranks"]]
         news = (now["phase"], now["attempt"], now["saved"], now["reason"], codes)
         if is_last or news != self._news:
-            say("\n".join([*lines(now), *(series.charts() if is_last else ())]))
+            told = now if is_last else Course(**{**now, "history": now["history"][-1:]})
+            say("\n".join([*lines(told), *(series.charts() if is_last else ())]))
         self._news = news

@@ -28,6 +28,9 @@ SCHEMA: Mapping[str, Any] = {
     "additionalProperties": False,
 }
 
+SCHEMA_TOKENS = 160
+"""What a schema leaves free is white space: a small model may take all of it that it is given."""
+
 
 def identity(subject: Subject) -> str:
     """It serves its model under its own uid, and answers nobody without its key."""
@@ -91,7 +94,7 @@ def json_schema(subject: Subject) -> str:
     """It keeps to a JSON schema."""
     wanted = {"name": "colour", "strict": True, "schema": SCHEMA}
     shape = {"type": "json_schema", "json_schema": wanted}
-    text = _text(subject.post(CHAT, **CALM, max_tokens=32, response_format=shape))
+    text = _text(subject.post(CHAT, **CALM, max_tokens=SCHEMA_TOKENS, response_format=shape))
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from madang.planning.action import Verb
+from madang.planning.explain import explain
 from madang.planning.jobs import ATTEMPTS_KEPT
 from madang.resources.job import Checkpoint, Job, JobPhase
 from madang.resources.resource import Ref
@@ -64,6 +65,9 @@ def test_who_waits_behind_another_for_the_same_is_told_why_once() -> None:
     assert len(held) == 6
     assert [a.subject.name for a in held if a.fix] == ["j2"], "its own fix is worked out when asked"
     paper.settle()
+    last = explain(paper.snapshot.jobs[Ref(PROJECT, "j7")], paper.snapshot)
+    assert last.smallest_fix
+    assert last.smallest_fix.values["count"] == 3, "nodes for all six that wait"
     attempt = paper.attempts("j0")[-1]
     paper.tell(attempt, 0, exit_code=0, ended_at=paper.now, pid=0)
     paper.tell(attempt, 1, exit_code=0, ended_at=paper.now, pid=0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from madang.errors import Value
 from madang.planning.ask import Refused
 from madang.planning.fix import smallest_fix
+from madang.planning.gangs import place_gang, want_of
 from madang.planning.memo import Memo
 from madang.planning.place import place
+from madang.planning.queue import is_in_line
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.job import Job, JobPhase
@@ -47,9 +49,20 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
         return _of(resource, tuple(_replica(r, snapshot, memo) for r in sorted(own, key=_by_name)))
     if isinstance(resource, Job) and resource.status.phase is JobPhase.RUNNING:
         return _of(resource).model_copy(update={"reason": _runs(resource, snapshot)})
+    if isinstance(resource, Job) and is_in_line(resource, snapshot):
+        return _of(resource).model_copy(update=_lined_up(resource, snapshot, memo))
     if isinstance(resource, Node) and resource.spec.drain:
         return _of(resource, tuple(_of(each) for each in _left(resource, snapshot)))
     return _of(resource)
+
+
+def _lined_up(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, Reason | None]:
+    """Look for room once more, now: who is not the first in line has been told no fix yet."""
+    ground = memo.ground(snapshot)
+    found = place_gang(want_of(job), ground)
+    if not isinstance(found, Refused):
+        return {}
+    return {"reason": found.reason, "smallest_fix": smallest_fix(found, ground, snapshot, job)}
 
 
 def _left(node: Node, snapshot: Snapshot) -> list[AnyResource]:

@@ -90,6 +90,7 @@ class Run:
         self.saved = ""
         """The name of the newest checkpoint that this rank has published; empty: none yet."""
         self._resume = environ.get("MADANG_RESUME_FROM", "")
+        self._writer = environ.get("MADANG_RESUME_JOB", "")  # empty: this very job
         self._stop_file = environ.get("MADANG_STOP_FILE", "")
         self._every_s = _number(environ, "MADANG_CHECKPOINT_EVERY_S", 0)
         self._every_steps = save_every_steps
@@ -126,7 +127,8 @@ class Run:
         if not self._resume:
             return None
         for folder in _from_newest(Path(self._resume)):
-            if not (fault := fault_of(folder, self.uid, self.attempt)):
+            job, epoch = (self._writer, None) if self._writer else (self.uid, self.attempt)
+            if not (fault := fault_of(folder, job, epoch)):
                 return folder
             self._warn(str(folder), f"checkpoint {folder.name} is passed over: {fault}")
         return None
@@ -134,8 +136,7 @@ class Run:
     @cached_property
     def resumed_step(self) -> int:
         """The step after which it goes on; 0: from the start."""
-        folder = self.resume_from
-        return 0 if folder is None else int(read_manifest(folder)["step"])
+        return int(read_manifest(self.resume_from)["step"]) if self.resume_from else 0
 
     def steps(self) -> Iterator[int]:
         """Yield the numbers of the steps that are still to be done; without a total, forever."""
@@ -154,8 +155,7 @@ class Run:
         first, self._last, self._untold = self._last < 0, step, True
         for name, value in metrics.items():
             self._measure(name[:NAME_LETTERS_MAX], value)
-        due = self._clock() - self._told_at >= 1 / LINES_PER_S
-        if first or due or step == self.total:
+        if first or step == self.total or self._clock() - self._told_at >= 1 / LINES_PER_S:
             self.done()
 
     def _measure(self, name: str, value: Any) -> None:
@@ -191,9 +191,7 @@ class Run:
         """Tell what has not been told yet: the program has done what it was for."""
         if not self._untold:
             return
-        body: dict[str, Any] = {"step": self._last}
-        if self.total:
-            body["total"] = self.total
+        body: dict[str, Any] = {"step": self._last, **({"total": self.total} if self.total else {})}
         if self._metrics:
             body["metrics"] = self._metrics
         self._metrics, self._untold = {}, False
@@ -333,9 +331,11 @@ class _Checkpoint:
     def _publish(self) -> bool:
         """Make it durable, whole, and known by its name: nothing of it is seen before."""
         run, place = self._run, self._run.checkpoints / self._name
-        if _epoch(place) > run.attempt:
-            later = f"attempt {_epoch(place)} wrote it, and this is {run.attempt}"
-            run.note(self._name, self._step, later)
+        if _written_by(place)[0] not in {"", run.uid}:  # in a volume: it stays theirs
+            self._name += f"-{run.uid[-8:]}"
+            place = run.checkpoints / self._name
+        if (epoch := _written_by(place)[1]) > run.attempt:
+            run.note(self._name, self._step, f"attempt {epoch} wrote it, and this is {run.attempt}")
             return False
         body = {"form": FORM, "job": run.uid, "epoch": run.attempt, "step": self._step}
         body["files"], took_s = _settle(self._folder), time.monotonic() - self._began_at
@@ -400,16 +400,16 @@ def _from_newest(named: Path) -> Iterator[Path]:
 
 def _step(folder: Path) -> int:
     """Return the step that a folder's name says; -1: it is not of a checkpoint."""
-    head, _, number = folder.name.partition("-")
+    head, number, *_ = f"{folder.name}-".split("-")
     return int(number) if head == "step" and number.isascii() and number.isdigit() else -1
 
 
-def _epoch(folder: Path) -> int:
-    """Return the attempt that wrote a checkpoint; -1: there is none."""
-    try:
-        return int(read_manifest(folder)["epoch"])
-    except (OSError, ValueError):
-        return -1
+def _written_by(folder: Path) -> tuple[str, int]:
+    """Return the job and the attempt that wrote a checkpoint; -1: there is none."""
+    with suppress(OSError, ValueError):
+        manifest = read_manifest(folder)
+        return str(manifest["job"]), int(manifest["epoch"])
+    return "", -1
 
 
 def _sweep(checkpoints: Path, attempt: int) -> None:

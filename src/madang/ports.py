@@ -282,8 +282,21 @@ class Member:
     checkpoint_every_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where a job saves that does so in a volume."""
+
+    root: Path
+    """The folder of the volume."""
+    below: str = ""
+    """A folder in it that jobs may have made: no link on the way is followed."""
+
+
 class Saves(Protocol):
-    """The folders of jobs, and the checkpoints in them. Every call blocks, in a thread."""
+    """The folders of jobs, and the checkpoints in them. Every call blocks, in a thread.
+
+    Those with `where` are about the volume that a job saves in; None: about a folder of its own.
+    """
 
     def checkpoints(self, job: Job) -> str:
         """Return the folder in which a job saves."""
@@ -297,20 +310,26 @@ class Saves(Protocol):
     def library(self, job: Job) -> str:
         """Return the folder from which a job's Python takes `madang.job`."""
 
-    def make(self, job: Job, attempt: Attempt, owner: int) -> None:
-        """Make the folders that an attempt writes to, for that user number; 0: for our own."""
+    def make(self, job: Job, attempt: Attempt, owner: int, where: Where | None) -> None:
+        """Make the folders that an attempt writes to, for that user number; 0: for our own.
 
-    def read(self, job: Job, attempt: Attempt, name: str) -> Checkpoint:
+        Raises `Rejected` where something else is in a folder's place.
+        """
+
+    def read(self, job: Job, attempt: Attempt, name: str, where: Where | None) -> Checkpoint:
         """Read a checkpoint from end to end; raises `Rejected` for what is none, or another's."""
 
-    def is_whole(self, job: Job, checkpoint: Checkpoint) -> bool:
+    def of_another(self, job: Job, where: Where, strangers: Collection[str]) -> Checkpoint | None:
+        """Return the newest whole one of another job than these strangers; None: there is none."""
+
+    def is_whole(self, job: Job, checkpoint: Checkpoint, where: Where | None) -> bool:
         """Tell whether it still is what it was when it was read."""
 
-    def keep_only(self, job: Job, names: Collection[str]) -> None:
-        """Remove the checkpoints of a job but these, and what is half written and old."""
+    def keep_only(self, job: Job, names: Collection[str], where: Where | None) -> None:
+        """Remove the checkpoints of this very job but these."""
 
     def forget(self, job: Job) -> None:
-        """Remove all that was the job's own."""
+        """Remove all that was the job's own; what lies in a volume stays."""
 
 
 class Volumes(Protocol):

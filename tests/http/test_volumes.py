@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -108,3 +109,43 @@ async def test_doctor_says_whether_jobs_run_in_sandboxes_and_what_to_install(yar
         yard.desk.world.encloses = encloses
         found = [each["code"] for each in (await yard.get("doctor"))["items"]]
         assert {"doctor.sandbox", "doctor.no-sandbox"} & {*found} == {code}
+
+
+def saved(folder: Path, step: int, job: str) -> None:
+    """Write a checkpoint as a job has left it."""
+    path = folder / f"step-{step:06d}"
+    path.mkdir(parents=True)
+    (path / "state").write_text(str(step))
+    said = {"sha256": hashlib.sha256(str(step).encode()).hexdigest(), "bytes": len(str(step))}
+    body = {"form": 1, "job": job, "epoch": 3, "step": step, "files": {"state": said}}
+    (path / "manifest.json").write_text(json.dumps(body))
+
+
+async def test_a_job_goes_on_from_what_another_has_saved_in_the_volume(yard: Yard) -> None:
+    yard.desk.world.encloses = True
+    await yard.apply({**DATA, "size": "1GB"})
+    folder = yard.home.volumes / volume(yard).uid
+    saved(folder / "run", 4, "job-long-gone")
+    await yard.apply({
+        "kind": "job", "name": "train", "command": "true", "mounts": {"/data": "volume://data"},
+        "resume": {"from": "/data/run"},
+    })  # fmt: skip
+
+    def first() -> Any:
+        attempts = yard.desk.world.list(CONTROL, "attempt").values()
+        return next((each.spec for each in attempts if each.spec.resume_from), None)
+
+    await until(yard, first)
+    spec = first()
+    assert (spec.resume_from, spec.first_step, spec.resume_job) == (
+        "step-000004", 4, "job-long-gone",
+    )  # fmt: skip
+    (job,) = yard.desk.world.list(CONTROL, "job").values()
+    (kept,) = job.status.checkpoints
+    assert (kept.step, kept.attempt, kept.job) == (4, 3, "job-long-gone")
+    told = await yard.desk.world.store.events(CONTROL)
+    assert "checkpoint.adopted" in {event.code for event in told}
+    answer = await yard.client.delete("/api/v1/job/train")
+    assert answer.status_code == 200
+    await until(yard, lambda: not yard.desk.world.list(CONTROL, "job"))
+    assert (folder / "run" / "step-000004" / "state").exists()

@@ -362,3 +362,18 @@ def test_two_attempts_that_write_at_once_do_not_mix(place: Place) -> None:
     assert manifest(folder)["epoch"] == 2
     assert (folder / "model").read_bytes() == b"new"
     assert job.fault_of(folder, UID, 2) == ""
+
+
+def test_a_job_goes_on_from_what_another_has_saved_and_leaves_it_there(place: Place) -> None:
+    theirs = place.save(4)
+    body = {**manifest(theirs), "job": "job-of-others", "epoch": 7}
+    (theirs / job.MANIFEST).write_text(json.dumps(body))
+    told = {"MADANG_RESUME_FROM": str(theirs), "MADANG_RESUME_JOB": "job-of-others"}
+    assert place.start(**told).resumed_step == 4
+    assert place.start(MADANG_RESUME_FROM=str(theirs)).resume_from is None, "nobody has said whose"
+    place.save(4)
+    assert manifest(theirs)["job"] == "job-of-others"
+    own = place.checkpoints / f"step-000004-{UID}"
+    assert manifest(own)["job"] == UID
+    assert place.start(MADANG_RESUME_FROM=str(own)).resumed_step == 4
+    assert {"checkpoint": own.name, "step": 4} in place.lines()

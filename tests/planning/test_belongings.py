@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from madang.resources.attempt import AttemptPhase
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Ref
@@ -75,3 +77,51 @@ def test_a_job_waits_for_the_secrets_that_it_names() -> None:
     ))  # fmt: skip
     paper.settle()
     assert paper.attempts("train")[0].status.phase is AttemptPhase.RUNNING
+
+
+def saver(name: str = "train", **spec: object) -> Job:
+    return job(name, mounts={"/ckpt": "volume://ckpt"}, **{"resume": {"from": "/ckpt"}, **spec})
+
+
+def volume(**spec: object) -> Volume:
+    return Volume(
+        project=PROJECT, name="ckpt", uid="volume-ckpt", spec=VolumeSpec.model_validate(spec),
+        status=VolumeStatus(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", ["/elsewhere", "/ckpt/../etc", "/ckpts", "/model/a"])
+def test_checkpoints_lie_in_a_volume_that_is_mounted_or_in_a_folder_of_the_job(folder: str) -> None:
+    mounts = {"/ckpt": "volume://ckpt", "/ckpt/deep": "volume://deep", "/model": "model://m"}
+    assert job(mounts=mounts, resume={"from": "/ckpt/deep/a/b"}).spec.saves_in == ("deep", "a/b")
+    assert job(mounts=mounts).spec.saves_in is None
+    with pytest.raises(ValueError, match=r"saves-in-no-volume|folder-crooked"):
+        job(mounts=mounts, resume={"from": folder})
+
+
+def test_nobody_saves_where_nothing_may_be_changed() -> None:
+    start = snapshot(node("n", kind="cpu", shared=True), [volume(read_only=True)], saver())
+    paper = Paper(replace(start, encloses=True))
+    paper.settle()
+    reason = now(paper).status.reason
+    assert reason is not None
+    assert reason.code == "job.saves-read-only"
+    assert now(paper).status.blocked_by == "volume/ckpt"
+
+
+def test_two_jobs_never_save_in_one_folder_at_once() -> None:
+    apart = saver("apart", resume={"from": "/ckpt/apart"})
+    jobs = [saver("first"), saver("second"), apart]
+    start = snapshot(node("n", kind="cpu", shared=True), [volume()], *jobs)
+    paper = Paper(replace(start, encloses=True))
+    paper.settle()
+    phases = {ref.name: each.status.phase for ref, each in paper.snapshot.jobs.items()}
+    assert phases == {
+        "first": JobPhase.RUNNING, "second": JobPhase.WAITING, "apart": JobPhase.RUNNING,
+    }  # fmt: skip
+    second = paper.snapshot.jobs[Ref(PROJECT, "second")]
+    assert second.status.blocked_by == "job/first"
+    (attempt,) = paper.attempts("first")
+    paper.tell(attempt, 0, exit_code=0, ended_at=paper.now, pid=0)
+    paper.settle()
+    assert paper.snapshot.jobs[Ref(PROJECT, "second")].status.phase is JobPhase.RUNNING

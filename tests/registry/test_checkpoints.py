@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from madang.errors import Rejected
+from madang.ports import Where
 from madang.registry.saves import FileSaves
 from madang.resources.attempt import Attempt, AttemptSpec, AttemptStatus
 from madang.resources.job import Job, JobSpec, JobStatus
@@ -157,3 +158,76 @@ def test_nothing_of_a_job_is_left_when_it_is_gone(saves: FileSaves, tmp_path: Pa
     put(saves)
     saves.forget(JOB)
     assert list(tmp_path.iterdir()) == []
+
+
+def in_volume(where: Where, name: str, job: str = "job-1", at: float = 1000.0, **said: Any) -> Path:
+    """Write a checkpoint of a job into the folder of a volume."""
+    folder = where.root / where.below / name
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"w")
+    file = {"sha256": hashlib.sha256(b"w").hexdigest(), "bytes": 1}
+    body = {"form": 1, "job": job, "epoch": 1, "step": 10, "files": {"weights": file}} | said
+    (folder / "manifest.json").write_text(json.dumps(body))
+    os.utime(folder / "manifest.json", (at, at))
+    return folder
+
+
+def test_in_a_volume_only_what_the_job_itself_wrote_is_let_go_of(
+    saves: FileSaves, tmp_path: Path
+) -> None:
+    where = Where(tmp_path / "volume", "runs/a")
+    for step in (1, 2):
+        in_volume(where, f"step-{step}", step=step)
+    other = in_volume(where, "step-3", job="job-2")
+    (other.parent / "notes").mkdir()
+    (other.parent / "notes" / "manifest.json").write_text("mine")
+    assert saves.read(JOB, attempt(), "step-2", where).step == 2
+    saves.keep_only(JOB, {"step-2"}, where)
+    assert sorted(p.name for p in other.parent.iterdir()) == ["notes", "step-2", "step-3"]
+    saves.forget(JOB)
+    assert (other.parent / "step-2").exists(), "what lies in a volume outlives its job"
+
+
+def test_a_job_without_a_checkpoint_finds_the_newest_whole_one_of_another(
+    saves: FileSaves, tmp_path: Path
+) -> None:
+    where = Where(tmp_path / "volume")
+    where.root.mkdir()
+    assert saves.of_another(JOB, where) is None
+    in_volume(where, "step-1", "job-2", at=1.0, epoch=4)
+    torn = in_volume(where, "step-9", "job-2", at=9.0)
+    (torn / "weights").write_bytes(b"")
+    in_volume(where, "step-7", "job-3", at=8.0)
+    in_volume(where, "step-8", "job-1", at=10.0)
+    in_volume(where, "step-6", "", at=11.0)
+    found = saves.of_another(JOB, where, {"job-3"})
+    assert found is not None
+    assert (found.name, found.job, found.attempt) == ("step-1", "job-2", 4)
+    assert saves.is_whole(JOB, found, where)
+
+
+def test_no_link_leads_out_of_a_volume(saves: FileSaves, tmp_path: Path) -> None:
+    outside = Where(tmp_path / "outside")
+    kept = in_volume(outside, "step-1")
+    where = Where(tmp_path / "volume", "runs")
+    where.root.mkdir()
+    (where.root / "runs").symlink_to(outside.root)
+    assert saves.of_another(JOB, where, ()) is None
+    with pytest.raises(Rejected) as caught:
+        saves.read(JOB, attempt(), "step-1", where)
+    assert caught.value.code == "checkpoint.unreadable"
+    with pytest.raises(Rejected) as caught:
+        saves.make(JOB, attempt(), 0, where)
+    assert caught.value.code == "job.no-folder-to-save"
+    saves.keep_only(JOB, (), where)
+    assert kept.exists()
+
+
+def test_a_folder_in_a_volume_is_made_for_whoever_saves_there(
+    saves: FileSaves, tmp_path: Path
+) -> None:
+    where = Where(tmp_path / "volume", "runs/a")
+    where.root.mkdir()
+    for _ in range(2):
+        saves.make(JOB, attempt(), 0, where)
+    assert (where.root / "runs" / "a").stat().st_mode & 0o777 == 0o700

@@ -165,3 +165,37 @@ def test_a_secret_reaches_the_job_that_names_it_and_nothing_else(running: Yard, 
     assert text not in "".join(shown)
     files = [path for path in running.home.rglob("*") if path.is_file()]
     assert [path for path in files if text.encode() in path.read_bytes()] == []
+
+
+SAVES = """
+from madang import job
+run = job.start(total=4)
+state = int((run.resume_from / "state").read_text()) if run.resume_from else 0
+print("from", state)
+for step in run.steps():
+    run.step(step)
+    with run.checkpoint(step) as folder:
+        (folder / "state").write_text(str(step))
+    if step == LAST:
+        raise SystemExit(0)
+"""
+
+
+def test_checkpoints_lie_in_a_volume_and_another_job_goes_on_from_them(
+    running: Yard, lab: Yard, tmp_path: Path
+) -> None:
+    lab.apply(kind="volume", name="ckpt", size="1GB")
+    mounts, resume = {"/ckpt": "volume://ckpt"}, {"from": "/ckpt/run"}
+    for name, last, first in (("teach", 2, 0), ("go-on", 4, 2)):
+        code = SAVES.replace("LAST", str(last))
+        said = over(lab, name=name, command=["python3", "-c", code], mounts=mounts, resume=resume)
+        assert f"from {first}" in said
+    folder = running.home / "volumes" / lab.get("volume", "ckpt")["uid"] / "run"
+    steps = {f"step-{step:06d}" for step in range(1, 5)}
+    assert {path.name for path in folder.iterdir()} == steps
+    writer = lab.get("job", "teach")["uid"]
+    assert lab.get("attempt", "go-on-1")["spec"]["resume_job"] == writer
+    assert "teach" in lab.run("events").stdout
+    lab.json("delete", "job/teach")
+    lab.until("it is gone", lambda: lab.run("get", "job", "teach").returncode != 0)
+    assert {path.name for path in folder.iterdir()} == steps

@@ -16,7 +16,7 @@ from madang.control.world import World
 from madang.errors import MadangError, Rejected, Unavailable, Value
 from madang.planning.action import Discard, Halt, Launch, Record, Stop, Warn
 from madang.planning.cadence import gang_mtbf_s, interval_s
-from madang.ports import CODE, Member
+from madang.ports import CODE, Member, Where
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.event import Event
 from madang.resources.holding import Holding
@@ -93,8 +93,8 @@ class Gangs:
         if attempt is None or job is None:
             return
         attempt = await self._resumable(job, attempt)
-        await asyncio.to_thread(self._make, job, attempt)
         try:
+            await asyncio.to_thread(self._make, job, attempt)
             members = list(self._members(job, attempt))
         except MadangError as error:
             self._refused(member_uid(attempt, 0), attempt, error)
@@ -103,13 +103,19 @@ class Gangs:
 
     def _make(self, job: Job, attempt: Attempt) -> None:
         """Make what it writes to: its own folders, and those of the volumes that it mounts."""
-        self.tools.saves.make(job, attempt, self._owner(job))
         for volume in mounted(self.world, job):
             self.tools.volumes.make(volume)
+        self.tools.saves.make(job, attempt, self._owner(job), self._where(job))
         work = Path(self.tools.saves.work(job))
         if job.spec.code and not self.world.encloses and not any(work.iterdir()):
             code = self.tools.codes.folder(job.project, job.spec.code)
             shutil.copytree(code, work, dirs_exist_ok=True)
+
+    def _where(self, job: Job) -> Where | None:
+        """Return where in a volume it saves; None: it does so in a folder of its own."""
+        name, below = job.spec.saves_in or ("", "")
+        volume = self.world.get(CONTROL, Volume, Ref(job.project, name)) if name else None
+        return Where(self.tools.volumes.folder(volume), below) if volume else None
 
     def _owner(self, job: Job) -> int:
         return self.tools.volumes.owner(job.project) if self.world.encloses else 0
@@ -181,7 +187,7 @@ class Gangs:
             owner=self._owner(job),
             is_enclosed=self.world.encloses,
             progress=saves.progress(job, attempt),
-            checkpoints=saves.checkpoints(job),
+            checkpoints=job.spec.resume.source or saves.checkpoints(job),
             cwd=saves.work(job),
             library=saves.library(job),
             checkpoint_every_s=every_s,
@@ -217,20 +223,44 @@ class Gangs:
 
     async def _resumable(self, job: Job, attempt: Attempt) -> Attempt:
         """Return the attempt going on from the newest checkpoint that is still whole."""
-        good = list(job.status.checkpoints)
-        while good and not await asyncio.to_thread(self.tools.saves.is_whole, job, good[-1]):
+        good, saves, where = list(job.status.checkpoints), self.tools.saves, self._where(job)
+        while good and not await asyncio.to_thread(saves.is_whole, job, good[-1], where):
             good.pop()
-        name = good[-1].name if good else ""
+        if where and not good:
+            strangers = self._strangers(job)
+            other = await asyncio.to_thread(saves.of_another, job, where, strangers)
+            good = [other] if other else []
+        newest = good[-1] if good else None
+        name = newest.name if newest else ""
         if name == attempt.spec.resume_from:
             return attempt
-        from_there = {"resume_from": name, "first_step": good[-1].step if good else 0}
+        from_there = {
+            "resume_from": name, "first_step": newest.step if newest else 0,
+            "resume_job": newest.job if newest else "",
+        }  # fmt: skip
         kept: Attempt = attempt.model_copy(
             update={"spec": attempt.spec.model_copy(update=from_there)}
         )
         changed: Job = job.with_status(checkpoints=tuple(good))
-        told = self._event(job, "checkpoint.damaged", {"checkpoint": attempt.spec.resume_from})
-        stored = await self.world.commit(CONTROL, [kept, changed], events=[told])
+        told = []
+        if attempt.spec.resume_from:
+            values: dict[str, Value] = {"checkpoint": attempt.spec.resume_from}
+            told += [self._event(job, "checkpoint.damaged", values)]
+        if newest and newest.job:
+            values = {"checkpoint": name, "step": newest.step, "job": self._named(newest.job)}
+            told += [self._event(job, "checkpoint.adopted", values)]
+        stored = await self.world.commit(CONTROL, [kept, changed], events=told)
         return next(each for each in stored if isinstance(each, Attempt))
+
+    def _strangers(self, job: Job) -> set[str]:
+        """Return the uid of every job of another project: two volumes may be the same folder."""
+        jobs = self.world.list(CONTROL, "job").values()
+        return {other.uid for other in jobs if other.project != job.project}
+
+    def _named(self, uid: str) -> str:
+        """Return the name of the job with this uid; where it is forgotten, the uid."""
+        jobs = self.world.list(CONTROL, "job").values()
+        return next((job.name for job in jobs if job.uid == uid), uid)
 
     def read(self, effect: Record) -> None:
         """Read what an attempt calls a checkpoint; what it names meanwhile is read after it."""
@@ -243,7 +273,7 @@ class Gangs:
             return
         name, saves = attempt.status.claim, self.tools.saves
         try:
-            found = await asyncio.to_thread(saves.read, job, attempt, name)
+            found = await asyncio.to_thread(saves.read, job, attempt, name, self._where(job))
         except Rejected as error:
             await self._refuse(job, name, error)
         else:
@@ -270,7 +300,7 @@ class Gangs:
         told = self._event(job, "checkpoint.kept", values)
         await self.world.commit(CONTROL, [changed], events=[told])
         names = {checkpoint.name for checkpoint in kept}
-        await asyncio.to_thread(self.tools.saves.keep_only, job, names)
+        await asyncio.to_thread(self.tools.saves.keep_only, job, names, self._where(job))
 
     async def _refuse(self, job: Job, name: str, error: Rejected) -> None:
         now = self.world.get(CONTROL, Job, job.ref)

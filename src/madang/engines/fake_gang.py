@@ -186,7 +186,17 @@ def save(plan: LaunchPlan, step: int) -> None:
     """
     if any(each.rank == 0 for each in plan.ranks):
         with suppress(OSError, LookupError):
-            _save(plan, plan.env["MADANG_CHECKPOINTS"], step)
+            _save(plan, _outside(plan, plan.env["MADANG_CHECKPOINTS"]), step)
+
+
+def _outside(plan: LaunchPlan, folder: str) -> str:
+    """Return where on the machine a folder lies that ranks would see in their sandbox."""
+    mounts = plan.sandbox.mounts if plan.sandbox else ()
+    around = [mount for mount in mounts if f"{folder}/".startswith(f"{mount.place}/")]
+    if not around:
+        return folder
+    mount = max(around, key=lambda mount: len(mount.place))
+    return mount.source + folder[len(mount.place) :]
 
 
 def _save(plan: LaunchPlan, place: str, step: int) -> None:

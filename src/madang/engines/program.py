@@ -48,16 +48,16 @@ def launch(member: Member) -> LaunchPlan:
 
 def _sandbox(member: Member) -> Sandbox:
     """Return what it sees of its node: its own folders, what it mounts, and its accelerators."""
-    needs = member.job.spec.needs
+    spec = member.job.spec
     vendor = member.accelerator_kind.partition("/")[0]
     return Sandbox(
         mounts=member.mounts,
         reads=(member.library,),
-        writes=(member.checkpoints, member.cwd),
+        writes=(member.cwd,) if spec.resume.source else (member.checkpoints, member.cwd),
         devices=DEVICES.get(vendor, ()),
-        network="private" if member.job.spec.nodes == 1 else "shared",
+        network="private" if spec.nodes == 1 else "shared",
         uid=member.owner,
-        data_bytes=needs.host_memory or 0,
+        data_bytes=spec.needs.host_memory or 0,
         processes=PROCESSES_MAX,
     )
 
@@ -86,6 +86,8 @@ def _own(member: Member) -> dict[str, str]:
     }
     if attempt.spec.resume_from:
         told["MADANG_RESUME_FROM"] = f"{member.checkpoints}/{attempt.spec.resume_from}"
+    if attempt.spec.resume_job:
+        told["MADANG_RESUME_JOB"] = attempt.spec.resume_job
     return told
 
 

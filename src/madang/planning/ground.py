@@ -103,6 +103,8 @@ class Ground:
         """What was found when a revision was last asked of just this state: reason, and fix."""
         self.lines: dict[object, Reason] = {}
         """What keeps the first in line waiting, by what it asks for; since a round began."""
+        self.savers: dict[tuple[str, str, str], str] = {}
+        """Which job has each folder of a volume to save in; since a round began."""
         self.stuck: set[tuple[str, ...]] = set()
         """Who found no room by any move in just this state, and what could be moved."""
         wholes = tuple(kind.whole for kind in layout.fleet.kinds)

@@ -237,7 +237,7 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
         resume = Reason(code="job.fix-resume", values={"job": job.name})
         yield from _hold(job, snapshot, SUSPENDED, fix=resume)
         return
-    barrier = _barrier(job, snapshot)
+    barrier = _barrier(job, snapshot, ground)
     if barrier and barrier[0].code == AFTER_FAILED:
         yield _over(job, J.FAILED, barrier[0], snapshot, cause=barrier[0])
         return
@@ -271,7 +271,7 @@ def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:
         created_at=snapshot.now,
         spec=AttemptSpec(
             job=job.name, number=number, resume_from=newest.name if newest else "",
-            first_step=newest.step if newest else 0,
+            first_step=newest.step if newest else 0, resume_job=newest.job if newest else "",
         ),
         status=AttemptStatus(
             places=tuple(place.holding() for place in found), since=snapshot.now,
@@ -295,19 +295,39 @@ def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:
     return Action(Verb.START_ATTEMPT, attempt, reason, (attempt, running), gone, effect)
 
 
-def _barrier(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
+def _barrier(job: Job, snapshot: Snapshot, ground: Ground) -> tuple[Reason, str] | None:
     """Say what it has to wait for that is no room, and as what that is known."""
     lacking = _lacking(job, snapshot)
     if lacking:
         return lacking
     other = blocker(job, snapshot)
     if other is None:
-        return None
+        return _shared(job, snapshot, ground)
     name = other.name if isinstance(other, Job) else other
     code = "job.after" if isinstance(other, Job) else "job.after-missing"
     if isinstance(other, Job) and other.status.phase in OVER:
         code = AFTER_FAILED
     return Reason(code=code, values={"job": name}), f"job/{name}"
+
+
+def _shared(job: Job, snapshot: Snapshot, ground: Ground) -> tuple[Reason, str] | None:
+    """Say which job saves where it would: one would take the other's checkpoints for its own."""
+    place = saves_at(job)
+    if place is None:
+        return None
+    if not ground.savers:
+        running = (other for other in snapshot.open_jobs if other.status.phase is J.RUNNING)
+        ground.savers |= {at: other.name for other in running if (at := saves_at(other))}
+    other = ground.savers.setdefault(place, job.name)
+    if other == job.name:
+        return None
+    values: dict[str, Value] = {"job": other, "volume": place[1]}
+    return Reason(code="job.saves-there-too", values=values), f"job/{other}"
+
+
+def saves_at(job: Job) -> tuple[str, str, str] | None:
+    """Return project, volume and folder in which it saves; None: a folder of its own."""
+    return (job.project, *job.spec.saves_in) if job.spec.saves_in else None
 
 
 def _lacking(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
@@ -322,6 +342,11 @@ def _lacking(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
         if not (is_there if kind == "model" else ref in snapshot.volumes):
             values: dict[str, Value] = {"kind": kind, "name": ref.name, "place": place}
             return Reason(code="job.nothing-to-mount", values=values), f"{kind}/{ref.name}"
+    named, _ = job.spec.saves_in or ("", "")
+    saved = snapshot.volumes.get(Ref(job.project, named))
+    if saved and saved.spec.read_only:
+        values = {"volume": saved.name, "folder": job.spec.resume.source}
+        return Reason(code="job.saves-read-only", values=values), f"volume/{saved.name}"
     for variable, name in sorted(job.spec.secrets.items()):
         if snapshot.get(Secret, Ref(job.project, name)) is None:
             values = {"secret": name, "variable": variable}

@@ -1,6 +1,7 @@
 """Which jobs that are over are kept: the newest of each project, and all that have saved something.
 
-What is forgotten goes with its folder; what a job has saved goes only when somebody says so.
+What is forgotten goes with its folder; what a job has saved goes only when somebody says so, and
+stays without it where it lies in a volume.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ from madang.resources.resource import Reason
 
 GOING_MAX = 100
 """So many are taken down at once."""
+
+
+def _may_go(job: Job) -> bool:
+    """Tell whether nothing that it has saved would go with it."""
+    return not job.status.checkpoints or job.spec.saves_in is not None
 
 
 def plan_forgetting(snapshot: Snapshot) -> Iterator[Action]:
@@ -30,7 +36,7 @@ def plan_forgetting(snapshot: Snapshot) -> Iterator[Action]:
     reason = Reason(code="job.too-old", values={"kept": kept})
     for _, jobs in sorted(over.items()):
         jobs.sort(key=lambda job: (job.status.ended_at or 0.0, job.name))
-        for job in [j for j in jobs[: max(0, len(jobs) - kept)] if not j.status.checkpoints]:
+        for job in [j for j in jobs[: max(0, len(jobs) - kept)] if _may_go(j)]:
             if left <= 0:
                 return
             left -= 1

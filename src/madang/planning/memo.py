@@ -44,6 +44,7 @@ class Memo:
             ground.sync(snapshot)
             self._state = state
         ground.lines.clear()
+        ground.savers.clear()
         return ground
 
     def mix(self, snapshot: Snapshot, layout: Layout) -> Counter[Demand]:

@@ -14,11 +14,13 @@ import shutil
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import madang.job
 from madang.errors import Rejected, Unavailable, Value
+from madang.ports import Where
 from madang.registry import volumes
 from madang.resources.attempt import Attempt
 from madang.resources.job import Checkpoint, Job
@@ -26,6 +28,8 @@ from madang.resources.job import Checkpoint, Job
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 4 << 20
 FILES_MAX = 10_000
+LOOKS_MAX = 10
+"""So many checkpoints of others are read from end to end, at most, to find one that is whole."""
 FORM = 1
 CHUNK_BYTES = 4 << 20
 FOLDER_ONLY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -38,10 +42,14 @@ class FileSaves:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def make(self, job: Job, attempt: Attempt, owner: int) -> None:
-        """Make the folders that an attempt writes to, for that number."""
+    def make(
+        self, job: Job, attempt: Attempt, owner: int, where: Where | None = None
+    ) -> None:  # fmt: skip
+        """See `Saves.make`."""
         for folder in (self.checkpoints(job), self.work(job), self.progress(job, attempt)):
             volumes.make(Path(folder), owner)
+        if where:
+            _make_below(where, owner)
         package = Path(self.library(job)) / "madang"
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").touch()
@@ -65,47 +73,52 @@ class FileSaves:
         """Return the folder in which the ranks of an attempt say how far they are."""
         return str(self._root / job.uid / f"attempt-{attempt.spec.number}")
 
-    def read(self, job: Job, attempt: Attempt, name: str) -> Checkpoint:
+    def read(
+        self, job: Job, attempt: Attempt, name: str, where: Where | None = None
+    ) -> Checkpoint:  # fmt: skip
         """Read a checkpoint from end to end; raises `Rejected` for what is none, or another's.
 
         Its manifest must name the job and the attempt that calls it its own: what an older attempt
         writes that still runs somewhere is not published.
         """
-        with self._folder(job, name) as folder:
-            manifest, digest, at = _manifest(folder, name)
-            number = attempt.spec.number
-            if (manifest.get("job"), manifest.get("epoch")) != (job.uid, number):
-                raise Rejected("checkpoint.of-another", name, attempt=number)
-            size = _check_files(folder, name, manifest)
-        step = manifest.get("step")
-        write_s = manifest.get("write_s", 0.0)
-        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**53:
-            raise _bad(name, "step")
-        is_time = isinstance(write_s, int | float) and 0 <= write_s < 86_400
-        return Checkpoint(
-            name=name, step=step, attempt=number, digest=digest, size_bytes=size, at=at,
-            write_s=float(write_s) if is_time else 0.0,
-        )  # fmt: skip
+        with self._around(job, where, name) as root, _folder(root, name) as folder:
+            found = _checked(folder, name, (job.uid, attempt.spec.number))
+        return found.model_copy(update={"job": ""})
 
-    def is_whole(self, job: Job, checkpoint: Checkpoint) -> bool:
+    def of_another(
+        self, job: Job, where: Where, strangers: Collection[str] = ()
+    ) -> Checkpoint | None:  # fmt: skip
+        """See `Saves.of_another`."""
+        found: list[tuple[float, str]] = []
+        with suppress(Rejected), self._around(job, where, "") as root:
+            for entry in islice(os.scandir(root), FILES_MAX):
+                with suppress(Rejected), _folder(root, entry.name) as folder:
+                    manifest, _, at = _manifest(folder, entry.name)
+                    writer = manifest.get("job")
+                    if isinstance(writer, str) and writer not in {"", job.uid, *strangers}:
+                        found.append((at, entry.name))
+            for _, name in sorted(found, reverse=True)[:LOOKS_MAX]:
+                with suppress(Rejected), _folder(root, name) as folder:
+                    return _checked(folder, name)
+        return None
+
+    def is_whole(self, job: Job, checkpoint: Checkpoint, where: Where | None = None) -> bool:
         """Tell whether it still is what it was when it was read."""
+        name = checkpoint.name
         try:
-            with self._folder(job, checkpoint.name) as folder:
-                manifest, digest, _ = _manifest(folder, checkpoint.name)
-                _check_files(folder, checkpoint.name, manifest)
+            with self._around(job, where, name) as root, _folder(root, name) as folder:
+                manifest, digest, _ = _manifest(folder, name)
+                _check_files(folder, name, manifest)
         except Rejected:
             return False
         return digest == checkpoint.digest
 
-    def keep_only(self, job: Job, names: Collection[str]) -> None:
-        """Remove the checkpoints of a job but these, and none that is still being written."""
-        root = Path(self.checkpoints(job))
-        with suppress(FileNotFoundError):
+    def keep_only(self, job: Job, names: Collection[str], where: Where | None = None) -> None:
+        """Remove the checkpoints of this very job but these, and none that is being written."""
+        with suppress(Rejected), self._around(job, where, "") as root:
             for found in os.scandir(root):
-                if found.name in names or not found.is_dir(follow_symlinks=False):
-                    continue
-                if (root / found.name / MANIFEST).exists():
-                    shutil.rmtree(found.path, ignore_errors=True)
+                if found.name not in names and _is_of(job, root, found.name):
+                    shutil.rmtree(found.name, ignore_errors=True, dir_fd=root)
 
     def forget(self, job: Job) -> None:
         """Remove all that was the job's own; raises `Unavailable` where something is left."""
@@ -116,20 +129,61 @@ class FileSaves:
             raise Unavailable("job.files-left", job.name, folder=str(root))
 
     @contextmanager
-    def _folder(self, job: Job, name: str) -> Iterator[int]:
-        """Open the folder of a checkpoint, which is no link; raises `Rejected`."""
-        if not NAME.fullmatch(name):
-            raise Rejected("checkpoint.bad-name", name[:128])
-        try:
-            fd = os.open(
-                Path(self.checkpoints(job)) / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-            )
-        except OSError as error:
-            raise Rejected("checkpoint.unreadable", name, cause=error.strerror or "") from error
-        try:
+    def _around(self, job: Job, where: Where | None, name: str) -> Iterator[int]:
+        """Open the folder with its checkpoints, to which no link leads; raises `Rejected`."""
+        where = where or Where(Path(self.checkpoints(job)))
+        with ExitStack() as stack:
+            try:
+                fd = os.open(where.root, os.O_RDONLY | os.O_DIRECTORY)
+                stack.callback(os.close, fd)
+                for part in filter(None, where.below.split("/")):
+                    fd = os.open(part, FOLDER_ONLY, dir_fd=fd)
+                    stack.callback(os.close, fd)
+            except OSError as error:
+                raise Rejected("checkpoint.unreadable", name, cause=error.strerror or "") from error
             yield fd
-        finally:
-            os.close(fd)
+
+
+@contextmanager
+def _folder(root: int, name: str) -> Iterator[int]:
+    """Open the folder of a checkpoint, which is no link; raises `Rejected`."""
+    if not NAME.fullmatch(name):
+        raise Rejected("checkpoint.bad-name", name[:128])
+    try:
+        fd = os.open(name, FOLDER_ONLY, dir_fd=root)
+    except OSError as error:
+        raise Rejected("checkpoint.unreadable", name, cause=error.strerror or "") from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _make_below(where: Where, owner: int) -> None:
+    """Make what is missing of a folder in a volume, for that number; raises `Rejected`."""
+    with ExitStack() as stack:
+        try:
+            fd = os.open(where.root, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, fd)
+            for part in filter(None, where.below.split("/")):
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o700, dir_fd=fd)
+                    if owner:
+                        os.chown(part, owner, owner, dir_fd=fd, follow_symlinks=False)
+                fd = os.open(part, FOLDER_ONLY, dir_fd=fd)
+                stack.callback(os.close, fd)
+        except OSError as error:
+            values = {"folder": where.below, "cause": error.strerror or ""}
+            raise Rejected("job.no-folder-to-save", where.root.name, **values) from error
+
+
+def _is_of(job: Job, root: int, name: str) -> bool:
+    """Tell whether that is a checkpoint of this job, as its manifest says."""
+    try:
+        with _folder(root, name) as folder:
+            return _manifest(folder, name)[0].get("job") == job.uid
+    except Rejected:
+        return False
 
 
 def _open_up(root: Path) -> None:
@@ -158,6 +212,24 @@ def _manifest(folder: int, name: str) -> tuple[dict[str, Any], str, float]:
     if not isinstance(manifest, dict) or manifest.get("form") != FORM:
         raise _bad(name, "form")
     return manifest, hashlib.sha256(text).hexdigest(), status.st_mtime
+
+
+def _checked(folder: int, name: str, own: tuple[str, int] | None = None) -> Checkpoint:
+    """Read a checkpoint that must be of that job and attempt; None: of whichever it says."""
+    manifest, digest, at = _manifest(folder, name)
+    said = manifest.get("job"), manifest.get("epoch")
+    if own and said != own:
+        raise Rejected("checkpoint.of-another", name, attempt=own[1])
+    size = _check_files(folder, name, manifest)
+    step, epoch, write_s = manifest.get("step"), said[1], manifest.get("write_s", 0.0)
+    for what, number in (("step", step), ("epoch", epoch)):
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**53:
+            raise _bad(name, what)
+    is_time = isinstance(write_s, int | float) and 0 <= write_s < 86_400
+    return Checkpoint(
+        name=name, step=step, attempt=epoch, digest=digest, size_bytes=size, at=at,
+        write_s=float(write_s) if is_time else 0.0, job=str(said[0]),
+    )  # fmt: skip
 
 
 def _check_files(folder: int, name: str, manifest: dict[str, Any]) -> int:

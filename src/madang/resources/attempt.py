@@ -57,6 +57,8 @@ class AttemptSpec(Frozen):
     """The name of a checkpoint; empty: from the start."""
     first_step: int = 0
     """The step of that checkpoint."""
+    resume_job: str = ""
+    """The uid of the job that wrote it, where that is another one."""
 
 
 class AttemptStatus(Condition):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from madang.errors import Unfit
 from madang.resources.place import Grade
 from madang.resources.quantity import Duration
 from madang.resources.resource import Condition, Frozen, Name, Reason, Resource
-from madang.resources.service import Needs, NotYet
+from madang.resources.service import Needs
 
 NODES_MAX = 1024
 RANKS_MAX = 64
@@ -46,9 +47,9 @@ Folder = Annotated[str, Field(max_length=512, pattern=r"^/[^\x00]*$")]
 Source = Annotated[str, Field(max_length=256, pattern=r"^(volume|model)://[^/\x00]+$")]
 
 
-def _own_folder(written: str) -> str:
-    if written:
-        raise NotYet("value.no-folder-yet")
+def _straight(written: str) -> str:
+    if written and posixpath.normpath(written) != written:
+        raise Unfit("value.folder-crooked", written=written)
     return written
 
 
@@ -57,8 +58,9 @@ class Resume(Frozen):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    source: Annotated[FolderOrNone, AfterValidator(_own_folder)] = Field(default="", alias="from")
-    """The folder that has its checkpoints; for now always the job's own."""
+    source: Annotated[FolderOrNone, AfterValidator(_straight)] = Field(default="", alias="from")
+    """The folder of a volume that has its checkpoints, as it sees it; empty: one of the job's own.
+    Where it has saved nothing yet, it goes on from the newest that another job has saved there."""
     stall: Duration | None = Field(default=None, ge=1, le=86_400)
     """An attempt without a step for so long is ended; None: learnt from how long its steps take."""
     attempts: int = Field(default=20, ge=1, le=ATTEMPTS_MAX, strict=True)
@@ -136,10 +138,32 @@ class JobSpec(Frozen):
     suspend: Annotated[bool, Strict()] = False
     """Whether it is to hold nothing for now; it goes on from its last checkpoint."""
 
+    @model_validator(mode="after")
+    def _has_where_it_saves(self) -> Self:
+        if self.resume.source and self.saves_in is None:
+            raise Unfit("value.saves-in-no-volume", folder=self.resume.source)
+        return self
+
     @property
     def ranks_per_node(self) -> int:
         """How many ranks each node has."""
         return self.ranks or self.needs.count
+
+    @property
+    def saves_in(self) -> tuple[str, str] | None:
+        """The volume with its checkpoints, and the folder in it; None: a folder of the job's own.
+
+        >>> resume, mounts = {"from": "/ckpt/a"}, {"/ckpt": "volume://kept"}
+        >>> JobSpec(command="true", mounts=mounts, resume=resume).saves_in
+        ('kept', 'a')
+        """
+        folder = f"{self.resume.source}/"
+        around = [place for place in self.mounts if folder.startswith(f"{place.rstrip('/')}/")]
+        if not self.resume.source or not around:
+            return None
+        place = max(around, key=lambda place: len(place.rstrip("/")))
+        kind, _, name = self.mounts[place].partition("://")
+        return (name, folder[len(place) :].strip("/")) if kind == "volume" else None
 
 
 class JobPhase(StrEnum):
@@ -181,6 +205,8 @@ class Checkpoint(Frozen):
     """Unix seconds."""
     write_s: float = 0.0
     """How long it took to write, as its writer says; 0: not said."""
+    job: str = ""
+    """The uid of the job that wrote it, where that is another one."""
 
 
 class JobStatus(Condition):

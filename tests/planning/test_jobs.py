@@ -447,3 +447,21 @@ def test_what_runs_for_no_attempt_is_told_to_stop() -> None:
     paper.snapshot = paper.snapshot.after((), (attempt, now(paper)))
     planned = paper.turn()
     assert [a.verb for a in planned.actions if a.effect] == [Verb.STOP_ORPHAN]
+
+
+def test_a_member_that_held_too_much_memory_is_its_jobs_own_error() -> None:
+    paper = running(needs={"accelerator": "nvidia", "count": 2, "host_memory": "4GB"})
+    (first,) = paper.attempts("train")
+    uid = member_uid(first, 0)
+    found = paper.snapshot.seen.processes[uid]
+    processes = {**paper.snapshot.seen.processes, uid: replace(found, over_bytes=5_200_000_000)}
+    paper.snapshot = replace(
+        paper.snapshot, seen=replace(paper.snapshot.seen, processes=processes)
+    )  # fmt: skip
+    paper.settle()
+    status = now(paper).status
+    assert (status.phase, status.attempt) == (JobPhase.FAILED, 1), "it would do so again"
+    assert status.cause is not None
+    assert (status.cause.code, status.cause.values) == (
+        "job.over-memory", {"node": "n0", "memory": "5.2GB", "asked": "4GB"},
+    )  # fmt: skip

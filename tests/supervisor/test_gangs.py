@@ -293,3 +293,39 @@ def test_what_a_gang_holds_is_what_its_ranks_hold_together(node):
     node.gang("g", sys.executable, "-c", holds, ranks=3)
     held = node.until("g", lambda found: found and found[-1].get("rss_bytes", 0) > 120 << 20)
     assert held["rss_bytes"] < 300 << 20, "what they share counts once"
+
+
+HOLD = """
+import os, sys, time
+held, each = bytearray(int(sys.argv[1])), int(sys.argv[2])
+for page in range(0, len(held), 4096):
+    held[page] = 1
+for _ in range(3):
+    if os.fork() == 0:
+        own = bytearray(os.urandom(each)) if each else b""
+        time.sleep(1000)
+print("held", flush=True)
+time.sleep(1000)
+"""
+MB = 1_000_000
+
+
+def test_a_member_that_holds_more_than_it_may_is_ended_with_all_that_it_has_started(running):
+    running.gang("a", *PYTHON, HOLD, "0", str(60 * MB), ranks=2, memory_bytes=200 * MB)
+    found = running.until("a", lambda found: found[0]["state"] == "exited")
+    assert found["over_bytes"] > 200 * MB
+    assert [rank["exit_code"] for rank in found["ranks"]] == [-9, -9]
+
+
+def test_what_processes_share_counts_once(running):
+    running.gang("a", *PYTHON, HOLD, str(100 * MB), "0", ranks=1, memory_bytes=200 * MB)
+    running.gang("b", *PYTHON, HOLD, "0", str(60 * MB), ranks=1, memory_bytes=100 * MB)
+    running.until("b", lambda found: found[-1]["state"] == "exited")
+    (pid,) = running.pids("a")
+    assert running.printed("a", 1) == ["held"]
+    pids = (pid, *processes.children(pid))
+    assert len(pids) == 4
+    assert processes.shared_out_bytes(pids, 10**12) > 400 * MB, "where it does not matter"
+    assert 100 * MB < processes.shared_out_bytes(pids, 0) < 200 * MB
+    (found,) = running.find("a")
+    assert (found["state"], found.get("over_bytes", 0)) == ("running", 0)

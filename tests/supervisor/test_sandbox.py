@@ -355,3 +355,12 @@ def run(program: bytes, number: int, arch: int, first: int) -> str:
         else:
             holds = value == word if code == 0x15 else value >= word
             at += true if holds else false
+
+
+@needs_bubblewrap
+def test_what_a_member_holds_in_its_sandbox_is_bounded_too(running, tmp_path):
+    program = "import os, time\nos.fork()\nheld = bytearray(os.urandom(80_000_000))\ntime.sleep(99)"
+    enclosed(running, program, (tmp_path,), memory_bytes=200_000_000)
+    found = exited(running)
+    assert found["over_bytes"] > 200_000_000
+    assert [rank["exit_code"] for rank in found["ranks"]] == [-9, -9]

@@ -43,6 +43,7 @@ def launch(member: Member) -> LaunchPlan:
         patience=Patience(FIRST_STEP_S, STALL_LEAST_S, STALL_STEPS, stall_s or 0.0),
         ranks=tuple(_rank(member, local) for local in range(count)),
         sandbox=_sandbox(member) if member.is_enclosed else None,
+        memory_bytes=spec.needs.host_memory,
     )
 
 
@@ -57,7 +58,8 @@ def _sandbox(member: Member) -> Sandbox:
         devices=DEVICES.get(vendor, ()),
         network="private" if spec.nodes == 1 else "shared",
         uid=member.owner,
-        data_bytes=spec.needs.host_memory or 0,
+        data_bytes=spec.needs.host_memory,
+        file_bytes=spec.file_size,
         processes=PROCESSES_MAX,
     )
 

@@ -17,8 +17,9 @@ from madang.planning.fitness import watch_of
 from madang.planning.snapshot import Snapshot, rank_key
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome, member_uid
 from madang.resources.place import Accelerator, AcceleratorPhase, NodePhase
+from madang.resources.quantity import written_size
 from madang.resources.resource import Reason, Ref
-from madang.supervisor.protocol import Rank
+from madang.supervisor.protocol import Process, Rank
 
 NODE_LOST_S = 60.0
 """A gang of which a node can't be seen for so long is started again elsewhere."""
@@ -97,11 +98,26 @@ def blame(attempt: Attempt, snapshot: Snapshot) -> Blame | None:
                 values = {"node": place.node}
                 return Blame(Outcome.FAULT, Reason(code="attempt.vanished", values=values))
             continue
+        if process.over_bytes:
+            return _too_much(attempt, place.node, process, snapshot)
         members_gone += process.state == "exited"
         ranks += [_Seen(place.node, uid, rank) for rank in process.ranks]
     if any(_is_open(attempt, seen.rank, snapshot) for seen in ranks):
         return None
     return _ended(attempt, ranks, members_gone, snapshot) or _stalled(ranks)
+
+
+def _too_much(attempt: Attempt, node: str, process: Process, snapshot: Snapshot) -> Blame:
+    """Blame a member that held more memory than its job has asked for."""
+    job = snapshot.jobs.get(attempt.job)
+    values: dict[str, Value] = {
+        "node": node, "memory": written_size(process.over_bytes),
+        "asked": written_size(job.spec.needs.host_memory if job else 0),
+    }  # fmt: skip
+    first = process.ranks[0].rank if process.ranks else 0
+    lines = snapshot.seen.lines.get(rank_key(process.uid, first), ())
+    cause = Reason(code="job.over-memory", values=values)
+    return Blame(Outcome.ERROR, cause, exit_code=-SIGKILL, last_lines=lines)
 
 
 def _is_open(attempt: Attempt, rank: Rank, snapshot: Snapshot) -> bool:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict,
 
 from madang.errors import Unfit
 from madang.resources.place import Grade
-from madang.resources.quantity import Duration
+from madang.resources.quantity import Duration, Size
 from madang.resources.resource import Condition, Frozen, Name, Reason, Resource
 from madang.resources.service import Needs
 
@@ -21,6 +21,7 @@ RANKS_MAX = 64
 ARGUMENTS_MAX = 256
 CHECKPOINTS_KEPT = 3
 ATTEMPTS_MAX = 1000
+FILE_BYTES_MAX = 10**12
 GRACE_S_MAX = 600.0
 """No job keeps others waiting for longer while it saves."""
 
@@ -128,6 +129,8 @@ class JobSpec(Frozen):
     workdir: FolderOrNone = ""
     """Where it starts; empty: where its code lies, or else an empty folder."""
     resume: Resume = Resume()
+    file_size: Size = Field(default=FILE_BYTES_MAX, ge=1)
+    """In a sandbox no file that it writes may become larger, in bytes."""
     after: tuple[Name, ...] = Field(default=(), max_length=64)
     """Jobs of the same project that must have succeeded."""
     priority: Priority = Priority.NORMAL

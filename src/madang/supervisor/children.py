@@ -104,9 +104,14 @@ class Children:
     def reports(self) -> list[Process]:
         """Return every process; one that is being replaced stands before its successor."""
         both = [c for child in self._known.values() for c in (child.old, child) if c]
+        vitals = self._look()
+        return [_alive(c, vitals.get(c.now.pid and c.target())) for c in both]
+
+    def _look(self) -> dict[int, processes.Vitals]:
+        """Return how all sessions are, as they were within the last second."""
         if time.monotonic() >= self._looked_at + VITALS_S:
             self._looked_at, self._vitals = time.monotonic(), processes.vitals()
-        return [_alive(c, self._vitals.get(c.now.pid and c.target())) for c in both]
+        return self._vitals
 
     def start(self, plan: LaunchPlan) -> Process:
         """Start it, unless it is there; end the process of a lower epoch first."""
@@ -264,10 +269,22 @@ class Children:
         def look() -> None:
             if child.gang and child.gang.look(time.monotonic()):
                 self._changed()
+            if child.gang and child.plan.memory_bytes:
+                self._weigh(child, child.gang)
             self._look_soon(child)
 
         if child.gang and child.now.pid:
             self._loop.alarm(child.gang, LOOK_S, look)
+
+    def _weigh(self, child: Child, gang: Gang) -> None:
+        """Kill all ranks of a member that hold more together than it may."""
+        most, found = child.plan.memory_bytes, self._look().get(child.target())
+        held = processes.shared_out_bytes(found.pids, most) if found else 0
+        if held > most and not child.now.over_bytes:
+            child.now = replace(child.now, over_bytes=held)
+            self._changed()
+        if child.now.over_bytes:
+            gang.kill()
 
     def _end(self, child: Child, grace_s: float) -> None:
         """Ask it to end, and make it end after its grace."""
@@ -396,4 +413,8 @@ class Children:
 def _alive(child: Child, vitals: processes.Vitals | None) -> Process:
     """Return what is reported of it, as the kernel has it now."""
     now = replace(child.now, ranks=child.gang.ranks()) if child.gang else child.now
-    return replace(now, **vitals._asdict()) if now.pid and vitals else now
+    if not (now.pid and vitals):
+        return now
+    return replace(
+        now, rss_bytes=vitals.rss_bytes, cpu_s=vitals.cpu_s, halted=vitals.halted
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -118,6 +119,13 @@ class Gang:
         with suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             os.close(os.open(f"{self._plan.progress}/{STOP_FILE}", flags, 0o644))
+
+    def kill(self) -> None:
+        """End every rank at once; what they leave behind the leader ends."""
+        for rank in self._ranks.values():
+            if rank.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(rank.pid, signal.SIGKILL)
 
     def leader(self) -> int:
         """Return which process is the leader: in a sandbox the first that its builder has started.

@@ -103,6 +103,7 @@ class Vitals(NamedTuple):
     """Processor time of all of them that live."""
     halted: bool
     """Whether the leader is stopped by a signal."""
+    pids: tuple[int, ...] = ()
 
 
 def vitals() -> dict[int, Vitals]:
@@ -122,6 +123,7 @@ def vitals() -> dict[int, Vitals]:
             _held_bytes(pids, stats),
             sum(int(stats[pid][11]) + int(stats[pid][12]) for pid in pids) / tick,
             stats[leader][0] in b"Tt",
+            tuple(pids),
         )
         for leader, pids in own.items()
     }
@@ -148,6 +150,27 @@ def _held_bytes(pids: list[int], stats: dict[int, list[bytes]]) -> int:
             _, resident, shared, *_ = map(int, file.read().split())
             own, most = own + resident - shared, max(most, shared)
     return (own + most) * page
+
+
+def shared_out_bytes(pids: tuple[int, ...], enough: int) -> int:
+    """Return what processes hold together, what they share shared out among all that have it.
+
+    Up to `enough` it may be less than said: each page is looked at only where that matters.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    sizes = {pid: _read(f"/proc/{pid}/statm").split() for pid in pids}
+    most = sum(int(fields[1]) for fields in sizes.values() if fields) * page
+    if most <= enough:
+        return most
+    return sum(_pss_bytes(pid, sizes[pid], page) for pid in pids)
+
+
+def _pss_bytes(pid: int, fields: list[bytes], page: int) -> int:
+    """Return a process's part; of one that lets nobody look into it, what it shares with none."""
+    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return int(line.split()[1]) * 1024
+    return (int(fields[1]) - int(fields[2])) * page if fields else 0
 
 
 def is_halted(pid: int) -> bool:

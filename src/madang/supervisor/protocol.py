@@ -143,6 +143,9 @@ class LaunchPlan:
     patience: Patience = Patience()
     sandbox: Sandbox | None = None
     """Of a member: None: it sees what its supervisor sees."""
+    memory_bytes: int = 0
+    """Of a member: so much all its processes may hold together, what they share counted once; its
+    ranks are killed once it is more. 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,8 @@ class Process:
     halted: bool = False
     """Stopped by a signal; it does nothing until it is told to go on."""
     ranks: tuple[Rank, ...] = ()
+    over_bytes: int = 0
+    """So much a member held when its ranks were killed for it; 0: they were not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,4 +301,6 @@ def _plain(plan: LaunchPlan) -> dict[str, Any]:
     if not plan.ranks:
         for name in ("ranks", "progress", "patience", "sandbox"):
             del body[name]
+    if not plan.memory_bytes:
+        del body["memory_bytes"]
     return body

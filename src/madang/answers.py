@@ -192,6 +192,11 @@ class Course(TypedDict):
     run_s: float
     lost_s: float
     goodput: float | None
+    save_every_s: float
+    write_s: float
+    pool: str
+    pool_faults: int
+    pool_run_s: float
     reason: Reason | None
     cause: Reason | None
     ranks: list[RankCourse]

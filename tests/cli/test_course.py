@@ -16,6 +16,12 @@ KILLED = {"code": "job.killed", "values": {"rank": 1, "signal": 9, "exit_code": 
 WHY = "Rank 1 was killed (signal 9): perhaps the machine ran out of memory."
 
 
+CADENCE = (
+    "asked to save every 8 min 30 s: a checkpoint takes 1.25 s; "
+    "pool default has failed 3 times in 2,500.0 accelerator hours"
+)
+
+
 def rank(number: int = 0, **more: Any) -> RankCourse:
     said: Any = {
         "rank": number, "node": "box", "step": 81, "phase": "", "quiet_s": 0.4, "exit_code": None,
@@ -29,6 +35,8 @@ def course(**more: Any) -> Course:
         "name": "train", "phase": "running", "attempt": 2, "attempts": 20, "step": 81,
         "total": 100, "step_s": 0.3, "left_s": 5.7, "saved_step": 80, "saved": "step-000080",
         "saved_bytes": 21_900_000, "run_s": 26.0, "lost_s": 3.0, "goodput": 0.885,
+        "save_every_s": 510.0, "write_s": 1.25, "pool": "default", "pool_faults": 3,
+        "pool_run_s": 2_500 * 3600.0,
         "reason": None, "cause": KILLED, "ranks": [rank(0), rank(1, step=80)], "history": [],
     }  # fmt: skip
     return said | more
@@ -43,6 +51,7 @@ def test_where_it_is_what_it_lost_and_why_stand_on_one_screen() -> None:
         "train: running, attempt 2 of 20  box",
         "  ████████████████████████░░░░░░ 81/100  about 6 s left",
         "  saved: step 80 (step-000080, 21.9MB)  lost: 3 s of 26 s (goodput 88.5%)",
+        f"  {CADENCE}",
         "  ranks: 2 of 2 run, at step 80–81",
         f"  attempt 1 on box: from step 0 to 72 in 1 min 5 s: {WHY}",
     ]
@@ -61,7 +70,8 @@ def test_why_the_last_attempt_ended_is_said_once() -> None:
 def test_a_job_that_has_not_begun_says_why() -> None:
     waiting = course(
         phase="waiting", attempt=0, step=-1, total=0, left_s=None, saved_step=-1, saved="",
-        goodput=None, ranks=[], reason={"code": "job.after", "values": {"job": "text"}},
+        save_every_s=0.0, goodput=None, ranks=[],
+        reason={"code": "job.after", "values": {"job": "text"}},
     )  # fmt: skip
     assert list(lines(waiting)) == [
         "train: waiting, attempt 0 of 20",
@@ -74,7 +84,7 @@ def test_ranks_that_stand_out_are_named_and_never_a_thousand_of_them() -> None:
         rank(0), rank(1, exit_code=-9), rank(2, exit_code=3), rank(3, quiet_s=75.0),
         rank(4, quiet_s=12.0, phase="evaluation"),
     ]  # fmt: skip
-    told = list(body(course(ranks=found)))[2:]
+    told = list(body(course(ranks=found)))[3:]
     assert told == [
         "ranks: 3 of 5 run, at step 81",
         "rank 1 on box: ended by signal 9, after step 81",
@@ -83,8 +93,14 @@ def test_ranks_that_stand_out_are_named_and_never_a_thousand_of_them() -> None:
         "rank 4 on box: nothing new for 12 s, after step 81 evaluation",
     ]
     many = course(ranks=[rank(n, exit_code=1) for n in range(1000)])
-    assert len(list(body(many))) == 12
+    assert len(list(body(many))) == 13
     assert list(body(many))[-1] == "and 992 more ranks like these"
+
+
+def test_how_often_it_is_asked_to_save_is_said_while_that_matters() -> None:
+    first = course(write_s=0.0)
+    assert any("what a checkpoint takes is not known yet" in each for each in body(first))
+    assert not any("asked to save" in each for each in body(course(phase="succeeded")))
 
 
 def test_a_phase_stands_beside_the_bar() -> None:

@@ -45,6 +45,8 @@ def body(now: Course) -> Iterator[str]:
         yield _bar(now)
     if now["goodput"] is not None:
         yield "  ".join(filter(None, (_saved(now), _lost(now))))
+    if now["save_every_s"] and now["phase"] not in OVER:
+        yield _cadence(now)
     yield from _ranks(now["ranks"])
     for attempt in now["history"]:
         if now["phase"] not in OVER or attempt["number"] < now["attempt"]:
@@ -73,6 +75,16 @@ def _lost(now: Course) -> str:
     percent = f"{now['goodput'] or 0.0:.1%}"
     return word(
         "watch.lost", time=span(now["lost_s"]), whole=span(now["run_s"]), percent=percent
+    )  # fmt: skip
+
+
+def _cadence(now: Course) -> str:
+    """Say how often it is asked to save, and why just so."""
+    cost = word("watch.cost", seconds=f"{now['write_s']:.3g}") if now["write_s"] else ""
+    hours = f"{now['pool_run_s'] / 3600:,.1f}"
+    return word(
+        "watch.cadence", every=span(now["save_every_s"]), cost=cost or word("watch.no-cost"),
+        pool=now["pool"], faults=now["pool_faults"], hours=hours,
     )  # fmt: skip
 
 

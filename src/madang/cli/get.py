@@ -50,6 +50,14 @@ def _saved(status: Mapping[str, Any]) -> str:
     return status["checkpoints"][-1]["name"] if status["checkpoints"] else ""
 
 
+def _hours(hours: float) -> str:
+    return f"{hours:,.2f}" if hours else ""
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
 COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
     "service": (
         _NAME, _PHASE,
@@ -150,7 +158,12 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.title", _spec("title")),
         ("column.roles", lambda r: ", ".join(f"{w}: {n}" for w, n in r["spec"]["roles"].items())),
     ),
-    "project": (("column.name", lambda r: r["project"]), ("column.title", _spec("title"))),
+    "project": (
+        ("column.name", lambda r: r["project"]), ("column.title", _spec("title")),
+        ("column.hours", lambda r: _hours(r["status"]["accelerator_h"])),
+        ("column.lost-hours", lambda r: _hours(r["status"]["lost_h"])),
+        ("column.goodput", lambda r: _percent(r["status"]["goodput"])),
+    ),
     "organization": (_NAME, ("column.title", _spec("title"))),
     "endpoint": (_NAME, ("column.service", _spec("service"))),
     "site": (_NAME, ("column.title", _spec("title")), ("column.grade", _spec("grade"))),

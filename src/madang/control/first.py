@@ -31,7 +31,7 @@ from madang.resources.place import (
 from madang.resources.power import published
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.rights import SETUP, Grant, Role
-from madang.resources.tenancy import Empty, Key, Organization, Project, TitleSpec
+from madang.resources.tenancy import Empty, Key, Organization, Project, ProjectStatus, TitleSpec
 
 ORGANIZATION = "local"
 PROJECT = "local/main"
@@ -119,7 +119,7 @@ def _tenants(now: float) -> Iterable[AnyResource]:
         uid="project-local-main",
         created_at=now,
         spec=title,
-        status=Empty(),
+        status=ProjectStatus(),
     )
 
 

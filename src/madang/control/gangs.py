@@ -15,7 +15,6 @@ from madang.control.tools import Tools
 from madang.control.world import World
 from madang.errors import MadangError, Rejected, Unavailable, Value
 from madang.planning.action import Discard, Halt, Launch, Record, Stop, Warn
-from madang.planning.cadence import gang_mtbf_s, interval_s
 from madang.ports import CODE, Member, Where
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.event import Event
@@ -156,15 +155,10 @@ class Gangs:
     def _members(self, job: Job, attempt: Attempt) -> Iterator[tuple[str, Member]]:
         """Return each member of a gang, with its node."""
         places = attempt.status.places
-        count = sum(len(place.accelerators) for place in places)
-        newest = job.status.checkpoints[-1] if job.status.checkpoints else None
-        every_s = interval_s(newest.write_s if newest else 0.0, gang_mtbf_s(count))
         for number, place in enumerate(places):
-            yield place.node, self._member(job, attempt, number, place, every_s)
+            yield place.node, self._member(job, attempt, number, place)
 
-    def _member(
-        self, job: Job, attempt: Attempt, number: int, place: Holding, every_s: float
-    ) -> Member:
+    def _member(self, job: Job, attempt: Attempt, number: int, place: Holding) -> Member:
         devices = [
             found
             for name in place.accelerators
@@ -190,7 +184,7 @@ class Gangs:
             checkpoints=job.spec.resume.source or saves.checkpoints(job),
             cwd=saves.work(job),
             library=saves.library(job),
-            checkpoint_every_s=every_s,
+            checkpoint_every_s=attempt.spec.save_every_s,
         )
 
     def _secrets(self, job: Job) -> Iterator[tuple[str, str]]:

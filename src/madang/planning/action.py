@@ -59,6 +59,7 @@ class Verb(StrEnum):
     STATUS_SERVICE = "service.status"
     STOP_ORPHAN = "process.orphaned"
     REPRICE = "outlook.asked"
+    TALLY = "tally.kept"
     FORGET_SERVICE = "service.deleted"
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 
 from madang.resources.attempt import Attempt, Outcome
-from madang.resources.job import Job
+from madang.resources.job import Checkpoint, Job
+from madang.resources.place import Pool, PoolStatus
 
 ACCELERATOR_MTBF_S = 50_000 * 3600.0
 """Mean time between failures of one accelerator, until a pool has its own record. From the 419
@@ -47,6 +48,13 @@ def gang_mtbf_s(accelerators: int, faults: int = 0, run_s: float = 0.0) -> float
     known of others as if one fault in `ACCELERATOR_MTBF_S` had been seen before.
     """
     return (ACCELERATOR_MTBF_S + run_s) / (1 + faults) / max(1, accelerators)
+
+
+def suggested_s(newest: Checkpoint | None, accelerators: int, pool: Pool | None) -> float:
+    """Return how often a gang in this pool is asked to save, by what its newest checkpoint cost."""
+    seen = pool.status if pool else PoolStatus()
+    mtbf_s = gang_mtbf_s(accelerators, seen.faults, seen.run_s)
+    return interval_s(newest.write_s if newest else 0.0, mtbf_s)
 
 
 def lost_s(job: Job, attempt: Attempt, ended_at: float) -> float:

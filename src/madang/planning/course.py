@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import median
+from typing import Any
 
 from madang.planning.attempts import processes
 from madang.planning.snapshot import Snapshot
+from madang.planning.tally import pool_of
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Frozen, Reason, Ref
@@ -69,6 +71,16 @@ class Course(Frozen):
     """and how much of that brought nothing that lasts."""
     goodput: float | None
     """The other part of it; None: it has not run yet."""
+    save_every_s: float
+    """How often the newest attempt is asked to save, 0 where there is none yet;"""
+    write_s: float
+    """reckoned with a checkpoint that takes so long; 0: not known then;"""
+    pool: str
+    """where it runs, or ran last,"""
+    pool_faults: int
+    """how often attempts have failed there by no doing of theirs,"""
+    pool_run_s: float
+    """in so many seconds of single accelerators."""
     reason: Reason | None
     cause: Reason | None
     """Why the last attempt ended that did not succeed."""
@@ -102,7 +114,7 @@ def course(job: Job, snapshot: Snapshot) -> Course:
         saved_bytes=newest.size_bytes if newest else 0,
         run_s=run_s, lost_s=status.lost_s,
         goodput=1 - status.lost_s / run_s if run_s > 0 else None,
-        reason=status.reason, cause=status.cause,
+        **_cadence(attempt, snapshot), reason=status.reason, cause=status.cause,
         ranks=tuple(
             RankCourse(
                 rank=rank.rank, node=node, step=rank.step, phase=rank.phase,
@@ -113,6 +125,18 @@ def course(job: Job, snapshot: Snapshot) -> Course:
         ),
         history=tuple(_history(job, snapshot)),
     )  # fmt: skip
+
+
+def _cadence(attempt: Attempt | None, snapshot: Snapshot) -> dict[str, Any]:
+    """Return how often it is asked to save, and from what that follows."""
+    places = attempt.status.places if attempt else ()
+    pool = pool_of(places[0].node, snapshot) if places else None
+    return {
+        "save_every_s": attempt.spec.save_every_s if attempt else 0.0,
+        "write_s": attempt.spec.write_s if attempt else 0.0,
+        "pool": pool.name if pool else "", "pool_faults": pool.status.faults if pool else 0,
+        "pool_run_s": pool.status.run_s if pool else 0.0,
+    }  # fmt: skip
 
 
 def _history(job: Job, snapshot: Snapshot) -> Iterator[PastAttempt]:

@@ -12,13 +12,14 @@ from madang.planning.action import Action, Discard, Launch, Record, Verb
 from madang.planning.ask import Refused
 from madang.planning.attempts import AGAIN_S, ask_to_save, end, is_over, newest_claim, read_in_s
 from madang.planning.blame import ASKED_ITSELF, Blame
-from madang.planning.cadence import lost_s
+from madang.planning.cadence import lost_s, suggested_s
 from madang.planning.fix import smallest_fix
 from madang.planning.gangs import place_gang, want_of
 from madang.planning.ground import Ground
 from madang.planning.place import Placement
 from madang.planning.queue import AFTER_FAILED, blocker, line_mark, retry_s
 from madang.planning.snapshot import Snapshot
+from madang.planning.tally import pool_of
 from madang.resources.attempt import (
     Attempt,
     AttemptPhase,
@@ -192,12 +193,14 @@ def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
     barren = 0 if is_new else own.barren + (not is_asked)
     preempted = own.preempted + is_asked
     ended_at = status.ended_at or snapshot.now
+    run_s, lost = max(0.0, ended_at - status.started_at), lost_s(job, attempt, ended_at)
     kept: dict[str, Any] = {
         "step": max(own.step, status.step), "total": status.total or own.total,
         "fruitless": fruitless, "barren": barren, "preempted": preempted,
         "preempted_at": (*own.preempted_at, *([ended_at] if status.room_for else ()))[-ROOM_KEPT:],
-        "run_s": own.run_s + max(0.0, ended_at - status.started_at),
-        "lost_s": own.lost_s + lost_s(job, attempt, ended_at),
+        "run_s": own.run_s + run_s, "lost_s": own.lost_s + lost,
+        "accelerator_s": own.accelerator_s + attempt.spec.accelerators * run_s,
+        "lost_accelerator_s": own.lost_accelerator_s + attempt.spec.accelerators * lost,
         "exit_code": status.exit_code, "last_lines": status.last_lines,
     }  # fmt: skip
     if status.outcome is Outcome.SUCCEEDED:
@@ -264,6 +267,8 @@ def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:
     newest = job.status.checkpoints[-1] if job.status.checkpoints else None
     number = job.status.attempt + 1
     digest = hashlib.sha256(f"{job.uid}/{number}".encode())
+    count = sum(len(place.holding().accelerators) for place in found)
+    pool = pool_of(found[0].node, snapshot)
     attempt = Attempt(
         project=job.project,
         name=f"{job.name}-{number}",
@@ -272,6 +277,8 @@ def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:
         spec=AttemptSpec(
             job=job.name, number=number, resume_from=newest.name if newest else "",
             first_step=newest.step if newest else 0, resume_job=newest.job if newest else "",
+            accelerators=count, save_every_s=suggested_s(newest, count, pool),
+            write_s=newest.write_s if newest else 0.0,
         ),
         status=AttemptStatus(
             places=tuple(place.holding() for place in found), since=snapshot.now,

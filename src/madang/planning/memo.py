@@ -9,6 +9,7 @@ from madang.planning.ground import Ground
 from madang.planning.layout import Layout, layout_of
 from madang.planning.placement.demand import Demand
 from madang.planning.snapshot import Snapshot
+from madang.resources.place import Pool
 
 
 class Memo:
@@ -24,7 +25,9 @@ class Memo:
 
     def ground(self, snapshot: Snapshot) -> Ground:
         """Return what is free in this snapshot, added up again only where something changed."""
-        hardware = _identity(snapshot, "accelerator", "node", "pool", "site")
+        # Of pools what people write of them: what they have seen changes whenever a job ends.
+        specs = (pool.spec for pool in snapshot.all(Pool).values())
+        hardware = (*_identity(snapshot, "accelerator", "node", "site"), *specs)
         ground = self._ground
         if ground is None or not _same(hardware, self._hardware):
             layout = layout_of(snapshot)

@@ -20,6 +20,7 @@ from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
 from madang.planning.statuses import plan_nodes, plan_statuses
+from madang.planning.tally import plan_tallies
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica
 from madang.resources.resource import Reason
@@ -44,7 +45,8 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
     for _ in range(ROUNDS_MAX):
         houses = tuple(households(snapshot))
         chosen = (
-            tuple(plan_accelerators(snapshot))
+            tuple(plan_tallies(snapshot))
+            or tuple(plan_accelerators(snapshot))
             or tuple(_deeds(houses, snapshot, memo))
             or tuple(plan_moves(snapshot, memo.ground(snapshot)))
             or tuple(plan_room(snapshot, memo.ground(snapshot)))

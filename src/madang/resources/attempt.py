@@ -59,6 +59,12 @@ class AttemptSpec(Frozen):
     """The step of that checkpoint."""
     resume_job: str = ""
     """The uid of the job that wrote it, where that is another one."""
+    accelerators: int = 0
+    """So many it is given, over all its nodes."""
+    save_every_s: float = 0.0
+    """How often it is asked to save; 0: as it likes;"""
+    write_s: float = 0.0
+    """reckoned with a checkpoint that takes so long; 0: it was not known yet."""
 
 
 class AttemptStatus(Condition):
@@ -97,6 +103,8 @@ class AttemptStatus(Condition):
     """A mark of whom it makes room for: all that do so for one let go at once."""
     asked_term: int = 0
     """The term of the control that has asked it."""
+    counted: bool = False
+    """Whether its pool's record has it."""
     last_lines: tuple[str, ...] = ()
     """The last that rank printed."""
 

@@ -240,6 +240,12 @@ class JobStatus(Condition):
     """For how long ended attempts had accelerators;"""
     lost_s: float = 0.0
     """and how much of that was work that had to be done again, or was none."""
+    accelerator_s: float = 0.0
+    """The same times the accelerators that each had;"""
+    lost_accelerator_s: float = 0.0
+    """and of that what was lost."""
+    counted: bool = False
+    """Whether its project's record has it, since it is about to be forgotten."""
     clearing: int = 0
     """The term of the control that removes its files; 0: none does."""
     exit_code: int | None = None

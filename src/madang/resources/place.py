@@ -70,12 +70,16 @@ class PoolSpec(Frozen):
 
 
 class PoolStatus(Frozen):
-    """What is told of a pool whenever somebody looks; none of it is stored."""
+    """What a pool has seen; and what is told of it whenever somebody looks, and not stored."""
 
     power_kw: float | None = None
     """What its accelerators draw now by their figures; None: there is no figure of any."""
     no_watts: tuple[str, ...] = ()
     """Kinds in it of which nobody knows what they draw."""
+    run_s: float = 0.0
+    """For how long its accelerators had jobs: seconds of each, added up;"""
+    faults: int = 0
+    """and how often that failed by no doing of the job."""
 
 
 class Pool(Resource[PoolSpec, PoolStatus]):

@@ -29,7 +29,22 @@ class Organization(Resource[TitleSpec, Empty]):
     kind: ClassVar[str] = "organization"
 
 
-class Project(Resource[TitleSpec, Empty]):
+class ProjectStatus(Frozen):
+    """What the jobs of a project have spent; the hours are told whenever somebody looks."""
+
+    run_s: float = 0.0
+    """Of jobs that are kept no more: for how long they had accelerators, the seconds of each;"""
+    lost_s: float = 0.0
+    """and how much of that was work that had to be done again, or was none."""
+    accelerator_h: float = 0.0
+    """Of all its jobs, in hours, those included that run;"""
+    lost_h: float = 0.0
+    """and how much of that was lost."""
+    goodput: float | None = None
+    """The other part; None: no job of it has run yet."""
+
+
+class Project(Resource[TitleSpec, ProjectStatus]):
     """Where a team's services, models and keys live; its name is `organization/project`.
 
     A project is stored inside itself: its `project` is its full name, its `name` the last part.

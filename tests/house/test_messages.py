@@ -70,9 +70,9 @@ EXPANDED = {
 PHASES = {
     *Guarantee, *NodePhase, *RevisionPhase, *ServicePhase, *ReplicaPhase, *Verdict, *Role,
     *AcceleratorPhase, *JobPhase, *AttemptPhase, *Outcome,
-    "running", "waiting", "exited", "whole",
+    "running", "waiting", "exited", "whole", "enclosed", "bare",
 }  # fmt: skip
-"""What stands in a column `phase`, `verdict`, `role`, `state` or `given`."""
+"""What stands in a column `phase`, `verdict`, `role`, `state`, `given` or `sandbox`."""
 
 
 @dataclass(frozen=True)

@@ -149,3 +149,19 @@ async def test_a_job_goes_on_from_what_another_has_saved_in_the_volume(yard: Yar
     assert answer.status_code == 200
     await until(yard, lambda: not yard.desk.world.list(CONTROL, "job"))
     assert (folder / "run" / "step-000004" / "state").exists()
+
+
+async def test_a_project_that_demands_a_private_network_has_no_gang_over_nodes(yard: Yard) -> None:
+    project = {"kind": "project", "name": "local/main", "isolation": "private-network"}
+    await yard.apply(project)
+    job = {"kind": "job", "name": "train", "command": "true"}
+    refused = await yard.apply({**job, "nodes": 2}, status=400)
+    assert refused["error"]["code"] == "job.demands-private-network"
+    assert "nodes: 1" in refused["error"]["hint"]
+    await yard.apply(job)
+
+    def train() -> Any:
+        return next(iter(yard.desk.world.list(CONTROL, "job").values()))
+
+    await until(yard, lambda: train().status.reason)
+    assert train().status.reason.code == "job.demands-sandbox", "which may still be installed"

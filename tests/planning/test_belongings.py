@@ -10,7 +10,7 @@ from madang.resources.attempt import AttemptPhase
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Ref
 from madang.resources.secret import Secret, SecretStatus
-from madang.resources.tenancy import Empty
+from madang.resources.tenancy import Empty, Project, ProjectSpec, ProjectStatus
 from madang.resources.volume import Volume, VolumeSpec, VolumeStatus
 from madang.testing.builders import PROJECT, job, node, snapshot
 from madang.testing.paper import Paper
@@ -125,3 +125,45 @@ def test_two_jobs_never_save_in_one_folder_at_once() -> None:
     paper.tell(attempt, 0, exit_code=0, ended_at=paper.now, pid=0)
     paper.settle()
     assert paper.snapshot.jobs[Ref(PROJECT, "second")].status.phase is JobPhase.RUNNING
+
+
+def project(isolation: str) -> Project:
+    organization, _, name = PROJECT.partition("/")
+    assert organization
+    return Project(
+        project=PROJECT, name=name, uid="project-1", status=ProjectStatus(),
+        spec=ProjectSpec.model_validate({"isolation": isolation}),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("isolation", "nodes", "encloses", "why"), [
+    ("none", 2, False, ""), ("sandbox", 2, True, ""), ("private-network", 1, True, ""),
+    ("sandbox", 1, False, "job.demands-sandbox"),
+    ("private-network", 1, False, "job.demands-sandbox"),
+    ("private-network", 2, True, "job.demands-private-network"),
+])  # fmt: skip
+def test_a_job_runs_only_where_it_has_what_its_project_demands(
+    isolation: str, nodes: int, encloses: bool, why: str
+) -> None:
+    machines = [node(f"n{number}", kind="cpu", shared=True) for number in range(nodes)]
+    start = snapshot(*machines, [project(isolation)], job(nodes=nodes))
+    paper = Paper(replace(start, encloses=encloses))
+    paper.settle()
+    reason = now(paper).status.reason
+    assert (reason.code if reason else "") == why
+    assert now(paper).status.phase is (JobPhase.WAITING if why else JobPhase.RUNNING)
+
+
+def test_a_job_leaves_once_its_project_demands_what_it_has_not() -> None:
+    paper = Paper(snapshot(node("n", kind="cpu", shared=True), [project("none")], job()))
+    paper.settle()
+    assert now(paper).status.phase is JobPhase.RUNNING
+    stored = paper.snapshot.get(Project, project("none").ref)
+    assert stored is not None
+    paper.put(stored.model_copy(update={"spec": ProjectSpec.model_validate(
+        {"isolation": "sandbox"})}))  # fmt: skip
+    paper.settle()
+    status = now(paper).status
+    assert (status.phase, status.reason and status.reason.code) == (
+        JobPhase.WAITING, "job.demands-sandbox",
+    )  # fmt: skip

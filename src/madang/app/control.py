@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from madang.app.plans import GATEWAY
 from madang.app.plugs import (
     chosen_store,
-    encloses,
     engine_token,
     engines,
     hardware,
     launchers,
     secret_of,
     signer_of,
+    unenclosed,
 )
 from madang.app.sockets import announce, server, tcp, unix
 from madang.app.upkeep import newer_files
@@ -116,7 +116,8 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     secret = secret_of(home)
     world.moves_per_100, world.jobs_kept = moves_per_100(), jobs_kept()
-    world.encloses, numbers = await asyncio.to_thread(encloses, home)
+    world.unenclosed, numbers = await asyncio.to_thread(unenclosed, home)
+    world.encloses = not world.unenclosed
 
     def token(uid: str, epoch: int) -> str:
         return engine_token(secret, uid, epoch)

@@ -40,23 +40,23 @@ def engines(home: Home) -> dict[str, Any]:
     return {engine.facts.name: engine for engine in (LlamaCpp(), Fake())}
 
 
-def encloses(home: Home) -> tuple[bool, bool]:
-    """Tell whether jobs can be started in sandboxes, and there with numbers of their own.
+def unenclosed(home: Home) -> tuple[str, bool]:
+    """Say why jobs can't be started in sandboxes, and tell whether there with numbers of their own.
 
-    Ranks of simulated nodes are no processes.
+    Empty: they can. Ranks of simulated nodes are no processes.
     """
     from madang.registry.volumes import number_of
 
     if home.fleet.exists():
-        return True, False
+        return "", False
     if why := _unenclosed(0):
         log.warning("jobs run without a sandbox, for operators of the site only: %s", why)
-        return False, False
+        return why, False
     if os.geteuid() != 0:
-        return True, False
+        return "", False
     if why := _unenclosed(number_of("")):
         log.warning("jobs of all projects have the user number of Madang itself: %s", why)
-    return True, not why
+    return "", not why
 
 
 def _unenclosed(number: int) -> str:

@@ -132,6 +132,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.pool", _spec("pool")),
         ("column.cores", lambda r: f"{r['status']['cores']:g}"),
         ("column.memory", lambda r: size(r["status"]["memory_bytes"])),
+        ("column.sandbox", lambda r: phase("enclosed" if r["status"].get("encloses") else "bare")),
         ("column.labels", lambda r: _labels(r["spec"].get("labels", {}))),
         _REASON,
     ),

@@ -50,7 +50,7 @@ def examine(
     return [
         *_nodes(world, seen),
         *_accelerators(world, seen),
-        Finding(code="doctor.sandbox" if world.encloses else "doctor.no-sandbox", ok=True),
+        _sandbox(world),
         *_gateway(gateways),
         *_engines(world),
         *_disk(backups.home),
@@ -59,6 +59,13 @@ def examine(
         *_audit(notary, world.clock.now()),
         *_services(world),
     ]
+
+
+def _sandbox(world: World) -> Finding:
+    if world.encloses:
+        return Finding(code="doctor.sandbox", ok=True)
+    cause = (world.unenclosed or "-").splitlines()[-1]
+    return Finding(code="doctor.no-sandbox", ok=True, values={"cause": cause})
 
 
 async def examine_store(world: World) -> list[Finding]:

@@ -31,7 +31,15 @@ from madang.resources.place import (
 from madang.resources.power import published
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.rights import SETUP, Grant, Role
-from madang.resources.tenancy import Empty, Key, Organization, Project, ProjectStatus, TitleSpec
+from madang.resources.tenancy import (
+    Empty,
+    Key,
+    Organization,
+    Project,
+    ProjectSpec,
+    ProjectStatus,
+    TitleSpec,
+)
 
 ORGANIZATION = "local"
 PROJECT = "local/main"
@@ -58,13 +66,13 @@ class Hardware:
     """That replicas may use; 0: as its processor says, like the memory."""
     memory_bytes: int = 0
 
-    def status(self, now: float) -> NodeStatus:
+    def status(self, now: float, *, encloses: bool = False) -> NodeStatus:
         """Return what is said of the node before it was seen."""
         cores = max((float(f.attributes.get("cores", 0)) for f in self.found), default=1.0)
         memory = max((f.memory_bytes for f in self.found if f.kind == "cpu"), default=0)
         return NodeStatus(
             phase=NodePhase.LOST, since=now, cores=self.cores or cores,
-            memory_bytes=self.memory_bytes or memory,
+            memory_bytes=self.memory_bytes or memory, encloses=encloses,
         )  # fmt: skip
 
 
@@ -74,7 +82,7 @@ async def prepare(
     """Make what is missing, and bring the nodes' accelerators up to date. Safe to repeat."""
     now, nodes = world.clock.now(), {each.node for each in hardware}
     places = (*_tenants(now), *_places(world, hardware, now))
-    parts = (part for each in hardware for part in _node(each, now))
+    parts = (part for each in hardware for part in _node(each, now, world.encloses))
     wanted = {(r.kind, r.ref): r for r in (*places, *parts)}
     made = [r for key, r in wanted.items() if key[1] not in world.list(SETUP, key[0])]
     changed = list(_refreshed(world, wanted))
@@ -118,7 +126,7 @@ def _tenants(now: float) -> Iterable[AnyResource]:
         name=PROJECT.partition("/")[2],
         uid="project-local-main",
         created_at=now,
-        spec=title,
+        spec=ProjectSpec(),
         status=ProjectStatus(),
     )
 
@@ -141,13 +149,13 @@ def _places(world: World, hardware: Sequence[Hardware], now: float) -> Iterable[
         )
 
 
-def _node(hardware: Hardware, now: float) -> Iterable[AnyResource]:
+def _node(hardware: Hardware, now: float, encloses: bool) -> Iterable[AnyResource]:
     yield Node(
         name=hardware.node,
         uid=f"node-{hardware.node}",
         created_at=now,
         spec=NodeSpec(pool=hardware.pool, labels=dict(hardware.labels)),
-        status=hardware.status(now),
+        status=hardware.status(now, encloses=encloses),
     )
     for found in hardware.found:
         name = f"{hardware.node}-{found.name}"
@@ -179,7 +187,8 @@ def _refreshed(
         if known is None or kind not in {"node", "accelerator"}:
             continue
         if isinstance(known, Node):
-            seen = {"cores": fresh.status.cores, "memory_bytes": fresh.status.memory_bytes}
+            said = ("cores", "memory_bytes", "encloses")
+            seen = {key: getattr(fresh.status, key) for key in said}
             if any(getattr(known.status, key) != value for key, value in seen.items()):
                 yield known.with_status(**seen)
         elif known.spec != (spec := _kept(known, fresh)):

@@ -273,6 +273,7 @@ class Intake:
         allow_change(who, before, resource)
         if isinstance(resource, Job) and before is None:
             self._count(resource, subject)
+            self._check_demands(resource, subject)
         if isinstance(resource, Job) and isinstance(before, Job):
             check_same(before, resource, subject)
         organization, _, project = resource.project.partition("/")
@@ -290,6 +291,12 @@ class Intake:
                     "model.no-such-version", subject, model=name, version=number,
                     newest=model.status.versions[-1].number if model.status.versions else 0,
                 )  # fmt: skip
+
+    def _check_demands(self, job: Job, subject: str) -> None:
+        """Refuse a job that could never have what its project demands; a sandbox may come yet."""
+        home = self.world.get(CONTROL, Project, Ref(job.project, job.project.partition("/")[2]))
+        if home and (code := home.spec.bars(job.spec.nodes, encloses=True)):
+            raise Rejected(code, subject, project=job.project)
 
     def _count(self, job: Job, subject: str) -> None:
         """Refuse a job where its project has too many."""

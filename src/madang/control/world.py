@@ -65,7 +65,9 @@ class World:
         self.jobs_kept = 0
         """Of each project, so many jobs that are over; 0: all."""
         self.encloses = False
-        """Whether jobs are started in sandboxes."""
+        """Whether jobs are started in sandboxes;"""
+        self.unenclosed = ""
+        """and why not."""
         self.closing = False
         """True once control is about to end: nobody should wait for anything any more."""
         self._moved = asyncio.Event()

@@ -31,6 +31,7 @@ from madang.resources.job import NEXT, OVER, Job, JobPhase
 from madang.resources.model import split_model
 from madang.resources.resource import Reason, Ref
 from madang.resources.secret import Secret
+from madang.resources.tenancy import Project
 
 ATTEMPTS_KEPT = 50
 """So many attempts of a job are kept, the newest."""
@@ -148,8 +149,15 @@ def _leaves(job: Job, attempt: Attempt, snapshot: Snapshot) -> Blame | None:
         if snapshot.drains(place.node):
             why = Reason(code="attempt.node-drained", values={"node": place.node})
             return Blame(Outcome.PREEMPTED, why)
-    full = _full(job, snapshot)
-    return Blame(Outcome.PREEMPTED, full[0]) if full else None
+    lacking = _bared(job, snapshot) or _full(job, snapshot)
+    return Blame(Outcome.PREEMPTED, lacking[0]) if lacking else None
+
+
+def _bared(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
+    """Say what its project demands that it would not have here."""
+    project = snapshot.get(Project, Ref(job.project, job.project.partition("/")[2]))
+    code = project and project.spec.bars(job.spec.nodes, encloses=snapshot.encloses)
+    return (Reason(code=code, values={"project": job.project}), "") if code else None
 
 
 def _is_reading(job: Job, attempt: Attempt, snapshot: Snapshot) -> bool:
@@ -339,6 +347,8 @@ def saves_at(job: Job) -> tuple[str, str, str] | None:
 
 def _lacking(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
     """Say what it mounts that is not there."""
+    if bared := _bared(job, snapshot):
+        return bared
     if job.spec.mounts and not snapshot.encloses:
         return Reason(code="job.needs-sandbox"), ""
     for place, written in sorted(job.spec.mounts.items()):

@@ -111,6 +111,8 @@ class NodeStatus(Condition):
     phase: NodePhase = NodePhase.LOST
     cores: float = 0
     memory_bytes: int = 0
+    encloses: bool = False
+    """Whether jobs run in sandboxes there."""
 
 
 class Node(Resource[NodeSpec, NodeStatus]):

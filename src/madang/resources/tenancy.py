@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -44,7 +45,31 @@ class ProjectStatus(Frozen):
     """The other part; None: no job of it has run yet."""
 
 
-class Project(Resource[TitleSpec, ProjectStatus]):
+class Isolation(StrEnum):
+    """What a project demands for its jobs; where they can't have it they don't run."""
+
+    NONE = "none"
+    """A sandbox where one can be made."""
+    SANDBOX = "sandbox"
+    PRIVATE_NETWORK = "private-network"
+    """And in it a network of their own, which no gang over several nodes has."""
+
+
+class ProjectSpec(TitleSpec):
+    """What people call it, and what its jobs must have."""
+
+    isolation: Isolation = Isolation.NONE
+
+    def bars(self, nodes: int, *, encloses: bool) -> str:
+        """Return which demand a job of so many nodes would not have met, by code; empty: none."""
+        if self.isolation is not Isolation.NONE and not encloses:
+            return "job.demands-sandbox"
+        if self.isolation is Isolation.PRIVATE_NETWORK and nodes > 1:
+            return "job.demands-private-network"
+        return ""
+
+
+class Project(Resource[ProjectSpec, ProjectStatus]):
     """Where a team's services, models and keys live; its name is `organization/project`.
 
     A project is stored inside itself: its `project` is its full name, its `name` the last part.

@@ -93,3 +93,9 @@ def test_a_text_that_was_changed_or_lost_is_told_as_lost(tmp_path: Path) -> None
         assert told.value.code == "secret.lost"
         assert TEXT not in str(told.value)
     assert os.listdir(tmp_path / "secrets") == ["secret-1"]  # noqa: PTH208
+
+
+async def test_a_secret_in_a_file_is_told_how_it_is_set(yard: Yard) -> None:
+    refused = await yard.apply({"kind": "secret", "name": "token", "text": "abc"}, status=400)
+    assert refused["error"]["code"] == "manifest.secret"
+    assert "madang secret set token <" in refused["error"]["hint"]

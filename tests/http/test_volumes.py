@@ -165,3 +165,14 @@ async def test_a_project_that_demands_a_private_network_has_no_gang_over_nodes(y
 
     await until(yard, lambda: train().status.reason)
     assert train().status.reason.code == "job.demands-sandbox", "which may still be installed"
+
+
+async def test_no_volume_shows_what_is_madangs_own(yard: Yard, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "home").symlink_to(yard.home.path)
+    own = (yard.home.path, yard.home.volumes, yard.home.path / "..", tmp_path / "there" / "home")
+    for path in (*own, Path("/")):
+        refused = await yard.apply({**DATA, "path": str(path)}, status=400)
+        assert refused["error"]["code"] == "volume.shows-home", path
+    beside = Path("/usr/share")
+    await yard.apply({**DATA, "path": str(beside), "read_only": True})

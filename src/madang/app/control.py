@@ -178,6 +178,7 @@ def _people(
         notary.require,
         codes,
     )
+    intake.home = home.path
     return notary, intake
 
 

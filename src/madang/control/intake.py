@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from madang.control.authority import (
@@ -20,7 +21,7 @@ from madang.control.authority import (
     allow_write,
 )
 from madang.control.keys import Keys, Wanted, make_key, owner_ref
-from madang.control.standing import check_same, users_of
+from madang.control.standing import check_folder, check_same, users_of
 from madang.control.steering import Steer
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
@@ -102,6 +103,8 @@ class Intake:
         self.vouched = vouched
         """Raises `Unavailable` while the audit records can't be vouched for."""
         self.codes = codes
+        self.home: Path | None = None
+        """Madang's own folder, which nobody's volume may show."""
         self._keys = Keys(world)
         self._memo: Memo | None = None
         """Kept between previews; one under way, which may go on when it is given up, has it."""
@@ -157,6 +160,8 @@ class Intake:
         allow_write(who, manifest.kind, manifest.ref.project, manifest.subject)
         if self._reaches_out(manifest.spec):
             allow(who, Right.OPERATE, "", manifest.subject)
+        if isinstance(manifest.spec, VolumeSpec) and manifest.spec.path:
+            check_folder(manifest.spec.path, self.home, manifest.subject)
         return manifest
 
     def _reaches_out(self, spec: Frozen) -> bool:

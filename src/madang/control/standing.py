@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from madang.control.world import World
-from madang.errors import Conflict
+from madang.errors import Conflict, Rejected
 from madang.resources.job import OVER, Job
 from madang.resources.kinds import KINDS
 from madang.resources.model import split_model
@@ -76,3 +78,10 @@ def check_same(before: Job, after: Job, subject: str) -> None:
         raise Conflict("job.fixed", subject)
     if before.spec.cancel and not after.spec.cancel:
         raise Conflict("job.stays-cancelled", subject)
+
+
+def check_folder(path: str, home: Path | None, subject: str) -> None:
+    """Refuse a folder of the machine that lies in Madang's own, or has that in it."""
+    folder, own = os.path.realpath(path), os.path.realpath(home or "/nowhere")
+    if os.path.commonpath((folder, own)) in {folder, own}:
+        raise Rejected("volume.shows-home", subject, path=path)

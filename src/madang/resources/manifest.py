@@ -64,6 +64,8 @@ def read(document: object, project: str) -> Manifest:
         raise Rejected("manifest.not-an-object", got=type(document).__name__)
     body = {str(key): value for key, value in document.items()}
     kind = str(body.pop("kind", ""))
+    if kind == "secret":
+        raise Rejected("manifest.secret", str(body.get("name", "NAME"))[:63])
     if kind not in WRITABLE:
         raise Rejected(
             "manifest.unknown-kind", kind=kind, nearest=nearest(kind, WRITABLE) or WRITABLE[-1]

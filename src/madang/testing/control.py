@@ -121,6 +121,7 @@ def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tu
         world, observer.seen, lambda source, told: import_model(source, blobs, told),
         SystemRandom(), notary.require, codes,
     )  # fmt: skip
+    intake.home = home.path
     keys, backups = Keys(world), Backups(world, home, partial(pieces, world.store, home))
     desk = Desk(
         home, world, intake, observer, gateways, keys, launchers, blobs, lambda: ADDRESSES, backups,

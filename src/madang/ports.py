@@ -307,8 +307,8 @@ class Saves(Protocol):
     def progress(self, job: Job, attempt: Attempt) -> str:
         """Return the folder in which the ranks of an attempt say how far they are."""
 
-    def library(self, job: Job) -> str:
-        """Return the folder from which a job's Python takes `madang.job`."""
+    def library(self) -> str:
+        """Return the folder from which every job's Python takes `madang.job`; no job's own."""
 
     def make(self, job: Job, attempt: Attempt, owner: int, where: Where | None) -> None:
         """Make the folders that an attempt writes to, for that user number; 0: for our own.

@@ -183,7 +183,7 @@ class Gangs:
             progress=saves.progress(job, attempt),
             checkpoints=job.spec.resume.source or saves.checkpoints(job),
             cwd=saves.work(job),
-            library=saves.library(job),
+            library=saves.library(),
             checkpoint_every_s=attempt.spec.save_every_s,
         )
 

@@ -12,8 +12,10 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,16 +52,28 @@ class FileSaves:
             volumes.make(Path(folder), owner)
         if where:
             _make_below(where, owner)
-        package = Path(self.library(job)) / "madang"
-        package.mkdir(parents=True, exist_ok=True)
+        self._make_library()
+
+    def library(self) -> str:
+        """See `Saves.library`; named by what it holds, so that another version has another."""
+        return str(self._root / f"library-{_sdk_digest()[:16]}")
+
+    def _make_library(self) -> None:
+        """Make the folder that all jobs read `madang.job` from, unless it is there; all at once."""
+        if os.path.lexists(self.library()):
+            return
+        self._root.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=".library-", dir=self._root))
+        package = made / "madang"
+        package.mkdir()
         (package / "__init__.py").touch()
         shutil.copyfile(madang.job.__file__, package / "job.py")
-        for path in (package.parent, package, *package.iterdir()):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # any number reads it where it is mounted
-
-    def library(self, job: Job) -> str:
-        """Return the folder from which a job's Python takes `madang.job`."""
-        return str(self._root / job.uid / "library")
+        for path in (*package.iterdir(), package, made):
+            path.chmod(0o755 if path.is_dir() else 0o444)  # any user number reads it
+        try:
+            made.rename(self.library())
+        except OSError:  # another job was faster
+            shutil.rmtree(made)
 
     def checkpoints(self, job: Job) -> str:
         """Return the folder in which a job saves."""
@@ -184,6 +198,11 @@ def _is_of(job: Job, root: int, name: str) -> bool:
             return _manifest(folder, name)[0].get("job") == job.uid
     except Rejected:
         return False
+
+
+@cache
+def _sdk_digest() -> str:
+    return hashlib.sha256(Path(madang.job.__file__).read_bytes()).hexdigest()
 
 
 def _open_up(root: Path) -> None:

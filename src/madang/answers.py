@@ -142,6 +142,8 @@ class Explanation(TypedDict):
     smallest_fix: Reason | None
     last_lines: list[str]
     because: list[Explanation]
+    ahead: int | None
+    ahead_higher: int
 
 
 class Log(TypedDict):

@@ -290,7 +290,7 @@ def explanation(found: Body) -> Body:
     return {"subject": f"{found['kind']}/{found['name']}", "phase": found["status"]["phase"],
             "reason": NOWHERE, "since": 0.0, "next_try": 1e9, "last_lines": ["the end"],
             "smallest_fix": {"code": "placement.fix-memory", "values": {"memory": "1GB"}},
-            "because": []}  # fmt: skip
+            "because": [], "ahead": None, "ahead_higher": 0}  # fmt: skip
 
 
 class Gateway(Door):

@@ -66,6 +66,7 @@ def test_who_waits_behind_another_for_the_same_is_told_why_once() -> None:
     assert [a.subject.name for a in held if a.fix] == ["j2"], "its own fix is worked out when asked"
     paper.settle()
     last = explain(paper.snapshot.jobs[Ref(PROJECT, "j7")], paper.snapshot)
+    assert (last.ahead, last.ahead_higher) == (5, 0)
     assert last.smallest_fix
     assert last.smallest_fix.values["count"] == 3, "nodes for all six that wait"
     attempt = paper.attempts("j0")[-1]

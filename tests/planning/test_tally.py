@@ -16,7 +16,7 @@ from madang.resources.attempt import Attempt
 from madang.resources.job import Checkpoint, Job
 from madang.resources.place import Pool, PoolSpec, PoolStatus
 from madang.resources.resource import Ref
-from madang.resources.tenancy import Project, ProjectStatus, TitleSpec
+from madang.resources.tenancy import Project, ProjectSpec, ProjectStatus
 from madang.testing.builders import PROJECT, job, node, snapshot
 from madang.testing.paper import Paper
 
@@ -33,7 +33,7 @@ def a_pool(**status: object) -> Pool:
 def a_project() -> Project:
     name = PROJECT.rpartition("/")[2]
     return Project(
-        project=PROJECT, name=name, uid="project", spec=TitleSpec(), status=ProjectStatus()
+        project=PROJECT, name=name, uid="project", spec=ProjectSpec(), status=ProjectStatus()
     )
 
 

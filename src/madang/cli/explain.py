@@ -37,7 +37,7 @@ def _show(found: Explanation, indent: str, more: Sequence[str] = ()) -> None:
     since = word("explain.since", since=moment(found["since"])) if found["since"] else ""
     say(indent + "  ".join(filter(None, [found["subject"], phase(found["phase"]), since])))
     indent += "  "
-    for line in (*lines(found), *more, *last_lines(found)):
+    for line in (*lines(found), *turn(found), *more, *last_lines(found)):
         say(f"{indent}{line}")
     for cause in found["because"]:
         _show(cause, indent)
@@ -54,6 +54,14 @@ def lines(found: Explanation) -> Iterator[str]:
         yield word("explain.next-try", at=moment(found["next_try"]))
     if found["smallest_fix"]:
         yield word("explain.fix", fix=reason(found["smallest_fix"], found["subject"]))
+
+
+def turn(found: Explanation) -> Iterator[str]:
+    """Say how many are in line before a job that waits."""
+    if found["ahead"]:
+        yield word("explain.ahead", jobs=found["ahead"], higher=found["ahead_higher"])
+    elif found["ahead"] == 0:
+        yield word("explain.first")
 
 
 def last_lines(found: Explanation) -> Iterator[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from madang.errors import Value
 from madang.planning.ask import Refused
+from madang.planning.barrier import barrier
 from madang.planning.fix import smallest_fix
 from madang.planning.gangs import place_gang, want_of
 from madang.planning.memo import Memo
 from madang.planning.place import place
-from madang.planning.queue import is_in_line
+from madang.planning.queue import ahead_of, is_in_line
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.job import Job, JobPhase
@@ -35,6 +36,10 @@ class Explanation(Frozen):
     """Tried on a copy of the world: it would make the thing start."""
     last_lines: tuple[str, ...] = ()
     because: tuple[Explanation, ...] = ()
+    ahead: int | None = None
+    """Jobs in line before it; None: it is not in line;"""
+    ahead_higher: int = 0
+    """and how many of these count for more than it."""
 
 
 def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
@@ -49,20 +54,29 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
         return _of(resource, tuple(_replica(r, snapshot, memo) for r in sorted(own, key=_by_name)))
     if isinstance(resource, Job) and resource.status.phase is JobPhase.RUNNING:
         return _of(resource).model_copy(update={"reason": _runs(resource, snapshot)})
-    if isinstance(resource, Job) and is_in_line(resource, snapshot):
-        return _of(resource).model_copy(update=_lined_up(resource, snapshot, memo))
+    if isinstance(resource, Job) and resource.status.phase is JobPhase.WAITING:
+        return _of(resource).model_copy(update=_job(resource, snapshot, memo))
     if isinstance(resource, Node) and resource.spec.drain:
         return _of(resource, tuple(_of(each) for each in _left(resource, snapshot)))
     return _of(resource)
 
 
-def _lined_up(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, Reason | None]:
-    """Look for room once more, now: who is not the first in line has been told no fix yet."""
+def _job(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, object]:
+    """Ask once more, now, what a job waits for; one that is in line is told its place there."""
     ground = memo.ground(snapshot)
+    if not is_in_line(job, snapshot):
+        closed = None if job.spec.suspend else barrier(job, snapshot, ground)
+        return {"reason": closed[0], "smallest_fix": None} if closed else {}
+    ahead = ahead_of(job, snapshot)
+    higher = sum(each.spec.priority.height > job.spec.priority.height for each in ahead)
+    place: dict[str, object] = {"ahead": len(ahead), "ahead_higher": higher}
+    if closed := barrier(job, snapshot, ground):
+        return {**place, "reason": closed[0], "smallest_fix": None}
     found = place_gang(want_of(job), ground)
     if not isinstance(found, Refused):
-        return {}
-    return {"reason": found.reason, "smallest_fix": smallest_fix(found, ground, snapshot, job)}
+        return {**place, "reason": Reason(code="job.starts-next"), "smallest_fix": None}
+    fix = smallest_fix(found, ground, snapshot, job)
+    return {**place, "reason": found.reason, "smallest_fix": fix}
 
 
 def _left(node: Node, snapshot: Snapshot) -> list[AnyResource]:

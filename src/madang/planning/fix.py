@@ -20,7 +20,7 @@ from madang.planning.ground import NOTHING, Ground, empty, free_of
 from madang.planning.layout import MIB, MILLI, is_processor, made_for
 from madang.planning.leaving import LEAVING, leaving_first, serial
 from madang.planning.placement.fit import fitting
-from madang.planning.queue import is_in_line, line_mark
+from madang.planning.queue import ahead_of
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.job import Job
@@ -102,11 +102,7 @@ def _ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterato
     """Return what those ask for who wait and are planned before this one: jobs after services."""
     yield from map(Want, _replicas_ahead(ground, snapshot, waiter))
     if isinstance(waiter, Job):
-        waiting = [
-            job for job in snapshot.open_jobs
-            if line_mark(job) < line_mark(waiter) and is_in_line(job, snapshot)
-        ]  # fmt: skip
-        yield from map(want_of, sorted(waiting, key=line_mark))
+        yield from map(want_of, ahead_of(waiter, snapshot))
 
 
 def _replicas_ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterator[Ask]:

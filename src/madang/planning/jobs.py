@@ -11,13 +11,14 @@ from madang.errors import Value
 from madang.planning.action import Action, Discard, Launch, Record, Verb
 from madang.planning.ask import Refused
 from madang.planning.attempts import AGAIN_S, ask_to_save, end, is_over, newest_claim, read_in_s
+from madang.planning.barrier import AFTER_FAILED, bared, barrier, too_full
 from madang.planning.blame import ASKED_ITSELF, Blame
 from madang.planning.cadence import lost_s, suggested_s
 from madang.planning.fix import smallest_fix
 from madang.planning.gangs import place_gang, want_of
 from madang.planning.ground import Ground
 from madang.planning.place import Placement
-from madang.planning.queue import AFTER_FAILED, blocker, line_mark, retry_s
+from madang.planning.queue import line_mark, retry_s
 from madang.planning.snapshot import Snapshot
 from madang.planning.tally import pool_of
 from madang.resources.attempt import (
@@ -28,10 +29,7 @@ from madang.resources.attempt import (
     Outcome,
 )
 from madang.resources.job import NEXT, OVER, Job, JobPhase
-from madang.resources.model import split_model
 from madang.resources.resource import Reason, Ref
-from madang.resources.secret import Secret
-from madang.resources.tenancy import Project
 
 ATTEMPTS_KEPT = 50
 """So many attempts of a job are kept, the newest."""
@@ -149,15 +147,8 @@ def _leaves(job: Job, attempt: Attempt, snapshot: Snapshot) -> Blame | None:
         if snapshot.drains(place.node):
             why = Reason(code="attempt.node-drained", values={"node": place.node})
             return Blame(Outcome.PREEMPTED, why)
-    lacking = _bared(job, snapshot) or _full(job, snapshot)
-    return Blame(Outcome.PREEMPTED, lacking[0]) if lacking else None
-
-
-def _bared(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
-    """Say what its project demands that it would not have here."""
-    project = snapshot.get(Project, Ref(job.project, job.project.partition("/")[2]))
-    code = project and project.spec.bars(job.spec.nodes, encloses=snapshot.encloses)
-    return (Reason(code=code, values={"project": job.project}), "") if code else None
+    missing = bared(job, snapshot) or too_full(job, snapshot)
+    return Blame(Outcome.PREEMPTED, missing[0]) if missing else None
 
 
 def _is_reading(job: Job, attempt: Attempt, snapshot: Snapshot) -> bool:
@@ -248,12 +239,12 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
         resume = Reason(code="job.fix-resume", values={"job": job.name})
         yield from _hold(job, snapshot, SUSPENDED, fix=resume)
         return
-    barrier = _barrier(job, snapshot, ground)
-    if barrier and barrier[0].code == AFTER_FAILED:
-        yield _over(job, J.FAILED, barrier[0], snapshot, cause=barrier[0])
+    closed = barrier(job, snapshot, ground)
+    if closed and closed[0].code == AFTER_FAILED:
+        yield _over(job, J.FAILED, closed[0], snapshot, cause=closed[0])
         return
-    if barrier:
-        yield from _hold(job, snapshot, *barrier)
+    if closed:
+        yield from _hold(job, snapshot, *closed)
         return
     if (retry_s(job, snapshot) or 0.0) > 0:
         return
@@ -308,81 +299,6 @@ def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:
     gone = (old,) if old and old.status.phase is AttemptPhase.ENDED else ()
     effect = Launch(attempt.ref)
     return Action(Verb.START_ATTEMPT, attempt, reason, (attempt, running), gone, effect)
-
-
-def _barrier(job: Job, snapshot: Snapshot, ground: Ground) -> tuple[Reason, str] | None:
-    """Say what it has to wait for that is no room, and as what that is known."""
-    lacking = _lacking(job, snapshot)
-    if lacking:
-        return lacking
-    other = blocker(job, snapshot)
-    if other is None:
-        return _shared(job, snapshot, ground)
-    name = other.name if isinstance(other, Job) else other
-    code = "job.after" if isinstance(other, Job) else "job.after-missing"
-    if isinstance(other, Job) and other.status.phase in OVER:
-        code = AFTER_FAILED
-    return Reason(code=code, values={"job": name}), f"job/{name}"
-
-
-def _shared(job: Job, snapshot: Snapshot, ground: Ground) -> tuple[Reason, str] | None:
-    """Say which job saves where it would: one would take the other's checkpoints for its own."""
-    place = saves_at(job)
-    if place is None:
-        return None
-    if not ground.savers:
-        running = (other for other in snapshot.open_jobs if other.status.phase is J.RUNNING)
-        ground.savers |= {at: other.name for other in running if (at := saves_at(other))}
-    other = ground.savers.setdefault(place, job.name)
-    if other == job.name:
-        return None
-    values: dict[str, Value] = {"job": other, "volume": place[1]}
-    return Reason(code="job.saves-there-too", values=values), f"job/{other}"
-
-
-def saves_at(job: Job) -> tuple[str, str, str] | None:
-    """Return project, volume and folder in which it saves; None: a folder of its own."""
-    return (job.project, *job.spec.saves_in) if job.spec.saves_in else None
-
-
-def _lacking(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
-    """Say what it mounts that is not there."""
-    if bared := _bared(job, snapshot):
-        return bared
-    if job.spec.mounts and not snapshot.encloses:
-        return Reason(code="job.needs-sandbox"), ""
-    for place, written in sorted(job.spec.mounts.items()):
-        kind, _, name = written.partition("://")
-        ref = Ref(job.project, split_model(name)[0] if kind == "model" else name)
-        model = snapshot.models.get(ref)
-        is_there = model and model.version(split_model(name)[1])
-        if not (is_there if kind == "model" else ref in snapshot.volumes):
-            values: dict[str, Value] = {"kind": kind, "name": ref.name, "place": place}
-            return Reason(code="job.nothing-to-mount", values=values), f"{kind}/{ref.name}"
-    named, _ = job.spec.saves_in or ("", "")
-    saved = snapshot.volumes.get(Ref(job.project, named))
-    if saved and saved.spec.read_only:
-        values = {"volume": saved.name, "folder": job.spec.resume.source}
-        return Reason(code="job.saves-read-only", values=values), f"volume/{saved.name}"
-    for variable, name in sorted(job.spec.secrets.items()):
-        if snapshot.get(Secret, Ref(job.project, name)) is None:
-            values = {"secret": name, "variable": variable}
-            return Reason(code="job.no-secret", values=values), f"secret/{name}"
-    return _full(job, snapshot)
-
-
-def _full(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
-    """Say which volume that it mounts holds more than it may."""
-    for written in sorted(set(job.spec.mounts.values())):
-        kind, _, name = written.partition("://")
-        volume = snapshot.volumes.get(Ref(job.project, name)) if kind == "volume" else None
-        if volume and volume.is_full:
-            values: dict[str, Value] = {
-                "volume": name, "used_bytes": volume.status.used_bytes,
-                "size_bytes": volume.spec.size,
-            }  # fmt: skip
-            return Reason(code="job.volume-full", values=values), f"volume/{name}"
-    return None
 
 
 def _line_up(job: Job, snapshot: Snapshot, reason: Reason) -> Iterator[Action]:

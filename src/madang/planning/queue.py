@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from madang.planning.barrier import blocker, lacking
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Ref
 
 J = JobPhase
-AFTER_FAILED = "job.after-failed"
 
 
 def line_mark(job: Job) -> tuple[int, float, Ref]:
     """Return what the line is ordered by."""
     return -job.spec.priority.height, job.created_at, job.ref
-
-
-def blocker(job: Job, snapshot: Snapshot) -> Job | str | None:
-    """Return which job it comes after that has not succeeded; its name where there is none."""
-    for name in job.spec.after:
-        other = snapshot.jobs.get(Ref(job.project, name))
-        if other is None or other.status.phase is not J.SUCCEEDED:
-            return other or name
-    return None
 
 
 def retry_s(job: Job, snapshot: Snapshot) -> float | None:
@@ -41,5 +32,13 @@ def is_in_line(job: Job, snapshot: Snapshot) -> bool:
         and not job.spec.cancel
         and not job.spec.suspend
         and blocker(job, snapshot) is None
+        and lacking(job, snapshot) is None
         and (retry_s(job, snapshot) or 0.0) <= 0
     )
+
+
+def ahead_of(job: Job, snapshot: Snapshot) -> list[Job]:
+    """Return the jobs in line that are planned before this one, the first in front."""
+    mark = line_mark(job)
+    ahead = (each for each in snapshot.open_jobs if line_mark(each) < mark)
+    return sorted((each for each in ahead if is_in_line(each, snapshot)), key=line_mark)

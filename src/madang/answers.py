@@ -205,6 +205,30 @@ class Course(TypedDict):
     history: list[PastAttempt]
 
 
+class SweptCourse(TypedDict):
+    """One job of a sweep."""
+
+    name: str
+    phase: str
+    values: dict[str, Value]
+    step: int
+    total: int
+    metrics: dict[str, float]
+    reason: Reason | None
+
+
+class SweepCourse(TypedDict):
+    """Where a sweep is."""
+
+    name: str
+    phase: str
+    count: int
+    made: int
+    counts: dict[str, int]
+    reason: Reason | None
+    jobs: list[SweptCourse]
+
+
 class RankLines(TypedDict):
     """What one rank has said of its progress."""
 

@@ -40,6 +40,7 @@ from madang.answers import (
     RankLines,
     Resource,
     Revoked,
+    SweepCourse,
     parsed,
     refusal,
 )
@@ -220,6 +221,12 @@ class Client:
         """Return where a job is."""
         path, query = self._ref("job", job)
         found: Course = self._json("GET", f"{path}/course", query)
+        return found
+
+    def sweep(self, job: str) -> SweepCourse:
+        """Return where a sweep is, and each of its jobs."""
+        path, query = self._ref("job", job)
+        found: SweepCourse = self._json("GET", f"{path}/sweep", query)
         return found
 
     def progress(self, job: str, rank: int = 0, after: int = 0) -> RankLines:

@@ -34,9 +34,10 @@ OF_SCHEMAS = {
 }
 SILENT = {
     "any", "default", "nullable", "no-info", "model-field", "function-after", "function-before",
-    "definitions", "definition-ref",
+    "definitions", "definition-ref", "union",
 }  # fmt: skip
-"""Schemas that complain of nothing themselves; what our own validators say is `Unfit`."""
+"""Schemas that complain of nothing themselves; what our own validators say is `Unfit`, and of
+what a union takes one of them has made sure before."""
 BEHIND_VALIDATORS = {"too_short", "too_long", "greater_than_equal", "less_than_equal"}
 """A bound behind a validator of ours is a function, of which the schema does not tell."""
 OF_BOUNDS = {
@@ -46,7 +47,7 @@ OF_BOUNDS = {
 OF_LENGTHS = {
     ("str", "min_length"): "string_too_short", ("str", "max_length"): "string_too_long",
     ("dict", "max_length"): "too_long", ("list", "max_length"): "too_long",
-    ("tuple", "max_length"): "too_long",
+    ("tuple", "max_length"): "too_long", ("tuple", "min_length"): "too_short",
 }  # fmt: skip
 LIMITS = {*OF_BOUNDS, "lt", "multiple_of", "min_length", "max_length"}
 OF_QUERIES = {

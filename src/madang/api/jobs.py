@@ -12,6 +12,7 @@ from madang.api.desk import AtDesk, Caller, Desk, Project, ref_of
 from madang.control.first import PROJECT
 from madang.errors import NotFound
 from madang.planning.course import Course, course
+from madang.planning.sweeps import SweepCourse, sweep_course
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.job import Job
 from madang.resources.resource import Frozen, Name, Place, Ref
@@ -65,6 +66,16 @@ async def job_course(who: Caller, desk: AtDesk, name: str, project: Project = No
     found = desk.intake.find(who, "job", ref_of(who, "job", name, project))
     assert isinstance(found, Job)
     return course(found, desk.world.snapshot(CONTROL, desk.observer.seen()))
+
+
+@router.get("/job/{name}/sweep")
+async def job_sweep(
+    who: Caller, desk: AtDesk, name: str, project: Project = None
+) -> SweepCourse:  # fmt: skip
+    """Say where a sweep is, and for each of its jobs which values it tries, and how far it is."""
+    found = desk.intake.find(who, "job", ref_of(who, "job", name, project))
+    assert isinstance(found, Job)
+    return sweep_course(found, desk.world.snapshot(CONTROL, desk.observer.seen()))
 
 
 @router.get("/job/{name}/progress")

@@ -58,6 +58,12 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
+def _jobs(r: Mapping[str, Any]) -> str:
+    """Say why a job is where it is, or how many jobs of a sweep are where."""
+    counts = ", ".join(f"{phase(name)} {count}" for name, count in r["status"]["counts"].items())
+    return counts or str(_REASON[1](r))
+
+
 COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
     "service": (
         _NAME, _PHASE,
@@ -95,7 +101,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.attempt", lambda r: r["status"]["attempt"] or ""),
         ("column.nodes", _spec("nodes")),
         ("column.saved", lambda r: _saved(r["status"])),
-        _REASON,
+        ("column.reason", _jobs),
     ),
     "attempt": (
         _NAME, _PHASE,
@@ -184,6 +190,7 @@ def get(
     *,
     output: Annotated[Output, Parameter(name=("--output", "-o"))] = "table",
     watch: Annotated[bool, Parameter(name=("--watch", "-w"), negative=())] = False,
+    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
     options: Options = DEFAULTS,
 ) -> None:
     """Show everything of one kind, or one object (KIND NAME, or KIND/NAME).
@@ -198,6 +205,8 @@ def get(
         Columns, or whole objects as YAML or JSON.
     watch
         Go on showing what changes.
+    every
+        Also the single jobs of sweeps, which columns leave out.
     """
     if "/" in kind or name:
         kind, name = thing(kind, name, (*KINDS, "event"))
@@ -214,7 +223,8 @@ def get(
             with naming(client, kind, name):
                 show([client.get(kind, name)], form, is_one=True)
         else:
-            show(client.list(kind)["items"], form)
+            found, is_whole = client.list(kind)["items"], every or form != "table"
+            show([r for r in found if is_whole or not r["status"].get("owner")], form)
     return None
 
 

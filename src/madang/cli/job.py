@@ -7,15 +7,16 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from madang.answers import Course
+from madang.answers import Course, SweepCourse
+from madang.cli import sweep as sweeps
 from madang.cli.code import names_a_file, pack, send
 from madang.cli.course import OVER, Series, lines
 from madang.cli.kinds import naming, thing
@@ -23,6 +24,8 @@ from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import clipped, next_step, note, phase, say, show_json, tell
 from madang.client import Client
 from madang.errors import Rejected, Unavailable
+
+T = TypeVar("T")
 
 LOOK_S = 1.0
 BACK_S = 60.0
@@ -52,6 +55,10 @@ class Wanted:
     """A variable, as NAME=TEXT; may be given several times."""
     after: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
     """A job that must have succeeded first; may be given several times."""
+    sweep: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+    """Values to try, as lr=1e-3,3e-4: a job for each combination; may be given several times."""
+    parallel: Annotated[PositiveInt | None, Parameter(show_default=False)] = None
+    """So many jobs of a sweep at once [default: all]."""
     priority: Literal["low", "normal", "high"] = "normal"
     """What it counts for where there is not room for all; high is for operators."""
     stall: Annotated[str, Parameter(show_default=False)] = ""
@@ -84,7 +91,7 @@ class Wanted:
             "kind": "job", "name": self.name or _name(command), "command": list(command),
             "needs": _given(needs), "nodes": self.nodes if self.nodes > 1 else None,
             "ranks": self.ranks, "env": dict(map(_variable, self.env)), "after": list(self.after),
-            "resume": _given(resume),
+            "resume": _given(resume), "sweep": sweeps.swept(self.sweep), "parallel": self.parallel,
             "mounts": dict(map(_variable, self.mount)),
             "priority": self.priority if self.priority != "normal" else None,
             "secrets": dict(map(_variable, self.secret)),
@@ -144,7 +151,7 @@ def submit(
         if not options.json:
             tell("job.submitted", job=name)
         if follow:
-            return _watch(client, name, options.json)
+            return _follow(client, name, options.json)
     if not options.json:
         next_step("next.watch", job=name)
     return 0
@@ -203,7 +210,14 @@ def _change(what: str, name: str | None, options: Options, said: str, **wish: bo
         tell(said, job=name, phase=phase(job["status"]["phase"]))
 
 
-def watch(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> int:
+def watch(
+    what: str,
+    name: str | None = None,
+    /,
+    *,
+    best: Annotated[str, Parameter(show_default=False)] = "",
+    options: Options = DEFAULTS,
+) -> int:
     """Show how far a job is, and its metrics, until it is over.
 
     Parameters
@@ -212,24 +226,46 @@ def watch(what: str, name: str | None = None, /, *, options: Options = DEFAULTS)
         job/NAME, or job with NAME after it.
     name
         The name, where it was not given with the kind.
+    best
+        Of a sweep, its jobs by this metric, the lowest first; max:NAME for the highest first.
     """
     _, name = thing(what if "/" in what or name else f"job/{what}", name, ("job",))
     with options.client() as client, naming(client, "job", name):
-        return _watch(client, name, options.json)
+        return _follow(client, name, options.json, best)
+
+
+def _follow(client: Client, name: str, as_json: bool, best: str = "") -> int:
+    """Watch a job or a sweep."""
+    if not client.get("job", name)["spec"]["sweep"]:
+        return _watch(client, name, as_json)
+    screen = _Screen()
+    try:
+        while True:
+            now = _patiently(lambda: client.sweep(name))
+            is_over = now["phase"] in OVER
+            if as_json:
+                jobs = sweeps.ranked(now["jobs"], best)
+                screen.tell_json(SweepCourse(**{**now, "jobs": jobs}))
+            else:
+                news = (now["phase"], now["counts"], now["reason"])
+                screen.tell([*sweeps.lines(now, best)], news, is_last=is_over)
+            if is_over:
+                return 0 if now["phase"] == "succeeded" else 1
+            time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        note("watch.left-alone", job=name)
+        raise
 
 
 def _watch(client: Client, name: str, as_json: bool) -> int:
     """Show it until it is over; return 0 where it has succeeded."""
-    screen, series, told = _Screen(), Series(client, name), ""
+    screen, series = _Screen(), Series(client, name)
     try:
         while True:
-            now = _look(client, name)
+            now = _patiently(lambda: client.course(name))
             is_over = now["phase"] in OVER
             if as_json:
-                line = json.dumps(now)
-                if line != told:
-                    show_json(now, one_line=True)
-                told = line
+                screen.tell_json(now)
             else:
                 series.look()
                 screen.show(now, series, is_last=is_over)
@@ -241,12 +277,12 @@ def _watch(client: Client, name: str, as_json: bool) -> int:
         raise
 
 
-def _look(client: Client, name: str) -> Course:
-    """Return where it is; wait for a control that is just starting anew."""
+def _patiently(look: Callable[[], T]) -> T:
+    """Return where something is; wait for a control that is just starting anew."""
     until = time.monotonic() + BACK_S
     while True:
         try:
-            return client.course(name)
+            return look()
         except Unavailable:
             if time.monotonic() > until:
                 raise
@@ -263,13 +299,7 @@ class _Screen:
     def show(self, now: Course, series: Series, *, is_last: bool) -> None:
         """Show where a job is."""
         if sys.stdout.isatty():
-            size = shutil.get_terminal_size()
-            shown = [clipped(line, size.columns) for line in (*lines(now), *series.charts())]
-            if self._rows:
-                sys.stdout.write(f"\033[{self._rows}A\033[J")
-            shown = shown if is_last else shown[: size.lines - 1]
-            self._rows = len(shown)
-            say("\n".join(shown))
+            self._paint([*lines(now), *series.charts()], is_last)
             return
         codes = [rank["exit_code"] for rank in now["ranks"]]
         news = (now["phase"], now["attempt"], now["saved"], now["reason"], codes)
@@ -277,3 +307,26 @@ class _Screen:
             told = now if is_last else Course(**{**now, "history": now["history"][-1:]})
             say("\n".join([*lines(told), *(series.charts() if is_last else ())]))
         self._news = news
+
+    def tell(self, told: Sequence[str], news: object, *, is_last: bool) -> None:
+        """Show lines: over the ones before, or where there is news."""
+        if sys.stdout.isatty():
+            self._paint(told, is_last)
+        elif is_last or news != self._news:
+            say("\n".join(told))
+        self._news = news
+
+    def tell_json(self, now: Course | SweepCourse) -> None:
+        """Print it as one line, unless it is the one before."""
+        if (line := json.dumps(now)) != self._news:
+            show_json(now, one_line=True)
+        self._news = line
+
+    def _paint(self, told: Sequence[str], is_last: bool) -> None:
+        size = shutil.get_terminal_size()
+        shown = [clipped(line, size.columns) for line in told]
+        if self._rows:
+            sys.stdout.write(f"\033[{self._rows}A\033[J")
+        shown = shown if is_last else shown[: size.lines - 1]
+        self._rows = len(shown)
+        say("\n".join(shown))

@@ -21,7 +21,7 @@ from madang.control.authority import (
     allow_write,
 )
 from madang.control.keys import Keys, Wanted, make_key, owner_ref
-from madang.control.standing import check_folder, check_same, users_of
+from madang.control.standing import check_folder, check_same, check_swept, users_of
 from madang.control.steering import Steer
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
@@ -46,6 +46,7 @@ from madang.resources.resource import AnyResource, Frozen, Ref
 from madang.resources.rights import CONTROL, Principal, Right
 from madang.resources.secret import Secret, renewed
 from madang.resources.service import Service
+from madang.resources.sweep import combinations
 from madang.resources.tenancy import Key, Organization, Project, User
 from madang.resources.volume import VolumeSpec
 from madang.settings import JOBS_MAX
@@ -279,6 +280,8 @@ class Intake:
         if isinstance(resource, Job) and before is None:
             self._count(resource, subject)
             self._check_demands(resource, subject)
+        if isinstance(resource, Job):
+            check_swept(before if isinstance(before, Job) else None, resource, subject)
         if isinstance(resource, Job) and isinstance(before, Job):
             check_same(before, resource, subject)
         organization, _, project = resource.project.partition("/")
@@ -305,9 +308,10 @@ class Intake:
 
     def _count(self, job: Job, subject: str) -> None:
         """Refuse a job where its project has too many."""
-        jobs = self.world.list(CONTROL, "job")
-        count = sum(ref.project == job.project for ref in jobs) if len(jobs) >= JOBS_MAX else 0
-        if count >= JOBS_MAX:
+        jobs, more = self.world.list(CONTROL, "job"), combinations(job.spec.sweep)
+        is_near = len(jobs) + more >= JOBS_MAX
+        count = sum(ref.project == job.project for ref in jobs) if is_near else 0
+        if count + more >= JOBS_MAX:
             raise Rejected("job.too-many", subject, project=job.project, count=count)
 
     def _need(

@@ -11,8 +11,9 @@ from madang.errors import Conflict, Rejected
 from madang.resources.job import OVER, Job
 from madang.resources.kinds import KINDS
 from madang.resources.model import split_model
-from madang.resources.resource import AnyResource, Ref
+from madang.resources.resource import NAME_BYTES_MAX, AnyResource, Ref
 from madang.resources.rights import CONTROL, within
+from madang.resources.sweep import combinations
 from madang.resources.tenancy import User
 
 
@@ -68,6 +69,17 @@ def _reaches(holder: AnyResource, place: str) -> bool:
     """Tell whether a key or a user holds rights there that it does not hold on the whole site."""
     grants = holder.spec.grants() if isinstance(holder, User) else (holder.spec.grant,)
     return any(grant.where and within(grant.where, place) for grant in grants)
+
+
+def check_swept(before: Job | None, after: Job, subject: str) -> None:
+    """Refuse to change a job of a sweep, but for ending it; and a sweep whose names don't fit."""
+    most = combinations(after.spec.sweep)
+    if len(f"{after.name}-{most}".encode()) > NAME_BYTES_MAX and most:
+        raise Rejected("sweep.name-long", subject, count=most, limit=NAME_BYTES_MAX)
+    if before and before.status.owner:
+        ended = before.spec.model_copy(update={"cancel": after.spec.cancel})
+        if ended != after.spec:
+            raise Conflict("job.of-a-sweep", subject, job=before.status.owner)
 
 
 def check_same(before: Job, after: Job, subject: str) -> None:

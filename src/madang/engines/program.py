@@ -7,6 +7,7 @@ elastic launcher), so that a program written for it runs unchanged.
 from __future__ import annotations
 
 from madang.ports import CODE, Member
+from madang.resources.sweep import text, variable
 from madang.supervisor.protocol import LaunchPlan, Patience, RankPlan, Sandbox
 
 BASE = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
@@ -86,6 +87,7 @@ def _own(member: Member) -> dict[str, str]:
         "MADANG_CHECKPOINT_EVERY_S": f"{member.checkpoint_every_s:.0f}",
         "MADANG_STOP_FILE": f"{member.progress}/stop",
     }
+    told |= {variable(name): text(value) for name, value in job.status.swept.items()}
     if attempt.spec.resume_from:
         told["MADANG_RESUME_FROM"] = f"{member.checkpoints}/{attempt.spec.resume_from}"
     if attempt.spec.resume_job:

@@ -202,6 +202,7 @@ def end(attempt: Attempt, snapshot: Snapshot, found: Blame) -> Action:
         step=newest_step(attempt, snapshot),
         total=max((rank.total for rank in seen), default=0),
         step_s=max((rank.step_s for rank in seen), default=0.0),
+        metrics=next((dict(rank.metrics) for rank in seen if rank.rank == 0), {}),
         claim=claim,
         claim_term=before.claim_term if claim == before.claim else 0,
     )

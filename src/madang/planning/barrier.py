@@ -20,9 +20,14 @@ def barrier(job: Job, snapshot: Snapshot, ground: Ground) -> tuple[Reason, str] 
     missing = lacking(job, snapshot)
     if missing:
         return missing
+    return comes_after(job, snapshot) or _shared(job, snapshot, ground)
+
+
+def comes_after(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
+    """Say which job it comes after that has not succeeded, and as what that is known."""
     other = blocker(job, snapshot)
     if other is None:
-        return _shared(job, snapshot, ground)
+        return None
     name = other.name if isinstance(other, Job) else other
     code = "job.after" if isinstance(other, Job) else "job.after-missing"
     if isinstance(other, Job) and other.status.phase in OVER:

@@ -93,6 +93,8 @@ def _left(node: Node, snapshot: Snapshot) -> list[AnyResource]:
 def _runs(job: Job, snapshot: Snapshot) -> Reason | None:
     """Say where its attempt runs, or why that is being stopped."""
     attempt = snapshot.attempts.get(Ref(job.project, f"{job.name}-{job.status.attempt}"))
+    if job.spec.sweep:
+        return job.status.reason or Reason(code="sweep.going", values={"made": job.status.made})
     if attempt is None:
         return None
     nodes = ", ".join(dict.fromkeys(place.node for place in attempt.status.places))

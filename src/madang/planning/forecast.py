@@ -86,7 +86,7 @@ def _asked(snapshot: Snapshot) -> Counter[tuple[Ask, int | None]]:
         if ask:
             asked[ask, variant] += count
     for job in snapshot.open_jobs:
-        if job.deleted_at is None:
+        if job.deleted_at is None and not job.spec.sweep:
             asked[ask_of_job(job), None] += job.spec.nodes
     return asked
 

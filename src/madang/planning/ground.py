@@ -359,7 +359,10 @@ def asks_waiting(snapshot: Snapshot) -> Iterator[Ask]:
         ask = ask_of(ref, snapshot)
         if ask:
             yield ask
-    waiting = (job for job in snapshot.open_jobs if job.status.phase is JobPhase.WAITING)
+    waiting = (
+        job for job in snapshot.open_jobs
+        if job.status.phase is JobPhase.WAITING and not job.spec.sweep
+    )  # fmt: skip
     yield from dict.fromkeys(map(ask_of_job, waiting))
 
 

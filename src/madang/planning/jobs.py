@@ -84,18 +84,18 @@ def plan_job(task: Task, snapshot: Snapshot, ground: Ground) -> Iterator[Action]
     """Return the next steps of one job, apart from the life of its attempts."""
     job, newest = task.job, task.newest
     if job.deleted_at is not None:
-        yield from _take_down(task, snapshot)
+        yield from take_down(task, snapshot)
     elif job.status.phase in OVER:
         return
     elif job.status.phase is J.RUNNING and newest:
         yield from _watch(job, newest, snapshot)
     elif job.spec.cancel:
-        yield _over(job, J.CANCELLED, Reason(code="job.cancelled"), snapshot)
+        yield finish(job, J.CANCELLED, Reason(code="job.cancelled"), snapshot)
     else:
         yield from _begin(job, snapshot, ground)
 
 
-def _take_down(task: Task, snapshot: Snapshot) -> Iterator[Action]:
+def take_down(task: Task, snapshot: Snapshot) -> Iterator[Action]:
     """Stop what runs; when nothing does, have its files removed, and the job forgotten."""
     reason = Reason(code="job.being-deleted")
     for attempt in task.living:
@@ -201,18 +201,19 @@ def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
         "accelerator_s": own.accelerator_s + attempt.spec.accelerators * run_s,
         "lost_accelerator_s": own.lost_accelerator_s + attempt.spec.accelerators * lost,
         "exit_code": status.exit_code, "last_lines": status.last_lines,
+        "metrics": status.metrics or own.metrics,
     }  # fmt: skip
     if status.outcome is Outcome.SUCCEEDED:
-        return _over(job, J.SUCCEEDED, cause, snapshot, **kept)
+        return finish(job, J.SUCCEEDED, cause, snapshot, **kept)
     kept["cause"] = cause
     if status.outcome is Outcome.CANCELLED or job.spec.cancel:
-        return _over(job, J.CANCELLED, cause, snapshot, **kept)
+        return finish(job, J.CANCELLED, cause, snapshot, **kept)
     never = own.step < 0 and status.step < 0
     if own_doing and (never or fruitless >= FRUITLESS_MAX):
-        return _over(job, J.FAILED, cause, snapshot, **kept)
+        return finish(job, J.FAILED, cause, snapshot, **kept)
     if own.attempt - preempted >= job.spec.resume.attempts:
         values: dict[str, Value] = {"attempts": own.attempt}
-        return _over(job, J.FAILED, Reason(code="job.attempts", values=values), snapshot, **kept)
+        return finish(job, J.FAILED, Reason(code="job.attempts", values=values), snapshot, **kept)
     is_held = barren and not is_asked
     wait_s = min(BACK_OFF_S * 2 ** (barren - 1), BACK_OFF_S_MAX) if is_held else 0.0
     waiting = change(
@@ -222,9 +223,10 @@ def _judge(job: Job, attempt: Attempt, snapshot: Snapshot) -> Action:
     return Action(Verb.RETRY_JOB, job, cause, (waiting,))
 
 
-def _over(
+def finish(
     job: Job, phase: JobPhase, reason: Reason, snapshot: Snapshot, **kept: Any
 ) -> Action:  # fmt: skip
+    """End it, and say why."""
     done = change(
         job, phase, **kept, reason=reason, since=snapshot.now, ended_at=snapshot.now,
         next_try=None, smallest_fix=None, blocked_by="",
@@ -237,14 +239,14 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     """Find room for the next attempt, once nothing else is in the way."""
     if job.spec.suspend:
         resume = Reason(code="job.fix-resume", values={"job": job.name})
-        yield from _hold(job, snapshot, SUSPENDED, fix=resume)
+        yield from hold(job, snapshot, SUSPENDED, fix=resume)
         return
     closed = barrier(job, snapshot, ground)
     if closed and closed[0].code == AFTER_FAILED:
-        yield _over(job, J.FAILED, closed[0], snapshot, cause=closed[0])
+        yield finish(job, J.FAILED, closed[0], snapshot, cause=closed[0])
         return
     if closed:
-        yield from _hold(job, snapshot, *closed)
+        yield from hold(job, snapshot, *closed)
         return
     if (retry_s(job, snapshot) or 0.0) > 0:
         return
@@ -256,7 +258,7 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     if isinstance(found, Refused):
         fix = smallest_fix(found, ground, snapshot, job)
         ground.lines[want] = found.reason
-        yield from _hold(job, snapshot, found.reason, fix=fix)
+        yield from hold(job, snapshot, found.reason, fix=fix)
     else:
         yield _start(job, found, snapshot)
 
@@ -308,10 +310,10 @@ def _line_up(job: Job, snapshot: Snapshot, reason: Reason) -> Iterator[Action]:
     """
     own = job.status.reason
     if own is None or own.code != reason.code or job.status.blocked_by:
-        yield from _hold(job, snapshot, reason)
+        yield from hold(job, snapshot, reason)
 
 
-def _hold(
+def hold(
     job: Job, snapshot: Snapshot, reason: Reason, blocked_by: str = "", fix: Reason | None = None
 ) -> Iterator[Action]:
     """Say why it waits, once."""

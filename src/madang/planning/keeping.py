@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from madang.planning.action import Action, Verb
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import Job
-from madang.resources.resource import Reason
+from madang.resources.resource import Reason, Ref
 
 GOING_MAX = 100
 """So many are taken down at once."""
@@ -20,6 +20,15 @@ GOING_MAX = 100
 def _may_go(job: Job) -> bool:
     """Tell whether nothing that it has saved would go with it."""
     return not job.status.checkpoints or job.spec.saves_in is not None
+
+
+def _is_needed(job: Job, snapshot: Snapshot) -> bool:
+    """Tell whether its sweep is not over, or is a sweep itself that would take along what stays."""
+    owner = Ref(job.project, job.status.owner)
+    if job.spec.sweep:
+        own = (j for j in snapshot.jobs.values() if Ref(j.project, j.status.owner) == job.ref)
+        return not all(map(_may_go, own))
+    return bool(job.status.owner) and owner in snapshot.sweeps
 
 
 def plan_forgetting(snapshot: Snapshot) -> Iterator[Action]:
@@ -35,8 +44,10 @@ def plan_forgetting(snapshot: Snapshot) -> Iterator[Action]:
     left = GOING_MAX - sum(job.deleted_at is not None for job in snapshot.open_jobs)
     reason = Reason(code="job.too-old", values={"kept": kept})
     for _, jobs in sorted(over.items()):
-        jobs.sort(key=lambda job: (job.status.ended_at or 0.0, job.name))
+        jobs.sort(key=lambda job: (job.status.ended_at or 0.0, bool(job.spec.sweep), job.name))
         for job in [j for j in jobs[: max(0, len(jobs) - kept)] if _may_go(j)]:
+            if _is_needed(job, snapshot):
+                continue
             if left <= 0:
                 return
             left -= 1

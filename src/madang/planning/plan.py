@@ -20,6 +20,7 @@ from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
 from madang.planning.statuses import plan_nodes, plan_statuses
+from madang.planning.sweeps import plan_sweep
 from madang.planning.tally import plan_tallies
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica
@@ -81,7 +82,8 @@ def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Itera
 
 def _of_task(task: Task, snapshot: Snapshot, ground: Ground, touched: set[str]) -> Iterator[Action]:
     """Return what is next for a job and for its attempts."""
-    for action in plan_job(task, snapshot, ground):
+    is_sweep = bool(task.job.spec.sweep)
+    for action in plan_sweep(task, snapshot) if is_sweep else plan_job(task, snapshot, ground):
         if _claim(action, touched):
             yield action
             _take_places(ground, action, snapshot)

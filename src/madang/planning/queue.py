@@ -18,7 +18,7 @@ def line_mark(job: Job) -> tuple[int, float, Ref]:
 def retry_s(job: Job, snapshot: Snapshot) -> float | None:
     """Return the seconds until it is tried again, by whichever clock says so first."""
     status = job.status
-    if status.phase is not J.WAITING or status.next_try is None:
+    if status.next_try is None:
         return None
     watched_s = status.next_try - status.since - snapshot.age_s(job.uid, status.since)
     return min(status.next_try - snapshot.now, watched_s)
@@ -30,6 +30,7 @@ def is_in_line(job: Job, snapshot: Snapshot) -> bool:
         job.status.phase is J.WAITING
         and job.deleted_at is None
         and not job.spec.cancel
+        and not job.spec.sweep
         and not job.spec.suspend
         and blocker(job, snapshot) is None
         and lacking(job, snapshot) is None

@@ -217,6 +217,15 @@ class Snapshot:
         return [j for j in self.jobs.values() if j.status.phase not in OVER or j.deleted_at]
 
     @cached_property
+    def sweeps(self) -> Mapping[Ref, Sequence[Job]]:
+        """Jobs of each sweep of which something is still to be done, by the job whose it is."""
+        found: dict[Ref, list[Job]] = {job.ref: [] for job in self.open_jobs if job.spec.sweep}
+        for job in self.jobs.values() if found else ():
+            if (owner := Ref(job.project, job.status.owner)) in found:
+                found[owner].append(job)
+        return found
+
+    @cached_property
     def living(self) -> Sequence[Attempt]:
         """Attempts that have not ended; of most jobs all have."""
         ended = AttemptPhase.ENDED

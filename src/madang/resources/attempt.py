@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
+from pydantic import Field
+
 from madang.resources.holding import Holding
 from madang.resources.resource import Condition, Frozen, Name, Reason, Ref, Resource
 
@@ -107,6 +109,8 @@ class AttemptStatus(Condition):
     """Whether its pool's record has it."""
     last_lines: tuple[str, ...] = ()
     """The last that rank printed."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """The last that rank 0 has told."""
 
 
 class Attempt(Resource[AttemptSpec, AttemptStatus]):

@@ -14,11 +14,13 @@ from madang.resources.place import Grade
 from madang.resources.quantity import Duration, Size
 from madang.resources.resource import Condition, Frozen, Name, Reason, Resource
 from madang.resources.service import Needs
+from madang.resources.sweep import COMBINATIONS_MAX, Sweep, Swept, combinations, filled, text
 
 NODES_MAX = 1024
 RANKS_MAX = 64
 """Of one node."""
 ARGUMENTS_MAX = 256
+ARGUMENT_CHARS_MAX = 8192
 CHECKPOINTS_KEPT = 3
 ATTEMPTS_MAX = 1000
 FILE_BYTES_MAX = 10**12
@@ -36,7 +38,7 @@ def _split(written: object) -> object:
 
 
 Command = Annotated[
-    tuple[Annotated[str, Field(max_length=8192, pattern=r"^[^\x00]*$")], ...],
+    tuple[Annotated[str, Field(max_length=ARGUMENT_CHARS_MAX, pattern=r"^[^\x00]*$")], ...],
     BeforeValidator(_split), Field(min_length=1, max_length=ARGUMENTS_MAX),
 ]  # fmt: skip
 """A program and its arguments; a string is split as a shell would, and nothing in it expanded."""
@@ -133,6 +135,10 @@ class JobSpec(Frozen):
     """In a sandbox no file that it writes may become larger, in bytes."""
     after: tuple[Name, ...] = Field(default=(), max_length=64)
     """Jobs of the same project that must have succeeded."""
+    sweep: Sweep = Field(default_factory=dict)
+    """By name, the values that are tried: one job for each combination, NAME-1, NAME-2, …"""
+    parallel: int | None = Field(default=None, ge=1, le=COMBINATIONS_MAX, strict=True)
+    """So many jobs of its sweep are there at once that are not over; None: all."""
     priority: Priority = Priority.NORMAL
     grade: Grade = Grade.OPEN
     """Of the data that it works on: it runs only on sites that may hold such data."""
@@ -145,6 +151,23 @@ class JobSpec(Frozen):
     def _has_where_it_saves(self) -> Self:
         if self.resume.source and self.saves_in is None:
             raise Unfit("value.saves-in-no-volume", folder=self.resume.source)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_swept(self) -> Self:
+        if not self.sweep:
+            if self.parallel is not None:
+                raise Unfit("value.parallel-alone")
+            return self
+        if (count := combinations(self.sweep)) > COMBINATIONS_MAX:
+            raise Unfit("value.sweep-large", count=count, limit=COMBINATIONS_MAX)
+        if len({name.upper() for name in self.sweep}) < len(self.sweep):
+            raise Unfit("value.sweep-names-meet", names=", ".join(sorted(self.sweep)))
+        if self.resume.source:
+            raise Unfit("value.sweep-saves-in-one", folder=self.resume.source)
+        longest = {name: max(map(text, values), key=len) for name, values in self.sweep.items()}
+        if any(len(filled(part, longest)) > ARGUMENT_CHARS_MAX for part in self.command):
+            raise Unfit("value.sweep-argument-long", limit=ARGUMENT_CHARS_MAX)
         return self
 
     @property
@@ -252,6 +275,16 @@ class JobStatus(Condition):
     cause: Reason | None = None
     """Why the last attempt that did not succeed ended."""
     last_lines: tuple[str, ...] = ()
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """The last that rank 0 of an ended attempt has told."""
+    owner: str = ""
+    """The job whose sweep it is of;"""
+    swept: dict[str, Swept] = Field(default_factory=dict)
+    """and the values that it tries."""
+    made: int = 0
+    """Of a sweep, so many of its jobs have been made;"""
+    counts: dict[JobPhase, int] = Field(default_factory=dict)
+    """and so many of these are in each phase; one that was taken away counts as cancelled."""
 
 
 class Job(Resource[JobSpec, JobStatus]):

@@ -1,0 +1,54 @@
+"""Sweeps in words: what is written on the command line, and how their jobs are listed."""
+
+from __future__ import annotations
+
+import pytest
+
+from madang.answers import SweepCourse, SweptCourse
+from madang.cli.sweep import TOLD_MAX, lines, ranked, swept
+from madang.errors import Rejected
+
+
+def one(number: int, phase: str = "succeeded", **metrics: float) -> SweptCourse:
+    return SweptCourse(
+        name=f"try-{number}", phase=phase, values={"lr": f"{number}e-3", "warm": True}, step=4,
+        total=9, metrics=metrics, reason=None,
+    )  # fmt: skip
+
+
+def test_the_best_come_first_and_what_has_no_such_metric_is_left_out() -> None:
+    jobs = [one(1, loss=2.0), one(2, loss=1.0), one(3), one(4, loss=3.0)]
+    assert [job["name"] for job in ranked(jobs, "loss")] == ["try-2", "try-1", "try-4"]
+    assert [job["name"] for job in ranked(jobs, "max:loss")] == ["try-4", "try-1", "try-2"]
+
+
+def test_without_a_metric_those_under_way_come_first() -> None:
+    jobs = [one(1, "waiting"), one(2), one(3, "running"), one(4, "failed")]
+    assert [job["name"] for job in ranked(jobs)] == ["try-3", "try-4", "try-2", "try-1"]
+
+
+def test_a_large_sweep_is_told_in_a_screen() -> None:
+    now = SweepCourse(
+        name="try", phase="running", count=1000, made=1000, counts={"running": 1000}, reason=None,
+        jobs=[one(number, "running", loss=0.25) for number in range(1, 1001)],
+    )  # fmt: skip
+    told = list(lines(now))
+    assert len(told) == TOLD_MAX + 2
+    assert "lr=1e-3 warm=true" in told[1]
+    assert "4/9" in told[1]
+    assert "loss 0.25" in told[1]
+    assert "980" in told[-1]
+
+
+@pytest.mark.parametrize("written", ["lr", "=1", "lr=", "--"])
+def test_what_is_no_sweep_is_refused(written: str) -> None:
+    with pytest.raises(Rejected):
+        swept([written])
+    with pytest.raises(Rejected):
+        swept(["lr=1", "lr=2"])
+
+
+def test_what_is_no_metric_is_refused() -> None:
+    for written in ("most:loss", "max:"):
+        with pytest.raises(Rejected):
+            ranked([one(1)], written)

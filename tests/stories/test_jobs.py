@@ -166,3 +166,25 @@ def test_one_job_comes_after_another(running: Yard) -> None:
     assert lines[-1]["phase"] == "succeeded"
     for name in ("second", "first"):
         running.json("delete", f"job/{name}")
+
+
+def test_a_sweep_tries_every_combination_and_tells_which_was_the_best(running: Yard) -> None:
+    program = (
+        "import os, sys; from madang import job; run = job.start(total=2)\n"
+        "assert os.environ['MADANG_SWEEP_LR'] == sys.argv[1]\n"
+        "for step in run.steps(): run.step(step, loss=float(sys.argv[1]) * int(sys.argv[2]))\n"
+        "run.done()"
+    )
+    swept = ("--sweep", "lr=0.5,0.1", "--sweep", "seed=1,2", "--parallel", "2")
+    submit(running, "--name", "grid", *swept, "--", "python3", "-c", program, "{lr}", "{seed}")
+    watched = running.run("watch", "job/grid", "--best", "loss")
+    assert watched.returncode == 0, watched.stderr
+    listed = [line.split()[0] for line in watched.stdout.splitlines() if line.startswith("  grid-")]
+    assert listed[-4:] == ["grid-3", "grid-4", "grid-1", "grid-2"]
+    assert "grid-1" not in running.run("get", "job").stdout
+    assert "grid-1" in running.run("get", "job", "--all").stdout
+    refused = running.run("suspend", "job/grid-1")
+    assert refused.returncode != 0
+    assert "sweep" in refused.stderr
+    running.json("delete", "job/grid")
+    running.until("it is gone", lambda: running.json("get", "job") == [])

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from madang.engines.program import launch
 from madang.planning.plan import plan
 from madang.planning.sweeps import GROW_MAX, sweep_course
+from madang.ports import Member
 from madang.resources.job import OVER, Job, JobPhase, JobSpec
 from madang.resources.resource import Ref
 from madang.resources.sweep import Swept, combination, combinations
@@ -63,6 +65,20 @@ def test_each_combination_is_a_job_with_its_values_in_its_arguments() -> None:
         JobPhase.RUNNING, {JobPhase.RUNNING: 4},
     )  # fmt: skip
     assert not paper.attempts("try"), "the sweep itself runs nothing"
+
+
+def test_every_rank_finds_its_values_in_its_environment() -> None:
+    paper = swept(sweep={"lr": [1e-3], "warm": [True]}, env={"MADANG_SWEEP_LR": "mine"})
+    paper.settle()
+    (attempt,) = paper.attempts("try-1")
+    member = Member(
+        uid="u", job=one(paper, "try-1"), attempt=attempt, number=0, master="127.0.0.1",
+        accelerators=(), accelerator_kind="cpu", devices=(), cores=1.0, secrets={}, mounts=(),
+        owner=0, is_enclosed=False, progress="/p", checkpoints="/c", cwd="/w", library="/l",
+        checkpoint_every_s=60.0,
+    )  # fmt: skip
+    env = launch(member).env
+    assert (env["MADANG_SWEEP_LR"], env["MADANG_SWEEP_WARM"]) == ("0.001", "true")
 
 
 def test_a_sweep_succeeds_once_all_of_its_jobs_have_and_what_comes_after_it_begins_then() -> None:

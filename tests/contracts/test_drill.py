@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from madang.engines import fake_gang
 from madang.engines.fake_gang import PROGRAM
 from madang.errors import Rejected
 from madang.launchers.simulated import Simulated
-from madang.supervisor.protocol import LaunchPlan, Patience, Rank, RankPlan
+from madang.supervisor.protocol import LaunchPlan, Mount, Patience, Rank, RankPlan, Sandbox
 
 from .test_launcher import SimulatedPlace, until
 
@@ -136,3 +137,13 @@ async def test_no_other_program_is_simulated(fleet):
         await fleet.start(LaunchPlan("a", 1, ("train",), ranks=(RankPlan(0),)))
     assert refused.value.code == "supervisor.spawn-failed"
     assert PROGRAM in str(refused.value.values["cause"])
+
+
+def test_simulated_ranks_save_in_the_volume_and_not_where_their_sandbox_would_show_it(tmp_path):
+    env = {"MADANG_CHECKPOINTS": "/ckpt/run", "MADANG_JOB_UID": "job-1"}
+    box = Sandbox(mounts=(
+        Mount("/nowhere", "/ck"), Mount(str(tmp_path), "/ckpt", is_writable=True),
+    ))  # fmt: skip
+    fake_gang.save(LaunchPlan("a", 1, ("true",), env, ranks=(RankPlan(0),), sandbox=box), 4)
+    assert (tmp_path / "run" / "step-000004" / "manifest.json").exists()
+    assert not Path("/ckpt").exists()

@@ -77,7 +77,7 @@ class Gangs:
         What comes to nothing planning asks for again.
         """
         does, ref = work
-        if work not in self._busy:
+        if work not in self._busy or self._busy[work].done():
             done = guarded(f"{does.__name__.strip('_')} of {ref.name}", does(self, ref))
             self._busy[work] = asyncio.create_task(done)
             self._busy[work].add_done_callback(lambda _: self._busy.pop(work))

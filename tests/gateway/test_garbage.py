@@ -33,6 +33,11 @@ GARBAGE = {
 }
 
 
+async def none_left(*_: object) -> None:
+    """Be a call for which there is no memory."""
+    raise MemoryError
+
+
 @asynccontextmanager
 async def replica(uid: str, said: bytes) -> AsyncIterator[tuple[Target, list[bytes]]]:
     """A replica that answers every request with the same bytes and goes."""
@@ -121,12 +126,12 @@ async def test_out_of_open_files_the_gateway_says_so_blames_nobody_and_goes_on(
 ) -> None:
     engine = await engines.start()
 
-    def none_left(*_: object, **__: object) -> None:
+    def no_file_left(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     async with serve(engine.target) as door:
         with monkeypatch.context() as patched:
-            patched.setattr(aiohttp.connector.aiohappyeyeballs, "start_connection", none_left)
+            patched.setattr(aiohttp.connector.aiohappyeyeballs, "start_connection", no_file_left)
             short = await door.post()
         told = json.loads(door.desk.health(SystemClock().monotonic()))
         after = await door.post()
@@ -144,9 +149,6 @@ async def test_out_of_memory_the_gateway_says_so_wherever_it_is_and_goes_on(
 ) -> None:
     engine = await engines.start()
 
-    async def none_left(*_: object) -> None:
-        raise MemoryError
-
     async with serve(engine.target) as door:
         with monkeypatch.context() as patched:
             patched.setattr(Visit, where, none_left)
@@ -163,9 +165,6 @@ async def test_a_body_there_is_no_memory_for_is_refused_although_it_cannot_be_re
 ) -> None:
     engine = await engines.start()
 
-    async def none_left(_cycle: object) -> None:
-        raise MemoryError
-
     async with serve(engine.target) as door:
         with monkeypatch.context() as patched:
             patched.setattr(RequestResponseCycle, "receive", none_left)
@@ -180,9 +179,6 @@ async def test_where_there_is_no_memory_for_a_refusal_either_the_gateway_hangs_u
     serve: Callable, engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = await engines.start()
-
-    async def none_left(*_: object) -> None:
-        raise MemoryError
 
     async with serve(engine.target) as door:
         with monkeypatch.context() as patched:

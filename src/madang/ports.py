@@ -325,8 +325,11 @@ class Saves(Protocol):
     def is_whole(self, job: Job, checkpoint: Checkpoint, where: Where | None) -> bool:
         """Tell whether it still is what it was when it was read."""
 
-    def keep_only(self, job: Job, names: Collection[str], where: Where | None) -> None:
-        """Remove the checkpoints of this very job but these."""
+    def keep_only(self, job: Job, kept: Collection[Checkpoint], where: Where | None) -> None:
+        """Remove the checkpoints of this very job but these, and but those that came after them.
+
+        Such a one may have been published a moment ago: nobody has read it yet.
+        """
 
     def forget(self, job: Job) -> None:
         """Remove all that was the job's own; what lies in a volume stays."""

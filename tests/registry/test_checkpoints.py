@@ -138,14 +138,26 @@ def test_files_may_lie_in_folders_but_none_behind_a_link(saves: FileSaves, tmp_p
 
 def test_only_the_last_are_kept_and_none_that_is_still_written(saves: FileSaves) -> None:
     for step in range(5):
-        put(saves, f"step-{step}")
+        put(saves, f"step-{step}", step=step)
     folder = Path(saves.checkpoints(JOB))
     (folder / "half").mkdir()
     (folder / "notes").write_text("mine")
     (folder / "out").symlink_to(folder / "step-4")
-    saves.keep_only(JOB, {"step-3", "step-4"})
+    saves.keep_only(JOB, [saves.read(JOB, attempt(), f"step-{step}") for step in (3, 4)])
     left = {path.name for path in folder.iterdir()}
     assert left == {"step-3", "step-4", "half", "notes", "out"}
+
+
+def test_a_checkpoint_that_came_while_another_was_read_is_not_let_go_of(saves: FileSaves) -> None:
+    for step in (1, 2):
+        put(saves, f"step-{step}", step=step)
+    read = saves.read(JOB, attempt(), "step-2")
+    newer = put(saves, "step-3", step=3)
+    later = put(saves, "step-0", step=0, epoch=2)
+    put(saves, "step-9", step=9, epoch=0)
+    saves.keep_only(JOB, [read])
+    left = {path.name for path in Path(saves.checkpoints(JOB)).iterdir()}
+    assert left == {"step-2", newer.name, later.name}, "step 9 is an earlier attempt's"
 
 
 def test_a_jobs_python_finds_madang_job_under_whatever_number_it_runs(saves: FileSaves) -> None:
@@ -181,8 +193,9 @@ def test_in_a_volume_only_what_the_job_itself_wrote_is_let_go_of(
     other = in_volume(where, "step-3", job="job-2")
     (other.parent / "notes").mkdir()
     (other.parent / "notes" / "manifest.json").write_text("mine")
-    assert saves.read(JOB, attempt(), "step-2", where).step == 2
-    saves.keep_only(JOB, {"step-2"}, where)
+    read = saves.read(JOB, attempt(), "step-2", where)
+    assert read.step == 2
+    saves.keep_only(JOB, [read], where)
     assert sorted(p.name for p in other.parent.iterdir()) == ["notes", "step-2", "step-3"]
     saves.forget(JOB)
     assert (other.parent / "step-2").exists(), "what lies in a volume outlives its job"

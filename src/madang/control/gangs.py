@@ -79,8 +79,13 @@ class Gangs:
         does, ref = work
         if work not in self._busy or self._busy[work].done():
             done = guarded(f"{does.__name__.strip('_')} of {ref.name}", does(self, ref))
-            self._busy[work] = asyncio.create_task(done)
-            self._busy[work].add_done_callback(lambda _: self._busy.pop(work))
+            self._busy[work] = task = asyncio.create_task(done)
+            task.add_done_callback(lambda _: self._forget(work, task))
+
+    def _forget(self, work: Work, task: asyncio.Task[None]) -> None:
+        """Let go of what is done, unless the same has been begun anew meanwhile."""
+        if self._busy.get(work) is task:
+            del self._busy[work]
 
     def launch(self, effect: Launch) -> None:
         """Start the members of a gang, all at once; a refusal is told to planning as an end."""
@@ -293,8 +298,7 @@ class Gangs:
         }
         told = self._event(job, "checkpoint.kept", values)
         await self.world.commit(CONTROL, [changed], events=[told])
-        names = {checkpoint.name for checkpoint in kept}
-        await asyncio.to_thread(self.tools.saves.keep_only, job, names, self._where(job))
+        await asyncio.to_thread(self.tools.saves.keep_only, job, kept, self._where(job))
 
     async def _refuse(self, job: Job, name: str, error: Rejected) -> None:
         now = self.world.get(CONTROL, Job, job.ref)

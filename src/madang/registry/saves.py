@@ -127,11 +127,15 @@ class FileSaves:
             return False
         return digest == checkpoint.digest
 
-    def keep_only(self, job: Job, names: Collection[str], where: Where | None = None) -> None:
-        """Remove the checkpoints of this very job but these, and none that is being written."""
+    def keep_only(
+        self, job: Job, kept: Collection[Checkpoint], where: Where | None = None
+    ) -> None:  # fmt: skip
+        """See `Saves.keep_only`; nothing that is being written is touched either."""
+        names = {checkpoint.name for checkpoint in kept}
+        newest = max(((c.attempt, c.step) for c in kept if not c.job), default=(-1, -1))
         with suppress(Rejected), self._around(job, where, "") as root:
             for found in os.scandir(root):
-                if found.name not in names and _is_of(job, root, found.name):
+                if found.name not in names and _is_older(job, root, found.name, newest):
                     shutil.rmtree(found.name, ignore_errors=True, dir_fd=root)
 
     def forget(self, job: Job) -> None:
@@ -191,13 +195,16 @@ def _make_below(where: Where, owner: int) -> None:
             raise Rejected("job.no-folder-to-save", where.root.name, **values) from error
 
 
-def _is_of(job: Job, root: int, name: str) -> bool:
-    """Tell whether that is a checkpoint of this job, as its manifest says."""
+def _is_older(job: Job, root: int, name: str, newest: tuple[int, int]) -> bool:
+    """Tell whether that is a checkpoint of this job, by an earlier attempt or of a lower step."""
     try:
         with _folder(root, name) as folder:
-            return _manifest(folder, name)[0].get("job") == job.uid
+            manifest, *_ = _manifest(folder, name)
     except Rejected:
         return False
+    numbers = manifest.get("epoch"), manifest.get("step")
+    is_strange = not all(isinstance(number, int) for number in numbers)
+    return manifest.get("job") == job.uid and (is_strange or numbers < newest)
 
 
 @cache

@@ -7,6 +7,7 @@ UV     ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 TINY   := examples/train-a-tiny-llm
+WORKERS := $(shell echo $$(( $$(nproc) * 3 / 2 + 1 )))# tests at a time: many of them wait
 LOCKS  := requirements/core.txt requirements/build.txt src/madang/engines/requirements.txt
 
 ifeq ($(UV),)
@@ -68,10 +69,10 @@ check: $(VENV)/.dev  ## lint, types, imports and the quick tests: under a minute
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy
-	$(BIN)/python tests/offline.py $(BIN)/pytest tests/house tests/planning tests/traffic src -n 2
+	$(BIN)/python tests/offline.py $(BIN)/pytest tests/house tests/planning tests/traffic src -n $(shell nproc)
 
 test: $(VENV)/.dev  ## every test but the stories, with no network but loopback
-	$(BIN)/python tests/offline.py $(BIN)/pytest -m "not story" -n 2
+	$(BIN)/python tests/offline.py $(BIN)/pytest -m "not story" -n $(WORKERS)
 
 stories: $(VENV)/.dev  ## the real thing, end to end: a real model, a fresh clone
 	$(BIN)/python tests/offline.py $(BIN)/pytest -m "story and not online" tests/stories

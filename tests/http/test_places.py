@@ -78,13 +78,14 @@ async def test_a_pool_tells_what_it_draws_now_and_stores_none_of_it(yard: Yard) 
     await yard.add_model()
     watts = {"cpu": {"idle": 50, "full": 200}}
     await yard.apply({**POOL, "power_kw_max": 0.5, "watts": watts})
-    assert (await yard.get("pool/default"))["status"] == {"power_kw": 0.05, "no_watts": []}
+    status = (await yard.get("pool/default"))["status"]
+    assert (status["power_kw"], status["no_watts"]) == (0.05, [])
     await yard.apply({"kind": "service", "name": "bot", "model": "tiny"})
     await yard.until("service", "bot", "ready")
     assert [p["status"]["power_kw"] for p in (await yard.get("pool"))["items"]] == [0.2]
     assert (await yard.get("status"))["pools"] == [
         {"name": "default", "site": "local", "power_kw_max": 0.5, "power_kw": 0.2, "no_watts": [],
-         "watts": {"cpu": {"idle": 50.0, "full": 200.0}}},
+         "run_s": 0.0, "faults": 0, "watts": {"cpu": {"idle": 50.0, "full": 200.0}}},
     ]  # fmt: skip
     (changed,) = (await yard.get("changes", after=0, kind="pool"))["items"]
     assert changed["resource"]["status"]["power_kw"] == 0.2

@@ -75,7 +75,8 @@ test: $(VENV)/.dev  ## every test but the stories, with no network but loopback
 	$(BIN)/python tests/offline.py $(BIN)/pytest -m "not story" -n $(WORKERS)
 
 stories: $(VENV)/.dev  ## the real thing, end to end: a real model, a fresh clone
-	$(BIN)/python tests/offline.py $(BIN)/pytest -m "story and not online" tests/stories
+	$(BIN)/python tests/offline.py $(BIN)/pytest -m "story and not online" tests/stories \
+	  -n $(shell nproc) --dist loadfile --no-loadscope-reorder
 	$(BIN)/pytest -m "story and online" tests/stories
 
 mutants: $(VENV)/.dev  ## break one promise after the other, and see that its test notices

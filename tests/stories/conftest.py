@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,17 @@ import pytest
 
 MADANG = Path(sys.executable).with_name("madang")
 DEADLINE_S = 60.0
+LONG_S = 600.0
+"""A story that may take so long is begun first, so that nobody waits for it alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with long stories first, then those with many: they are shared out in order."""
+    stories = [item for item in items if item.get_closest_marker("story")]
+    count = Counter(item.path for item in stories)
+    marks = [(item.path, item.get_closest_marker("timeout")) for item in stories]
+    long = {path for path, mark in marks if mark and mark.args[0] >= LONG_S}
+    items.sort(key=lambda item: (item.path not in long, -count[item.path]))
 
 
 @dataclass

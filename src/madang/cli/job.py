@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -47,6 +48,8 @@ class Wanted:
     """Of each accelerator, as 24GB [default: it is given whole]."""
     cores: Annotated[float | None, Parameter(show_default=False)] = None
     """Processors of each node that are kept for it."""
+    needs: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+    """The same as in a file, and all else that may stand there: host_memory=4GB,cores=2."""
     nodes: PositiveInt = 1
     """How many nodes, all or none."""
     ranks: Annotated[PositiveInt | None, Parameter(show_default=False)] = None
@@ -82,10 +85,11 @@ class Wanted:
 
     def document(self, command: Sequence[str]) -> dict[str, Any]:
         """Return it as people write it in a file."""
+        pairs = [pair for said in self.needs for pair in said.split(",")]
         needs = {
             "accelerator": self.accelerator, "count": self.count if self.count > 1 else None,
             "memory": self.memory, "cores": self.cores,
-        }  # fmt: skip
+        } | {key: _value(text) for key, text in map(_variable, pairs)}  # fmt: skip
         resume = {"stall": self.stall, "attempts": self.attempts}
         written = {
             "kind": "job", "name": self.name or _name(command), "command": list(command),
@@ -110,6 +114,14 @@ def _variable(written: str) -> tuple[str, str]:
     return name, text
 
 
+def _value(text: str) -> float | str:
+    """Return the number that it is written as, as a file would have it; else the text."""
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return text
+
+
 def _name(command: Sequence[str]) -> str:
     """Return a name from the program, and letters that make it new."""
     program = next((part for part in reversed(command) if part.endswith(".py")), command[0])
@@ -122,7 +134,7 @@ NEW = Wanted()
 
 
 def submit(
-    *command: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    *command: str,
     wanted: Wanted = NEW,
     follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative=())] = False,
     options: Options = DEFAULTS,

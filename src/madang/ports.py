@@ -220,6 +220,11 @@ class Found:
     watts: Watts | None = None
     """What it draws, where the probe knows better than what is published of its kind."""
     attributes: dict[str, str | int | float] = field(default_factory=dict)
+    """What else there is to tell of it; the `cores` of a processor count, and its `FILE`."""
+
+
+FILE = "file"
+"""The attribute that names the file of a device's own: jobs that have the device see it."""
 
 
 class Probe(Protocol):
@@ -261,6 +266,8 @@ class Member:
     accelerators: tuple[str, ...]
     accelerator_kind: str
     devices: tuple[str, ...]
+    files: tuple[str, ...]
+    """Of these devices, beside those that all of their kind need."""
     cores: float
     """Processors that its ranks may count on together."""
     secrets: Mapping[str, str]

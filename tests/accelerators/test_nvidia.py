@@ -61,6 +61,11 @@ class Library(ModuleType):
     def nvmlDeviceGetCudaComputeCapability(self, handle):
         return (9, 0) if handle == 0 else (7, 5)
 
+    def nvmlDeviceGetMinorNumber(self, handle):
+        if handle:
+            raise NVMLError("not supported")
+        return 3
+
     def nvmlDeviceGetMigMode(self, handle):
         if handle:
             raise NVMLError("not supported")
@@ -84,9 +89,11 @@ def test_every_device_is_found_with_what_planning_needs(library):
         "driver": "580.65.06",
         "compute": "9.0",
         "mig": "on",
+        "file": "/dev/nvidia3",
     }
     assert (small.name, small.kind) == ("gpu1", "nvidia/tesla-t4")
     assert small.attributes["mig"] == "none"
+    assert "file" not in small.attributes, "one that does not tell is not guessed"
 
 
 def test_a_lost_device_does_not_hide_the_others(library):

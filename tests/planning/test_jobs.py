@@ -287,6 +287,18 @@ def test_a_cancelled_job_keeps_what_it_saves_at_the_end() -> None:
     ("ModuleNotFoundError: No module named 'torhc'", "job.no-module", "torhc"),
     ("python3: can't open file '/code/x.py': [Errno 2] No such", "job.no-file", "/code/x.py"),
     ("MemoryError", "job.memory", "MemoryError"),
+    (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 8.00 GiB.",
+        "job.accelerator-memory", "CUDA out of memory",
+    ),
+    (
+        "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
+        "job.accelerator-access", "an illegal memory access was encountered",
+    ),
+    (
+        "torch.AcceleratorError: CUDA error: device-side assert triggered",
+        "job.accelerator-access", "device-side assert triggered",
+    ),
     ("OSError: [Errno 28] No space left on device", "job.disk-full", "No space left on device"),
 ])  # fmt: skip
 def test_an_error_before_any_step_fails_at_once_with_its_likely_cause(

@@ -73,9 +73,9 @@ def test_every_rank_finds_its_values_in_its_environment() -> None:
     (attempt,) = paper.attempts("try-1")
     member = Member(
         uid="u", job=one(paper, "try-1"), attempt=attempt, number=0, master="127.0.0.1",
-        accelerators=(), accelerator_kind="cpu", devices=(), cores=1.0, secrets={}, mounts=(),
-        owner=0, is_enclosed=False, progress="/p", checkpoints="/c", cwd="/w", library="/l",
-        checkpoint_every_s=60.0,
+        accelerators=(), accelerator_kind="cpu", devices=(), files=(), cores=1.0, secrets={},
+        mounts=(), owner=0, is_enclosed=False, progress="/p", checkpoints="/c", cwd="/w",
+        library="/l", checkpoint_every_s=60.0,
     )  # fmt: skip
     env = launch(member).env
     assert (env["MADANG_SWEEP_LR"], env["MADANG_SWEEP_WARM"]) == ("0.001", "true")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from madang.ports import Found
+from madang.ports import FILE, Found
 
 
 class Nvidia:
@@ -60,6 +60,7 @@ def _device(nvml: Any, number: int) -> Found | None:
                 "driver": _text(nvml.nvmlSystemGetDriverVersion()),
                 "compute": f"{major}.{minor}",
                 "mig": _mig(nvml, handle),
+                **_file(nvml, handle),
             },
         )
     except nvml.NVMLError:
@@ -72,6 +73,14 @@ def _mig(nvml: Any, handle: Any) -> str:
         return "on" if nvml.nvmlDeviceGetMigMode(handle)[0] else "off"
     except nvml.NVMLError:
         return "none"
+
+
+def _file(nvml: Any, handle: Any) -> dict[str, str]:
+    """Return the file without which no process reaches the device; its number may be any."""
+    try:
+        return {FILE: f"/dev/nvidia{nvml.nvmlDeviceGetMinorNumber(handle)}"}
+    except nvml.NVMLError:
+        return {}
 
 
 def _text(value: str | bytes) -> str:

@@ -2,8 +2,8 @@
 
 NVIDIA: `nvidia-smi -q -x`. Rebellions: the table of `rbln-stat` (or `rbln-smi`), whose performance
 state P10 stands for thermal throttling and P12 for a hang. FuriosaAI: the table of `furiosa-smi
-info`, which tells what is there and how warm it is, and no more. Read on recorded and made-up
-answers, not run on the devices. Standard library only; what is no answer raises ValueError.
+info`, which tells what is there and how warm it is, and no more. NVIDIA's was run on an H100; the
+others were read on made-up answers. Standard library only; what is no answer raises ValueError.
 """
 
 from __future__ import annotations
@@ -70,10 +70,13 @@ def _gpu(gpu: ElementTree.Element) -> Told:
 
 
 def _is_hot(gpu: ElementTree.Element) -> bool:
-    """Tell whether heat slows it down, at or above the temperature at which it begins to."""
+    """Tell whether heat slows it down, at or above the temperature at which it begins to.
+
+    Newer ones (seen: H100) tell by how much they are below it, and no such temperature.
+    """
     slowed = any(
-        _text(gpu, f"{group}/{group}_hw_thermal_slowdown") == "active"
-        for group in ("clocks_event_reasons", "clocks_throttle_reasons")
+        _text(gpu, f"{kind}s/{kind}_hw_thermal_slowdown") == "active"
+        for kind in ("clocks_event_reason", "clocks_throttle_reason")
     )
     now = _number(_text(gpu, "temperature/gpu_temp"))
     limit = _number(_text(gpu, "temperature/gpu_temp_slow_threshold"))

@@ -15,7 +15,7 @@ from madang.control.tools import Tools
 from madang.control.world import World
 from madang.errors import MadangError, Rejected, Unavailable, Value
 from madang.planning.action import Discard, Halt, Launch, Record, Stop, Warn
-from madang.ports import CODE, Member, Where
+from madang.ports import CODE, FILE, Member, Where
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.event import Event
 from madang.resources.holding import Holding
@@ -180,6 +180,7 @@ class Gangs:
             accelerators=place.accelerators,
             accelerator_kind=devices[0].spec.accelerator if devices else "",
             devices=tuple(device.spec.device for device in devices if device.spec.device),
+            files=tuple(str(path) for each in devices if (path := each.spec.attributes.get(FILE))),
             cores=place.cores or (node.status.cores if node else 1.0),
             secrets=dict(self._secrets(job)),
             mounts=tuple(self._mounts(job)),

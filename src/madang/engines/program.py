@@ -18,7 +18,9 @@ VISIBLE = {
 DEVICES = {
     "nvidia": ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"),
 }
-"""By vendor, the device files that all of its accelerators need; read, not tried."""
+"""By vendor, the device files that all of its accelerators need, beside each one's own."""
+NOBODY = {"USER": "nobody", "LOGNAME": "nobody"}
+"""In a sandbox no file tells the name of a user number; PyTorch's compiler, for one, asks."""
 PROCESSES_MAX = 4096
 STALL_LEAST_S, STALL_STEPS, FIRST_STEP_S = 60.0, 5.0, 1800.0
 
@@ -28,6 +30,7 @@ def launch(member: Member) -> LaunchPlan:
     spec = member.job.spec
     count = spec.ranks_per_node
     own = {"HOME": member.cwd, "PYTHONPATH": member.library}
+    own |= NOBODY if member.is_enclosed else {}
     shared = {**BASE, **own, **spec.env, **member.secrets, **_own(member)}
     if member.devices:
         vendor = member.accelerator_kind.partition("/")[0]
@@ -56,7 +59,7 @@ def _sandbox(member: Member) -> Sandbox:
         mounts=member.mounts,
         reads=(member.library,),
         writes=(member.cwd,) if spec.resume.source else (member.checkpoints, member.cwd),
-        devices=DEVICES.get(vendor, ()),
+        devices=(*DEVICES.get(vendor, ()), *member.files),
         network="private" if spec.nodes == 1 else "shared",
         uid=member.owner,
         data_bytes=spec.needs.host_memory,

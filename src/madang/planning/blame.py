@@ -48,6 +48,13 @@ LIKELY: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("job.no-file", re.compile(r"No such file or directory: '([^']{1,200})'")),
     ("job.no-file", re.compile(r"can't open file '([^']{1,200})'")),
     ("job.accelerator-memory", re.compile(r"(CUDA out of memory|HIP out of memory)")),
+    (
+        "job.accelerator-access",
+        re.compile(
+            r"CUDA error: (an illegal memory access was encountered|device-side assert triggered"
+            r"|misaligned address|invalid program counter)"
+        ),
+    ),
     ("job.memory", re.compile(r"(DefaultCPUAllocator|Cannot allocate memory|MemoryError)")),
     ("job.shared-memory", re.compile(r"(unable to allocate shared memory)")),
     ("job.disk-full", re.compile(r"(No space left on device|Disk quota exceeded)")),

@@ -69,7 +69,8 @@ check: $(VENV)/.dev  ## lint, types, imports and the quick tests: under a minute
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
 	$(BIN)/mypy
-	$(BIN)/python tests/offline.py $(BIN)/pytest tests/house tests/planning tests/traffic src -n $(shell nproc)
+	$(BIN)/python tests/offline.py $(BIN)/pytest -m "not thorough" -n $(shell nproc) \
+	  tests/house tests/planning tests/traffic src
 
 test: $(VENV)/.dev  ## every test but the stories, with no network but loopback
 	$(BIN)/python tests/offline.py $(BIN)/pytest -m "not story" -n $(WORKERS)

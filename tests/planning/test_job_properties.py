@@ -206,7 +206,7 @@ class World(RuleBasedStateMachine):
         assert not paper.snapshot.seen.processes, "nothing leaks"
 
 
-TestWorld = World.TestCase
+TestWorld = pytest.mark.thorough(World.TestCase)
 TestWorld.settings = settings(
     max_examples=30, stateful_step_count=30, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -184,6 +184,7 @@ JOBS = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(JOBS)
 def test_nobody_is_chased_to_and_fro(wanted: list[tuple[int, Priority, int]]) -> None:

@@ -165,7 +165,7 @@ class World(RuleBasedStateMachine):
         assert running <= {r.uid for r in paper.snapshot.replicas.values()}, "nothing leaks"
 
 
-TestWorld = World.TestCase
+TestWorld = pytest.mark.thorough(World.TestCase)
 TestWorld.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -60,7 +60,7 @@ def test_a_gang_has_all_its_nodes_or_none() -> None:
     reason = now(paper).status.reason
     assert reason is not None
     assert (reason.code, reason.values["gang"], reason.values["placed"]) == (
-        "placement.no-gang", 4, 1,
+        "placement.no-gang-whole", 4, 1,
     )  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def test_who_waits_behind_another_for_the_same_is_told_why_once() -> None:
     paper = Paper(snapshot(node("n", cards=4), *jobs))
     planned = paper.turn()
     held = [a for a in planned.telling() if a.verb is Verb.HOLD_JOB]
-    assert {a.reason.code for a in held} == {"placement.nowhere"}
+    assert {a.reason.code for a in held} == {"placement.nowhere-whole"}
     assert len(held) == 6
     assert [a.subject.name for a in held if a.fix] == ["j2"], "its own fix is worked out when asked"
     paper.settle()

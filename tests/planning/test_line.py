@@ -44,7 +44,7 @@ def test_the_reason_is_that_of_now_and_not_the_one_written_down() -> None:
     stale = before.with_status(reason=Reason(code="placement.no-such-kind"))
     told = explain(stale, paper.snapshot)
     assert told.reason is not None
-    assert (told.reason.code, told.reason.values["fell_busy"]) == ("placement.nowhere", 1)
+    assert (told.reason.code, told.reason.values["fell_busy"]) == ("placement.nowhere-whole", 1)
     paper.put(*node("more", cards=2))
     paper.find("more")
     now = asked(paper, "asks").reason

@@ -179,8 +179,9 @@ class Refused:
     def reason(self) -> Reason:
         """Say what was asked for and how the filters went."""
         fell = dict(self.fell)
+        code = "placement.nowhere" if self.nodes == 1 else "placement.no-gang"
         return Reason(
-            code="placement.nowhere" if self.nodes == 1 else "placement.no-gang",
+            code=code if self.ask.memory_bytes else f"{code}-whole",
             values={
                 "gang": self.nodes,
                 "placed": self.placed,

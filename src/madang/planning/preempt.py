@@ -35,7 +35,9 @@ TRIED_MAX = 3
 """So many that wait are looked at in one turn,"""
 VICTIMS_MAX = 64
 """and so many that might make room for each."""
-NO_ROOM = frozenset({"placement.nowhere", "placement.no-gang"})
+NO_ROOM = frozenset({
+    "placement.nowhere", "placement.no-gang", "placement.nowhere-whole", "placement.no-gang-whole",
+})  # fmt: skip
 SERVICE = Priority.NORMAL
 """What every service counts as."""
 

@@ -287,6 +287,11 @@ def test_a_report_may_come_in_pieces_and_an_end_is_final(gang):
     assert gang.ranks()[1].ended_at == 5.0
 
 
+def test_control_is_told_once_the_last_rank_has_begun(gang):
+    starts = [b'{"rank": %d, "pid": %d}\n' % (n, 2**22 + n) for n in range(2)]
+    assert [gang.hear(line) for line in starts] == [False, True]
+
+
 def test_what_a_gang_holds_is_what_its_ranks_hold_together(node):
     node.up()
     holds = "import time; held = bytearray(40 << 20); time.sleep(1000)"

@@ -165,14 +165,14 @@ class Gang:
         return sandbox.argv(box, self._plan.cwd or "", number - 1, number)
 
     def hear(self, chunk: bytes) -> bool:
-        """Take what the leader reports; true when a rank has ended.
+        """Take what the leader reports; true when a rank has ended, or the last has begun.
 
         Whoever may look into the leader may also write here: nothing but that is believed.
         """
         *lines, rest = (self._heard + chunk).split(b"\n")
         self._heard = rest[:REPORT_BYTES_MAX]
-        ends = [self._note(line) for line in lines]
-        return any(ends)
+        news = [self._note(line) for line in lines]
+        return any(news)
 
     def lose(self, exit_code: int) -> None:
         """The leader has ended, and with it whoever it did not report.
@@ -197,6 +197,7 @@ class Gang:
                 if self._plan.sandbox:
                     pid = processes.child_known_as(self.leader(), pid)
                 self._ranks[number] = replace(self._ranks[number], pid=pid)
+                return all(rank.pid or rank.ended_at for rank in self._ranks.values())
             case {"rank": int(number), "exit_code": int(code), "ended_at": float(at)} if (
                 self._awaits(number) and 0 < at < 1e11
             ):

@@ -85,7 +85,8 @@ def test_a_text_that_was_changed_or_lost_is_told_as_lost(tmp_path: Path) -> None
     assert secrets.get("secret-1") == TEXT
     sealed = [(tmp_path / "secrets" / f"secret-{n}").read_bytes() for n in (1, 2)]
     assert sealed[0] != sealed[1]
-    (tmp_path / "secrets" / "secret-1").write_bytes(sealed[0][:-1] + b"x")
+    flipped = bytes([sealed[0][-1] ^ 1])
+    (tmp_path / "secrets" / "secret-1").write_bytes(sealed[0][:-1] + flipped)
     (tmp_path / "secrets" / "secret-2").unlink()
     for uid in ("secret-1", "secret-2"):
         with pytest.raises(Unavailable) as told:

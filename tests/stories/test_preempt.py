@@ -88,7 +88,7 @@ sites:
   - name: seoul
     pools:
       - name: training
-        nodes: [{name: h, count: 3, cores: 64, memory: 512GB, accelerators: {nvidia/h100: 4}}]
+        nodes: [{name: h, count: 4, cores: 64, memory: 512GB, accelerators: {nvidia/h100: 4}}]
 """
 
 

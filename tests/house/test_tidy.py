@@ -59,6 +59,8 @@ ROOM_LINES_DEFAULT = 1_500
 # planning, 5,870: a sweep makes its jobs, passes on what is wished of it, and is counted; cli,
 # 3,320, for how these are listed, and which of them are the best. cli, 3,340: `--needs`, as in a
 # file. planning, 5,880, since a program's wrong access to its accelerator is a cause of its own.
+# planning, 6,380: what quotas leave is counted and asked before anything is placed, who must leave
+# does so politely, and the smallest change that helps is tried.
 # stores, 1,500 by default: 2,180, since it holds two databases, and what makes of one home a file
 # and of a file a home, whose state lies in a file or takes the place of what a database held.
 # 2,190, since what resources say has versions of its own.
@@ -67,7 +69,7 @@ ROOM_LINES_DEFAULT = 1_500
 # a load, a flood and a soak are measured by what is no part of the gateway. 4,300, since hostile
 # requests come to two doors, to the gateway byte by byte over its socket.
 ROOM_LINES_MAX = {
-    "planning": 5_880, "traffic": 1_500, "control": 2_760, "gateway": 2_000, "supervisor": 1_880,
+    "planning": 6_380, "traffic": 1_500, "control": 2_790, "gateway": 2_000, "supervisor": 1_880,
     "cli": 3_340, "stores": 2_190, "testing": 4_300,
 }  # fmt: skip
 """Lines that bear code: no blank ones, no comments, no docstrings."""

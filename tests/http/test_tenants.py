@@ -54,6 +54,7 @@ class Ask:
     """What whoever may gets: a success, or the answer to something that can't be done."""
     also: tuple[tuple[Right, str], ...] = ()
     """Further rights that it takes."""
+    above: bool = False  # it takes them in its organization
 
 
 def within(place: str, where: str) -> bool:
@@ -67,11 +68,10 @@ def expected(who: Caller, ask: Ask) -> frozenset[int]:
     for right, place in ((ask.right, ask.place), *ask.also):
         if place and not within(place, who.where):
             return frozenset({404})
-        if place == "" and who.where != "":
+        if (place == "" and who.where != "") or (right and right not in who.rights):
             return frozenset({403})
-        if right and right not in who.rights:
-            return frozenset({403})
-    return frozenset({403}) if ask.site and who.where else ask.ok
+    beyond = bool(ask.site and who.where) or (ask.above and not within("acme", who.where))
+    return frozenset({403}) if beyond else ask.ok
 
 
 KEYS: dict[str, dict[str, Any]] = {
@@ -122,6 +122,7 @@ async def settled(yard: Yard) -> list[Caller]:
     await yard.apply(
         *({"kind": "organization", "name": name} for name in ("acme", "beta")),
         *({"kind": "project", "name": name} for name in (LAB, ROOM, BETA)),
+        {"kind": "quota", "name": LAB, "cores": 1000},
         {"kind": "user", "name": "acme/kim", "roles": {LAB: "member"}},
         {"kind": "user", "name": "acme/lee", "roles": {"acme": "member"}},
     )
@@ -178,7 +179,7 @@ def names(town: Town) -> dict[str, tuple[str, str]]:
     for kind in KINDS:
         for ref, resource in world.list(CONTROL, kind).items():
             if ref.project in {LAB, "acme", ""}:
-                full = {"project": ref.project, "user": f"acme/{ref.name}"}.get(kind, ref.name)
+                full = f"acme/{ref.name}" if kind in {"project", "quota", "user"} else ref.name
                 found[kind] = (full, resource.project)
     assert set(found) == set(KINDS)
     return found
@@ -259,12 +260,13 @@ def applies(path: str) -> Iterator[Ask]:
         "service": ({**BOT, "scale": 2}, R.WRITE, LAB),
         "job": (TRAIN, R.WRITE, LAB),
         "volume": (DATA, R.WRITE, LAB),
+        "quota": ({"name": LAB, "cores": 8}, R.OPERATE, LAB),
     }
     assert set(documents) == set(WRITABLE)
     for kind, (document, right, place) in documents.items():
         also = ((R.OPERATE, ""),) if kind in {"model", "job"} else ()
         body = {"documents": [{"kind": kind, **document}], "dry_run": True}
-        yield Ask("POST", path, right, place, body=body, also=also)
+        yield Ask("POST", path, right, place, body=body, also=also, above=kind == "quota")
     body = {"documents": [{**DATA, "path": "/srv/data"}], "dry_run": True}
     yield Ask("POST", path, R.WRITE, LAB, body=body, also=((R.OPERATE, ""),))
 
@@ -281,13 +283,14 @@ def of_kinds(town: Town, path: str, method: str) -> Iterator[Ask]:
             yield Ask(method, at, R.READ, place, params=params)
         else:
             assert method == "DELETE", (method, path)
-            right = {"key": R.KEYS}.get(kind, R.WRITE)
-            right = R.MANAGE if kind in {"organization", "project", "user"} else right
-            right = R.OPERATE if kind in {"site", "pool"} else right
-            absent = "acme/none" if kind in {"project", "user"} else "none"
+            rules = {"key": R.KEYS, **dict.fromkeys(("site", "pool", "quota"), R.OPERATE)}
+            managed = kind in {"organization", "project", "user"}
+            right = R.MANAGE if managed else rules.get(kind, R.WRITE)
+            absent = "acme/none" if kind in {"project", "quota", "user"} else "none"
             gone = path.replace("{kind}", kind).replace("{name:path}", absent)
-            lies = {"organization": "none", "project": "acme/none"}.get(kind, place)
-            yield Ask(method, gone, right, lies, params=params, ok=frozenset({404}))
+            lies = {"organization": "none", "project": absent, "quota": absent}.get(kind, place)
+            above, absent_is = kind == "quota", frozenset({404})
+            yield Ask(method, gone, right, lies, params=params, ok=absent_is, above=above)
 
 
 def routes(town: Town) -> list[tuple[APIRoute, str]]:

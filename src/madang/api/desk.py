@@ -141,6 +141,8 @@ def ref_of(who: Principal, kind: str, name: str, project: str | None) -> Ref:
         return Ref("", name)
     if kind == "organization":
         return Ref(name, name)
+    if kind == "quota":
+        return Ref(name, name.rpartition("/")[2])
     if kind == "project":
         full = name if "/" in name else (project or who.project)
         return Ref(full, full.partition("/")[2])
@@ -154,7 +156,7 @@ def _name_of(kind: str, written: str) -> str:
     """Return a name from a path in its canonical form; raises `Rejected`."""
     name = str(canonical(written))
     try:
-        if "/" in name and kind not in {"project", "user"}:
+        if "/" in name and kind not in {"project", "user", "quota"}:
             raise Unfit("value.name-slash")
         return check_place(name)
     except Unfit as error:

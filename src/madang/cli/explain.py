@@ -73,8 +73,8 @@ def last_lines(found: Explanation) -> Iterator[str]:
 
 FILTERS = (
     "filter.lost", "filter.drained", "filter.grade", "filter.wrong-kind", "filter.too-small",
-    "filter.no-watts", "filter.too-few", "filter.fenced", "filter.cores", "filter.host-memory",
-    "filter.power", "filter.busy",
+    "filter.no-watts", "filter.quota", "filter.too-few", "filter.fenced", "filter.cores",
+    "filter.host-memory", "filter.power", "filter.busy",
 )  # fmt: skip
 """In the order in which planning asks."""
 

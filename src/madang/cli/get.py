@@ -58,6 +58,16 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
+def _used(limits: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(
+        f"{each['what']} {_amount(each['used'])}/{_amount(each['most'])}" for each in limits
+    )
+
+
+def _amount(amount: str | float) -> str:
+    return amount if isinstance(amount, str) else f"{amount:,.10g}"
+
+
 def _jobs(r: Mapping[str, Any]) -> str:
     """Say why a job is where it is, or how many jobs of a sweep are where."""
     counts = ", ".join(f"{phase(name)} {count}" for name, count in r["status"]["counts"].items())
@@ -170,6 +180,10 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.hours", lambda r: _hours(r["status"]["accelerator_h"])),
         ("column.lost-hours", lambda r: _hours(r["status"]["lost_h"])),
         ("column.goodput", lambda r: _percent(r["status"]["goodput"])),
+    ),
+    "quota": (
+        ("column.name", lambda r: r["project"]),
+        ("column.used", lambda r: _used(r["status"]["used"])),
     ),
     "organization": (_NAME, ("column.title", _spec("title"))),
     "endpoint": (_NAME, ("column.service", _spec("service"))),

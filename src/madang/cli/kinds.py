@@ -11,7 +11,7 @@ from madang.client import Client
 from madang.errors import NotFound, Rejected, Unavailable
 
 KINDS = (
-    "organization", "project", "user", "key", "site", "pool", "node", "accelerator",
+    "organization", "project", "user", "quota", "key", "site", "pool", "node", "accelerator",
     "model", "service", "revision", "build", "replica", "endpoint", "volume", "secret", "job",
     "attempt",
 )  # fmt: skip

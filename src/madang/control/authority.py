@@ -18,9 +18,9 @@ WRITE_RIGHTS = {
 }
 """What it takes to write a kind; `write` for every other."""
 
-PRIVILEGED = frozenset({*WRITE_RIGHTS, "model", "job", "accelerator"})
+PRIVILEGED = frozenset({*WRITE_RIGHTS, "model", "job", "accelerator", "quota"})
 """Kinds whose writes hand out rights, say which data may lie where or that hardware is trusted
-again, have control read files of the server, or run there what somebody wrote."""
+again, have control read files of the server, run there what somebody wrote, or set limits."""
 
 
 def allow(who: Principal, right: Right, place: str, subject: str) -> None:
@@ -39,7 +39,18 @@ def allow(who: Principal, right: Right, place: str, subject: str) -> None:
 
 def allow_write(who: Principal, kind: str, place: str, subject: str) -> None:
     """Return if the caller may write a thing of that kind at that place."""
+    if kind == "quota":
+        allow_quota(who, place, subject)
+        return
     allow(who, WRITE_RIGHTS.get(kind, Right.WRITE), place, subject)
+
+
+def allow_quota(who: Principal, place: str, subject: str) -> None:
+    """Return if the caller may set limits to a place: whoever operates what it is a part of."""
+    allow(who, Right.READ, place, subject)
+    above = place.rpartition("/")[0]
+    if not who.may(Right.OPERATE, above):
+        raise Forbidden("quota.set-above", subject, place=place, above=above or "site")
 
 
 def allow_grant(who: Principal, grant: Grant, subject: str) -> None:

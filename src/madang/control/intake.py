@@ -21,13 +21,13 @@ from madang.control.authority import (
     allow_write,
 )
 from madang.control.keys import Keys, Wanted, make_key, owner_ref
-from madang.control.standing import check_folder, check_same, check_swept, users_of
+from madang.control.standing import check_folder, check_followed, check_same, check_swept, users_of
 from madang.control.steering import Steer
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
 from madang.planning.action import Action
 from madang.planning.memo import Memo
-from madang.planning.preview import Change, follow, misplaced, telling, wish
+from madang.planning.preview import Change, follow, telling, wish
 from madang.planning.snapshot import Seen
 from madang.ports import Codes, Random
 from madang.resources.event import Event
@@ -42,6 +42,7 @@ from madang.resources.model import (
     split_model,
 )
 from madang.resources.place import Pool, Site
+from madang.resources.quota import Quota
 from madang.resources.resource import AnyResource, Frozen, Ref
 from madang.resources.rights import CONTROL, Principal, Right
 from madang.resources.secret import Secret, renewed
@@ -206,8 +207,7 @@ class Intake:
         memo, self._memo = self._memo or Memo(), None
         changed, planned = await asyncio.to_thread(follow, snapshot, changes, memo)
         self._memo = memo
-        if wrong := misplaced(changes, changed):
-            raise Conflict("place.holds-higher", wrong.subject, by=wrong.by, count=wrong.count)
+        check_followed(changes, changed, memo)
         applied = Applied(tuple(changes), telling(planned, changes))
         if not dry_run:
             for change in changes:
@@ -285,7 +285,7 @@ class Intake:
         if isinstance(resource, Job) and isinstance(before, Job):
             check_same(before, resource, subject)
         organization, _, project = resource.project.partition("/")
-        if isinstance(resource, Project | User):
+        if isinstance(resource, Project | User) or (isinstance(resource, Quota) and not project):
             self._need(Organization, Ref(organization, organization), subject, changes)
         elif project:
             self._need(Project, Ref(resource.project, project), subject, changes)

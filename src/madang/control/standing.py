@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from madang.control.world import World
 from madang.errors import Conflict, Rejected
+from madang.planning.gangs import want_of
+from madang.planning.memo import Memo
+from madang.planning.preview import Change, misplaced
+from madang.planning.quotas import Books, Limit, storage_limit
+from madang.planning.snapshot import Snapshot
 from madang.resources.job import OVER, Job
 from madang.resources.kinds import KINDS
 from madang.resources.model import split_model
@@ -15,6 +20,7 @@ from madang.resources.resource import NAME_BYTES_MAX, AnyResource, Ref
 from madang.resources.rights import CONTROL, within
 from madang.resources.sweep import combinations
 from madang.resources.tenancy import User
+from madang.resources.volume import Volume
 
 
 def users_of(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
@@ -97,3 +103,24 @@ def check_folder(path: str, home: Path | None, subject: str) -> None:
     folder, own = os.path.realpath(path), os.path.realpath(home or "/nowhere")
     if os.path.commonpath((folder, own)) in {folder, own}:
         raise Rejected("volume.shows-home", subject, path=path)
+
+
+def check_followed(changes: Sequence[Change], changed: Snapshot, memo: Memo) -> None:
+    """Refuse what may not come of changes: data where it may not lie, more than a quota allows.
+
+    Of jobs only new ones that would never start; of volumes all that make it too much.
+    """
+    if wrong := misplaced(changes, changed):
+        raise Conflict("place.holds-higher", wrong.subject, by=wrong.by, count=wrong.count)
+    for change in changes if changed.quotas else ():
+        resource, subject = change.resource, f"{change.resource.kind}/{change.resource.name}"
+        if isinstance(resource, Volume) and change.what != "unchanged":
+            limit = storage_limit(resource.project, changed)
+            if limit:
+                raise Rejected("quota.volume", subject, **limit.values)
+        if isinstance(resource, Job) and change.what == "create" and not resource.spec.sweep:
+            want, books = want_of(resource), Books(changed, are_empty=True)
+            stocks = memo.ground(changed).layout.stocks
+            never = books.narrow(resource.project, want.ask, want.nodes, stocks)
+            if isinstance(never, Limit) and never.what != "krw":
+                raise Rejected("quota.never", subject, **never.values)

@@ -31,6 +31,8 @@ class Filter(StrEnum):
     """Its accelerators have less memory than is asked for on each."""
     NO_WATTS = "no_watts"
     """Its pool may draw only so much, and nobody knows what its accelerators draw."""
+    QUOTA = "quota"
+    """Its project, or its organization, may not have so much of it."""
     TOO_FEW = "too_few"
     """It has fewer of them than are asked for."""
     FENCED = "fenced"
@@ -68,6 +70,8 @@ class Ask:
     """Which form of its revision this asks for."""
     throughput: float = 1.0
     """What it does for that, beside the other ways."""
+    barred: frozenset[str] = frozenset()
+    """Names of stocks of which quotas leave it too little."""
     also: tuple[Ask, ...] = ()
     """Further ways to be met, each of another form."""
 
@@ -133,7 +137,9 @@ class Stock:
         if self.memory_bytes < ask.memory_bytes:
             return Filter.TOO_SMALL
         is_capped = self.cap_mw != NO_CAP
-        return Filter.NO_WATTS if is_capped and self.more_mw == NO_FIGURE else None
+        if is_capped and self.more_mw == NO_FIGURE:
+            return Filter.NO_WATTS
+        return Filter.QUOTA if ask.barred and self.name in ask.barred else None
 
     def bars_all(self, ask: Ask) -> Filter | None:
         """Return the rule by which no way of an ask will do: of the way that comes furthest."""

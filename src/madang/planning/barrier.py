@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from madang.errors import Value
 from madang.planning.ground import Ground
+from madang.planning.quotas import storage_limit
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import OVER, Job, JobPhase
 from madang.resources.model import split_model
@@ -99,7 +100,8 @@ def too_full(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
                 "size_bytes": volume.spec.size,
             }  # fmt: skip
             return Reason(code="job.volume-full", values=values), f"volume/{name}"
-    return None
+    limit = storage_limit(job.project, snapshot) if job.spec.mounts and snapshot.quotas else None
+    return (limit.reason, f"quota/{limit.place}") if limit else None
 
 
 def blocker(job: Job, snapshot: Snapshot) -> Job | str | None:

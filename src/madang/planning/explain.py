@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from madang.errors import Value
 from madang.planning.ask import Refused
 from madang.planning.barrier import barrier
 from madang.planning.fix import smallest_fix
-from madang.planning.gangs import place_gang, want_of
+from madang.planning.gangs import Want, place_gang, want_of
+from madang.planning.ground import Ground
 from madang.planning.memo import Memo
 from madang.planning.place import place
 from madang.planning.queue import ahead_of, is_in_line
+from madang.planning.quotas import Limit, held_back
+from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.job import Job, JobPhase
@@ -64,7 +69,7 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
 def _job(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, object]:
     """Ask once more, now, what a job waits for; one that is in line is told its place there."""
     ground = memo.ground(snapshot)
-    if not is_in_line(job, snapshot):
+    if not (is_in_line(job, snapshot) or held_back(job.status)):
         closed = None if job.spec.suspend else barrier(job, snapshot, ground)
         return {"reason": closed[0], "smallest_fix": None} if closed else {}
     ahead = ahead_of(job, snapshot)
@@ -72,11 +77,20 @@ def _job(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, object]:
     place: dict[str, object] = {"ahead": len(ahead), "ahead_higher": higher}
     if closed := barrier(job, snapshot, ground):
         return {**place, "reason": closed[0], "smallest_fix": None}
-    found = place_gang(want_of(job), ground)
+    want = want_of(job)
+    allowed = ground.allowed(job.project, want.ask, want.nodes)
+    if isinstance(allowed, Limit):
+        return _short(allowed, job.project, want, ground)
+    found = place_gang(replace(want, ask=allowed), ground)
     if not isinstance(found, Refused):
         return {**place, "reason": Reason(code="job.starts-next"), "smallest_fix": None}
     fix = smallest_fix(found, ground, snapshot, job)
     return {**place, "reason": found.reason, "smallest_fix": fix}
+
+
+def _short(limit: Limit, project: str, want: Want, ground: Ground) -> dict[str, object]:
+    """Say which quota it waits for; it is in no line then."""
+    return {"reason": limit.reason, "smallest_fix": relief(limit, project, want, ground)}
 
 
 def _left(node: Node, snapshot: Snapshot) -> list[AnyResource]:
@@ -127,13 +141,16 @@ def _replica(replica: Replica, snapshot: Snapshot, memo: Memo) -> Explanation:
     return own
 
 
-def _waiting(replica: Replica, snapshot: Snapshot, memo: Memo) -> dict[str, Reason | None]:
+def _waiting(replica: Replica, snapshot: Snapshot, memo: Memo) -> dict[str, object]:
     """Place it once more, now, and say what is in the way."""
     ask = ask_of(replica.revision, snapshot)
     if ask is None:
         return {}
     ground = memo.ground(snapshot)
-    found = place(ask, ground)
+    allowed = ground.allowed(replica.project, ask)
+    if isinstance(allowed, Limit):
+        return _short(allowed, replica.project, Want(ask), ground)
+    found = place(allowed, ground)
     if not isinstance(found, Refused):
         return {}
     fix = smallest_fix(found, ground, snapshot, replica)

@@ -21,6 +21,7 @@ from madang.planning.layout import MIB, MILLI, is_processor, made_for
 from madang.planning.leaving import LEAVING, leaving_first, serial
 from madang.planning.placement.fit import fitting
 from madang.planning.queue import ahead_of
+from madang.planning.quotas import held_back
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.job import Job
@@ -50,7 +51,7 @@ def smallest_fix(
     """
     want = Want(refused.ask)
     if isinstance(waiter, Job):
-        want = want_of(waiter)
+        want = replace(want_of(waiter), ask=refused.ask)
     for smaller, fix in _smaller(refused.ask, ground):
         if replace(want, ask=smaller).fits(ground):
             return fix
@@ -102,14 +103,18 @@ def _ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterato
     """Return what those ask for who wait and are planned before this one: jobs after services."""
     yield from map(Want, _replicas_ahead(ground, snapshot, waiter))
     if isinstance(waiter, Job):
-        yield from map(want_of, ahead_of(waiter, snapshot))
+        for job in ahead_of(waiter, snapshot):
+            want = want_of(job)
+            allowed = ground.allowed(job.project, want.ask, want.nodes)
+            if isinstance(allowed, Ask):
+                yield replace(want, ask=allowed)
 
 
 def _replicas_ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterator[Ask]:
     own = waiter.service if isinstance(waiter, Replica) else None
     waiting = [
         r for r in snapshot.replicas.values()
-        if ground.status(r).phase is ReplicaPhase.WAITING
+        if ground.status(r).phase is ReplicaPhase.WAITING and not held_back(r.status)
         and (own is None or r.service < own)
     ]  # fmt: skip
     for other in sorted(waiting, key=lambda r: (r.service, serial(r))):
@@ -301,6 +306,8 @@ def _added(refused: Refused, line: Line, ground: Ground) -> Reason | None:
             if line.starts(new):
                 return _fix("placement.fix-like", node=best[2], count=count)
         return None
+    if any(way.barred for way in ask.ways):
+        return None  # a quota is in the way as well, and new nodes change nothing about that
     if layout.stocks and all(stock.pool in ground.draw.caps for stock in layout.stocks):
         return None  # whether a pool has enough power for them depends on what they are
     for nodes in range(1, ADDED_MAX + 1):

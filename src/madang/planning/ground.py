@@ -24,6 +24,7 @@ from madang.planning.placement.outlook import Outlook
 from madang.planning.placement.placer import Choice, Placer
 from madang.planning.placement.prices import Prices
 from madang.planning.placement.reserve import BONUS, Ledger
+from madang.planning.quotas import NO_BOOKS, Books, Limit
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of, ask_of_job
 from madang.resources.holding import Holding
@@ -105,7 +106,9 @@ class Ground:
         """What keeps the first in line waiting, by what it asks for; since a round began."""
         self.savers: dict[tuple[str, str, str], str] = {}
         """Which job has each folder of a volume to save in; since a round began."""
-        self.stuck: set[tuple[str, ...]] = set()
+        self.books: Books = NO_BOOKS
+        """What quotas leave; since a round began."""
+        self.stuck: set[tuple[object, ...]] = set()
         """Who found no room by any move in just this state, and what could be moved."""
         wholes = tuple(kind.whole for kind in layout.fleet.kinds)
         halves = tuple(max(1, whole // 2) for whole in wholes)
@@ -147,6 +150,10 @@ class Ground:
         self.refusals.clear()
         self.lines.clear()
         self.stuck.clear()
+
+    def allowed(self, project: str, ask: Ask, nodes: int = 1) -> Ask | Limit:
+        """Return what quotas leave of an ask, or which of them leaves nothing."""
+        return self.books.narrow(project, ask, nodes, self.layout.stocks)
 
     def choose(self, ask: Ask, but: Collection[str] = ()) -> tuple[Choice, Ask] | None:
         """Return where an ask is met best, `but` on these nodes, and in which of its ways.

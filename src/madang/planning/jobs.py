@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from madang.errors import Value
@@ -19,6 +19,8 @@ from madang.planning.gangs import place_gang, want_of
 from madang.planning.ground import Ground
 from madang.planning.place import Placement
 from madang.planning.queue import line_mark, retry_s
+from madang.planning.quotas import Limit
+from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot
 from madang.planning.tally import pool_of
 from madang.resources.attempt import (
@@ -251,6 +253,13 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     if (retry_s(job, snapshot) or 0.0) > 0:
         return
     want = want_of(job)
+    allowed = ground.allowed(job.project, want.ask, want.nodes)
+    if isinstance(allowed, Limit):
+        if not allowed.is_same(job.status.reason):
+            fix = relief(allowed, job.project, want, ground)
+            yield from hold(job, snapshot, allowed.reason, f"quota/{allowed.place}", fix)
+        return
+    want = replace(want, ask=allowed)
     if known := ground.lines.get(want):
         yield from _line_up(job, snapshot, known)
         return

@@ -8,6 +8,7 @@ from madang.planning.forecast import is_for, mix_of
 from madang.planning.ground import Ground
 from madang.planning.layout import Layout, layout_of
 from madang.planning.placement.demand import Demand
+from madang.planning.quotas import Books
 from madang.planning.snapshot import Snapshot
 from madang.resources.place import Pool
 
@@ -46,6 +47,10 @@ class Memo:
         if not (_same(state, self._state) and ground.is_fresh):
             ground.sync(snapshot)
             self._state = state
+        books = Books(snapshot)
+        if not ground.books.leaves_the_same(books):
+            ground.refusals.clear()
+        ground.books = books
         ground.lines.clear()
         ground.savers.clear()
         return ground

@@ -18,6 +18,7 @@ from madang.planning.fix import Line, line_of
 from madang.planning.gangs import Want
 from madang.planning.ground import NOTHING, Ground
 from madang.planning.place import Placement, place
+from madang.planning.quotas import held_back
 from madang.planning.services import take_over
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
@@ -41,10 +42,14 @@ def plan_moves(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     may_move: Movable | None = None
     for replica, ask in first:
         may_move = tuple(movable(snapshot)) if may_move is None else may_move
-        mark = (replica.spec.revision, *(other.uid for other, _ in may_move))
-        if not may_move or mark in ground.stuck:
+        allowed = ground.allowed(replica.project, ask)
+        if not may_move or not isinstance(allowed, Ask):
             continue
-        found = _way(line_of(Want(ask), ground, snapshot, replica), ground, may_move)
+        line = line_of(Want(allowed), ground, snapshot, replica)
+        mark = (line, *(other.uid for other, _ in may_move))
+        if mark in ground.stuck:
+            continue
+        found = _way(line, ground, may_move)
         if found is None:
             ground.stuck.add(mark)
             continue
@@ -99,7 +104,12 @@ def waiting(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
     seen: set[Ref] = set()
     for replica in sorted(waiting, key=lambda r: r.ref):
         is_seen = replica.revision in seen
-        if replica.spec.replaces or is_seen or mark_of(replica, snapshot) in under_way:
+        if (
+            replica.spec.replaces
+            or is_seen
+            or held_back(replica.status)
+            or mark_of(replica, snapshot) in under_way
+        ):
             continue
         seen.add(replica.revision)
         ask = ask_of(replica.revision, snapshot)

@@ -15,7 +15,9 @@ from madang.planning.keeping import plan_forgetting
 from madang.planning.layout import Layout
 from madang.planning.memo import Memo
 from madang.planning.moving import plan_moves
+from madang.planning.overuse import plan_over
 from madang.planning.preempt import plan_room
+from madang.planning.quotas import wake_s as quota_wake_s
 from madang.planning.replicas import step, wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
@@ -48,13 +50,14 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
         chosen = (
             tuple(plan_tallies(snapshot))
             or tuple(plan_accelerators(snapshot))
+            or tuple(plan_over(snapshot, memo.ground(snapshot)))
             or tuple(_deeds(houses, snapshot, memo))
             or tuple(plan_moves(snapshot, memo.ground(snapshot)))
             or tuple(plan_room(snapshot, memo.ground(snapshot)))
             or tuple(_words(houses, snapshot))
         )
         if not chosen:
-            return Plan(tuple(actions), _wake_s(snapshot))
+            return Plan(tuple(actions), _wake_s(snapshot, memo.ground(snapshot)))
         actions.extend(chosen)
         snapshot = assume(snapshot, Plan(chosen))
     raise AssertionError(f"no quiet after {ROUNDS_MAX} rounds: {actions[-1]}")
@@ -133,6 +136,7 @@ def _carry_out(ground: Ground, replica: Replica, chosen: Action) -> None:
         is_own = isinstance(changed, Replica) and changed.uid == replica.uid
         if is_own and changed.status.accelerators != replica.status.accelerators:
             ground.carry_out(replica, changed.status)
+            ground.books.take(replica.project, changed.status)
 
 
 def _take_places(ground: Ground, chosen: Action, snapshot: Snapshot) -> None:
@@ -143,6 +147,8 @@ def _take_places(ground: Ground, chosen: Action, snapshot: Snapshot) -> None:
     for changed in chosen.writes:
         if isinstance(changed, Attempt) and changed.ref not in snapshot.attempts:
             ground.change_all((), changed.status.places)
+            for place in changed.status.places:
+                ground.books.take(changed.project, place)
 
 
 def _claim(action: Action, touched: set[str]) -> bool:
@@ -154,9 +160,9 @@ def _claim(action: Action, touched: set[str]) -> bool:
     return True
 
 
-def _wake_s(snapshot: Snapshot) -> float | None:
+def _wake_s(snapshot: Snapshot, ground: Ground) -> float | None:
     times = [wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
     times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.living]
     times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs]
-    times.append(fencing_wake_s(snapshot))
+    times += [fencing_wake_s(snapshot), quota_wake_s(snapshot, ground.books)]
     return min((due for due in times if due is not None and due > 0), default=None)

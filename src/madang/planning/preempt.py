@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from madang.errors import Value
 from madang.planning.action import Action, Verb
+from madang.planning.ask import Ask
 from madang.planning.attempts import ask_to_save, is_adrift
 from madang.planning.blame import Blame
 from madang.planning.fix import Line, line_of
@@ -64,15 +65,16 @@ def plan_room(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     """Have those asked to save that make room for the first that waits and can be helped."""
     victims = tuple(_victims(snapshot))
     for waiter, want, priority in islice(_waiting(snapshot), TRIED_MAX) if victims else ():
-        below = [v for v in victims if v.job.spec.priority.height < priority.height]
-        mark = ("room", waiter.uid, *(v.attempt.uid for v in below))
-        line = (
-            line_of(want, ground, snapshot, waiter) if below and mark not in ground.stuck else None
-        )
-        if line is None:
+        allowed = ground.allowed(waiter.project, want.ask, want.nodes)
+        if not isinstance(allowed, Ask):
             continue
+        want = replace(want, ask=allowed)  # noqa: PLW2901
+        below = [v for v in victims if v.job.spec.priority.height < priority.height]
+        line = line_of(want, ground, snapshot, waiter) if below else None
         coming = tuple(_coming(snapshot))
-        if _starts(line, ground, coming):
+        taken = tuple((held.node, held.accelerators, held.cores) for held in coming)
+        mark = ("room", line, taken, *(v.attempt.uid for v in below))
+        if line is None or mark in ground.stuck or _starts(line, ground, coming):
             continue
         chosen = _chosen(line, ground, below[:VICTIMS_MAX], coming)
         if not chosen:

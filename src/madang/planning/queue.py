@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from madang.planning.barrier import blocker, lacking
+from madang.planning.quotas import held_back
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Ref
@@ -34,6 +35,7 @@ def is_in_line(job: Job, snapshot: Snapshot) -> bool:
         and not job.spec.suspend
         and blocker(job, snapshot) is None
         and lacking(job, snapshot) is None
+        and not held_back(job.status)
         and (retry_s(job, snapshot) or 0.0) <= 0
     )
 

@@ -12,9 +12,12 @@ from madang.planning.action import Action, Effect, RunGate, Start, Stop, Verb
 from madang.planning.ask import Refused
 from madang.planning.fencing import lost_one, lost_reason
 from madang.planning.fix import smallest_fix
+from madang.planning.gangs import Want
 from madang.planning.ground import Ground
 from madang.planning.health import exit_reason, hung_reason
 from madang.planning.place import Placement, place
+from madang.planning.quotas import Limit
+from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of, build_for
 from madang.resources.replica import NEXT, Replica, ReplicaPhase
@@ -103,14 +106,21 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
     revision, ask = snapshot.revisions.get(replica.revision), ask_of(replica.revision, snapshot)
     if revision is None or ask is None:
         return None
+    allowed = ground.allowed(replica.project, ask)
+    if isinstance(allowed, Limit):
+        if allowed.is_same(replica.status.reason):
+            return None
+        fix = relief(allowed, replica.project, Want(ask), ground)
+        return _hold(replica, snapshot, allowed.reason, fix)
+    ask, mark = allowed, f"{revision.uid} {[sorted(way.barred) for way in allowed.ways]}"
     left = snapshot.replicas.get(Ref(replica.project, replica.spec.replaces))
-    known = None if left else ground.refusals.get(revision.uid)
+    known = None if left else ground.refusals.get(mark)
     found = None if known else place(ask, ground, but=(left.status.node,) if left else ())
     if isinstance(found, Refused):
         fix = smallest_fix(found, ground, snapshot, replica)
         known = (found.reason, fix)
         if left is None:
-            ground.refusals[revision.uid] = known
+            ground.refusals[mark] = known
     if not isinstance(found, Placement):
         return _hold(replica, snapshot, *known) if known else None
     started = change(
@@ -120,6 +130,8 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
         variant=found.ask.variant,
         epoch=replica.status.epoch + 1,
         started_at=snapshot.now,
+        held_since=snapshot.now,
+        charged=False,
         since=snapshot.now,
         reason=None,
         next_try=None,

@@ -16,6 +16,7 @@ from madang.resources.holding import Holding
 from madang.resources.job import OVER, Job
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node
+from madang.resources.quota import Quota
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Build, Revision
@@ -205,6 +206,11 @@ class Snapshot:
     def volumes(self) -> Mapping[Ref, Volume]:
         """All volumes."""
         return self.all(Volume)
+
+    @property
+    def quotas(self) -> Mapping[Ref, Quota]:
+        """All quotas."""
+        return self.all(Quota)
 
     @property
     def attempts(self) -> Mapping[Ref, Attempt]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from madang.planning.action import Action, Unkept, Verb
 from madang.planning.cadence import lost_s
+from madang.planning.quotas import plan_charges
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome
 from madang.resources.job import Job, JobPhase
@@ -30,7 +31,7 @@ class Spent(NamedTuple):
 
 def plan_tallies(snapshot: Snapshot) -> Iterator[Action]:
     """Count all that has ended and is not counted yet, in one action; quiet where nothing has."""
-    writes = (*_pools(snapshot), *_projects(snapshot))
+    writes = (*_pools(snapshot), *_projects(snapshot), *plan_charges(snapshot))
     if writes:
         reason = Reason(code="tally.of-what-ended")
         yield Action(Verb.TALLY, Unkept("tally", "tally"), reason, writes)

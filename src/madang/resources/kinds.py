@@ -10,6 +10,7 @@ from madang.resources.event import Event
 from madang.resources.job import Job
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node, Pool, Site
+from madang.resources.quota import Quota
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build, Revision
@@ -21,13 +22,15 @@ from madang.resources.volume import Volume
 KINDS: dict[str, type[AnyResource]] = {
     kind.kind: kind
     for kind in (
-        Organization, Project, User, Key, Site, Pool, Node, Accelerator,
+        Organization, Project, User, Quota, Key, Site, Pool, Node, Accelerator,
         Model, Service, Revision, Build, Replica, Endpoint, Volume, Secret, Job,
         Attempt,
     )
 }  # fmt: skip
 
-WRITABLE = ("organization", "project", "user", "site", "pool", "model", "service", "volume", "job")
+WRITABLE = (
+    "organization", "project", "user", "quota", "site", "pool", "model", "service", "volume", "job",
+)  # fmt: skip
 """Kinds that `apply` takes."""
 
 

@@ -95,7 +95,7 @@ def written(resource: AnyResource) -> dict[str, Any]:
     """
     spec = resource.spec.model_dump(mode="json", exclude_defaults=True)
     place = {"name": resource.name}
-    if resource.kind == "project":
+    if resource.kind in {"project", "quota"}:
         place = {"name": resource.project}
     elif resource.kind == "user":
         place = {"name": f"{resource.project}/{resource.name}"}
@@ -132,7 +132,13 @@ def _user(written: object, home: str, subject: str) -> tuple[str, object]:
     return _valid(_NAME, organization, "name", subject), name
 
 
-_HOMES = {"organization": _organization, "project": _project, "user": _user}
+def _place(written: object, home: str, subject: str) -> tuple[str, object]:
+    """Return where a quota is stored: in the place whose it is."""
+    is_project = isinstance(written, str) and "/" in written
+    return (_project if is_project else _organization)(written, home, subject)
+
+
+_HOMES = {"organization": _organization, "project": _project, "user": _user, "quota": _place}
 """Kinds that live elsewhere than in the project at hand: (written name, that project, subject)."""
 
 

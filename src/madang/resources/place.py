@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -11,6 +11,10 @@ from madang.errors import Value
 from madang.resources.power import Watts
 from madang.resources.resource import Condition, Frozen, Name, Reason, Resource
 from madang.resources.tenancy import Empty
+
+AcceleratorStart = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9/._-]+$")]
+"""A kind of accelerator, or the start of one: `nvidia`, `nvidia/h100`."""
+Price = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
 
 
 class Grade(StrEnum):
@@ -67,6 +71,8 @@ class PoolSpec(Frozen):
     watts: dict[str, Watts] = {}
     """What accelerators draw here, by the start of their kind: it counts before what else is known
     of them."""
+    price_krw_per_hour: dict[AcceleratorStart, Price] = Field(default_factory=dict, max_length=256)
+    """What one accelerator costs here, by the start of its kind; one that is not named is free."""
 
 
 class PoolStatus(Frozen):

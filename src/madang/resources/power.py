@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
 
 from pydantic import Field, model_validator
 
 from madang.errors import Unfit
 from madang.resources.resource import Frozen
 
+T = TypeVar("T")
 WATTS_MAX = 100_000
 """More than any accelerator will draw."""
 
@@ -70,7 +72,7 @@ def published(kind: str) -> Watts | None:
     return by_start(PUBLISHED, kind.replace("/tesla-", "/"))
 
 
-def by_start(figures: dict[str, Watts], kind: str) -> Watts | None:
+def by_start(figures: Mapping[str, T], kind: str) -> T | None:
     """Return the figure of the longest start of a kind that has one."""
     start = kind
     while start not in figures:

@@ -69,6 +69,10 @@ class ReplicaStatus(Holding, Condition):
     url: str = ""
     started_at: float | None = None
     """Unix seconds of the last order to start."""
+    held_since: float = 0.0
+    """Unix seconds since when it has had its accelerators."""
+    charged: bool = False
+    """Whether the quotas' records have what these cost."""
     ready_at: float | None = None
     restarts: int = 0
     """Ends in a row without two minutes of being ready between them."""

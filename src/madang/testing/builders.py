@@ -15,8 +15,12 @@ from madang.resources.place import (
     NodePhase,
     NodeSpec,
     NodeStatus,
+    Pool,
+    PoolSpec,
+    PoolStatus,
 )
 from madang.resources.power import published
+from madang.resources.quota import Quota, QuotaSpec, QuotaStatus
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.service import Service, ServiceSpec, ServiceStatus
 
@@ -84,12 +88,28 @@ def job(name: str = "train", *, project: str = PROJECT, created_at: float = 0.0,
     )  # fmt: skip
 
 
+def quota(place: str = PROJECT, **spec: object) -> Quota:
+    """Return the quota of a place."""
+    return Quota(
+        project=place, name=place.rpartition("/")[2], uid=f"quota-{place}",
+        spec=QuotaSpec.model_validate(spec), status=QuotaStatus(),
+    )  # fmt: skip
+
+
+def pool(name: str = "default", **spec: object) -> Pool:
+    """Return a pool of the site."""
+    written = PoolSpec.model_validate({"site": "site", **spec})
+    return Pool(name=name, uid=f"pool-{name}", spec=written, status=PoolStatus())
+
+
 def snapshot(*resources: AnyResource | Iterable[AnyResource], now: float = 1000.0,
              term: int = 1) -> Snapshot:  # fmt: skip
     """Return a snapshot of these, in which every node is in sight and nothing runs."""
     kept: dict[str, dict[Ref, AnyResource]] = {}
     for given in resources:
-        for resource in (given,) if isinstance(given, Job | Node | Model | Service) else given:
+        for resource in (
+            (given,) if isinstance(given, Job | Model | Node | Pool | Quota | Service) else given
+        ):
             assert not isinstance(resource, tuple)
             kept.setdefault(resource.kind, {})[resource.ref] = resource
     nodes = frozenset(ref.name for ref in kept.get("node", {}))

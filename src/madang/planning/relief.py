@@ -1,0 +1,74 @@
+"""The smallest change with which something would start within its quotas. Each answer was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from madang.planning.ask import Ask
+from madang.planning.gangs import Want
+from madang.planning.ground import Ground
+from madang.planning.layout import MILLI
+from madang.planning.quotas import Books, Limit
+from madang.resources.quantity import written_size
+from madang.resources.resource import Reason
+
+MB = 10**6
+
+
+def relief(limit: Limit, project: str, want: Want, ground: Ground) -> Reason | None:
+    """Return the smallest change with which it would start within its quotas; None: none known.
+
+    First to ask for less, then to have the quota raised. Each was tried.
+    """
+    for smaller, fix in _smaller(limit, want):
+        if _starts(ground.books, project, smaller, ground):
+            return fix
+    most = limit.used + limit.asked
+    unit = MILLI if limit.what in {"krw", "accelerators", "cores"} else MB
+    most = -(-most // unit) * unit
+    if not _starts(ground.books.raised(limit, most), project, want, ground):
+        return None
+    return Reason(code="quota.fix-raise", values={
+        "place": limit.place, "key": _key(limit), "most": _said(limit, most),
+    })  # fmt: skip
+
+
+def _starts(books: Books, project: str, want: Want, ground: Ground) -> bool:
+    allowed = books.narrow(project, want.ask, want.nodes, ground.layout.stocks)
+    return isinstance(allowed, Ask) and replace(want, ask=allowed).fits(ground)
+
+
+def _smaller(limit: Limit, want: Want) -> Iterator[tuple[Want, Reason]]:
+    """Return what else could be asked for, with how to ask for it; the most first."""
+    ask = want.ask
+    if limit.what == "krw":
+        return
+    for nodes in range(want.nodes - 1, 0, -1):
+        yield (
+            replace(want, nodes=nodes),
+            Reason(code="placement.fix-nodes", values={"nodes": nodes}),
+        )
+    for count in range(ask.count - 1, 0, -1) if limit.what == "accelerators" else ():
+        if ask.memory_bytes * count >= ask.total_bytes_min:
+            fewer = replace(want, ask=replace(ask, count=count))
+            yield fewer, Reason(code="placement.fix-count", values={"count": count})
+    each = max(0, limit.most - limit.used) // want.nodes
+    if limit.what == "cores" and each:
+        fewer = replace(want, ask=replace(ask, cores=each / MILLI))
+        yield fewer, Reason(code="placement.fix-cores", values={"cores": each / MILLI})
+    if limit.what == "memory" and each and ask.host_memory_bytes:
+        size = written_size(each // MB * MB)
+        fewer = replace(want, ask=replace(ask, host_memory_bytes=each // MB * MB))
+        yield fewer, Reason(code="placement.fix-host-memory", values={"memory": size})
+
+
+def _key(limit: Limit) -> str:
+    return "krw_per_month" if limit.what == "krw" else limit.what
+
+
+def _said(limit: Limit, most: int) -> str:
+    """Write a limit as it stands in a file."""
+    if limit.what == "accelerators":
+        return f"{{{limit.kind}: {most // MILLI}}}"
+    return f"{limit.written(most):g}" if limit.what == "cores" else str(limit.written(most))

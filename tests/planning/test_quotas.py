@@ -1,0 +1,321 @@
+"""Quotas: nothing starts beyond one; who must leave saves first; money begins anew each month."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from madang.planning.action import assume
+from madang.planning.explain import explain
+from madang.planning.memo import Memo
+from madang.planning.plan import plan
+from madang.planning.quotas import Books, counted
+from madang.resources.attempt import AttemptPhase, Outcome
+from madang.resources.job import Job, JobPhase
+from madang.resources.month import month_of
+from madang.resources.replica import ReplicaPhase
+from madang.resources.resource import Ref
+from madang.testing.builders import PROJECT, job, model, node, pool, quota, service, snapshot
+from madang.testing.paper import Paper
+
+pytestmark = pytest.mark.timeout(600)
+LIVING = {AttemptPhase.STARTING, AttemptPhase.RUNNING}
+HOUR_S = 3600.0
+
+
+def a_job(name: str, count: int = 1, **spec: Any) -> Job:
+    return job(name, needs={"accelerator": "nvidia", "count": count}, **spec)
+
+
+def on(paper: Paper) -> set[str]:
+    """Return the jobs that run."""
+    attempts = paper.snapshot.attempts.values()
+    return {a.spec.job for a in attempts if a.status.phase in LIVING}
+
+
+def change(paper: Paper, place: str = PROJECT, **spec: object) -> None:
+    """Set the limits of a place, as an operator does."""
+    fresh = quota(place, **spec)
+    known = paper.snapshot.quotas.get(fresh.ref)
+    paper.put(known.model_copy(update={"spec": fresh.spec}) if known else fresh)
+
+
+def told(paper: Paper, name: str) -> tuple[str, dict[str, object], str]:
+    """Return why a job waits, with what values, and what would help."""
+    found = explain(paper.snapshot.jobs[Ref(PROJECT, name)], paper.snapshot)
+    assert found.reason is not None
+    fix = found.smallest_fix
+    return found.reason.code, dict(found.reason.values), fix.code if fix else ""
+
+
+@pytest.mark.parametrize("place", [PROJECT, "acme"])
+def test_what_a_quota_leaves_too_little_for_waits_and_says_so(place: str) -> None:
+    paper = Paper(snapshot(node("one", cards=4), quota(place, accelerators={"nvidia": 3})))
+    paper.put(a_job("first", 2))
+    paper.settle()
+    paper.put(a_job("second", 2, created_at=1.0))
+    paper.settle()
+    assert on(paper) == {"first"}
+    code, values, fix = told(paper, "second")
+    assert (code, fix) == ("quota.accelerators", "placement.fix-count")
+    assert values["place"] == place
+    assert [values[key] for key in ("most", "used", "left", "asked")] == [3, 2, 1, 2]
+    (first,) = paper.attempts("first")
+    for rank in (0, 1):
+        paper.tell(first, rank, exit_code=0, ended_at=paper.now, pid=0)
+    paper.settle()
+    assert on(paper) == {"second"}
+
+
+def test_who_waits_for_a_quota_holds_nobody_else_up_and_takes_nobodys_place() -> None:
+    paper = Paper(snapshot(node("one", cards=2), quota(accelerators={"nvidia": 0})))
+    paper.put(a_job("barred", 1))
+    paper.put(a_job("other", 2, project="acme/other", created_at=1.0))
+    paper.settle()
+    assert on(paper) == {"other"}
+    assert told(paper, "barred")[2] == "", "no quota helps while others have all there is"
+
+
+def test_a_raised_quota_is_the_fix_and_helps() -> None:
+    paper = Paper(snapshot(node("one", cards=2), quota(accelerators={"nvidia": 0})))
+    paper.put(a_job("barred", 1))
+    paper.settle()
+    assert told(paper, "barred")[2] == "quota.fix-raise"
+    change(paper, accelerators={"nvidia": 1})
+    paper.settle()
+    assert on(paper) == {"barred"}
+
+
+def test_another_kind_is_taken_where_a_quota_bars_only_one() -> None:
+    paper = Paper(
+        snapshot(
+            node("dear", cards=2), node("cheap", cards=2, kind="nvidia/l40s", memory_gb=48),
+            quota(accelerators={"nvidia/h100": 0}),
+        )
+    )  # fmt: skip
+    paper.put(a_job("a", 2))
+    paper.put(a_job("b", 1, created_at=1.0))
+    paper.settle()
+    (attempt,) = paper.attempts("a")
+    assert attempt.status.places[0].node == "cheap"
+    code, values, _ = told(paper, "b")
+    assert (code, values["fell_quota"], values["fell_busy"]) == ("placement.nowhere", 1, 1)
+
+
+@pytest.mark.parametrize(("limit", "needs", "code", "fix"), [
+    ({"cores": 4}, {"cores": 6}, "quota.cores", "placement.fix-cores"),
+    ({"memory": "8GB"}, {"host_memory": "12GB"}, "quota.memory", "placement.fix-host-memory"),
+    ({"memory": "8GB"}, {"accelerator": "cpu", "memory": "12GB"}, "quota.memory",
+     "quota.fix-raise"),
+])  # fmt: skip
+def test_processors_and_memory_are_limited_too(
+    limit: dict[str, Any], needs: dict[str, object], code: str, fix: str
+) -> None:
+    box = node("box", kind="cpu", memory_gb=64, shared=True)
+    paper = Paper(snapshot(node("one", cards=4), box, quota(**limit)))
+    paper.put(job("a", needs={"accelerator": "nvidia", **needs}))
+    paper.settle()
+    assert (told(paper, "a")[0], told(paper, "a")[2]) == (code, fix)
+
+
+def test_parts_of_an_accelerator_count_as_parts() -> None:
+    paper = Paper(snapshot(node("one", shared=True), quota(accelerators={"nvidia": 1})))
+    for name in ("a", "b", "c"):
+        needs = {"accelerator": "nvidia", "memory": "40GB"}
+        paper.put(job(name, needs=needs, created_at=float(ord(name))))
+    paper.settle()
+    assert on(paper) == {"a", "b"}
+    assert told(paper, "c")[1]["left"] == 0
+
+
+def test_a_lowered_quota_has_the_newest_of_those_that_count_for_least_save_and_leave() -> None:
+    jobs = [
+        a_job("old", 1, priority="low"), a_job("new", 1, priority="low", created_at=5.0),
+        a_job("dear", 1, priority="normal", created_at=9.0),
+    ]  # fmt: skip
+    paper = Paper(snapshot(node("one", cards=4), model(), *jobs, quota(accelerators={"nvidia": 4})))
+    paper.put(service("bot", needs={"accelerator": "nvidia"}))
+    paper.settle()
+    assert on(paper) == {"old", "new", "dear"}
+    (newest,) = paper.attempts("new")
+    paper.tell(newest, 0, step=7)
+    change(paper, accelerators={"nvidia": 3})
+    paper.settle()
+    assert on(paper) == {"old", "dear"}
+    status = paper.attempts("new")[0].status
+    assert status.outcome is Outcome.PREEMPTED
+    assert status.cause
+    assert status.cause.code == "quota.over-accelerators"
+    assert paper.snapshot.jobs[Ref(PROJECT, "new")].status.phase is JobPhase.WAITING
+    (replica,) = paper.replicas("bot")
+    assert replica.status.phase is ReplicaPhase.READY
+
+
+def test_services_leave_only_where_all_jobs_are_not_enough_and_come_back() -> None:
+    paper = Paper(snapshot(node("one", cards=4), model(), a_job("a"), quota()))
+    paper.put(service("bot", scale=2, needs={"accelerator": "nvidia"}))
+    paper.settle()
+    change(paper, accelerators={"nvidia": 1})
+    paper.settle()
+    assert on(paper) == set()
+    phases = sorted(replica.status.phase for replica in paper.replicas("bot"))
+    assert phases == [ReplicaPhase.READY, ReplicaPhase.WAITING]
+    change(paper, accelerators={"nvidia": 2})
+    paper.settle()
+    assert {r.status.phase for r in paper.replicas("bot")} == {ReplicaPhase.READY}
+
+
+def test_money_is_counted_by_the_month_and_begins_anew_with_it() -> None:
+    """Two accelerators at 1,000 KRW an hour, of 10,000 KRW: spent after five hours."""
+    start = month_of(1_800_000_000.0).ends - 100 * HOUR_S
+    world = snapshot(
+        node("one", cards=4), pool(price_krw_per_hour={"nvidia": 1000}),
+        quota(krw_per_month=10_000), now=start,
+    )  # fmt: skip
+    paper = Paper(world)
+    paper.put(a_job("a", 2))
+    paper.settle()
+    (first,) = paper.attempts("a")
+    paper.tell(first, 0, step=3)
+    paper.wait(4.9 * HOUR_S)
+    assert on(paper) == {"a"}
+    paper.wait(0.2 * HOUR_S)
+    paper.settle()
+    assert on(paper) == set()
+    code, values, fix = told(paper, "a")
+    assert (code, fix) == ("quota.krw", "quota.fix-raise")
+    assert values["resets"] == month_of(start).day_after
+    assert 10_000 <= float(str(values["used"])) < 10_600, "no more than it takes to save"
+    (kept,) = paper.snapshot.quotas.values()
+    assert kept.status.mkrw >= 10_000_000, "what has let go is written down"
+    paper.wait(95 * HOUR_S)
+    paper.settle()
+    assert on(paper) == {"a"}
+    limits = Books(paper.snapshot)
+    assert limits.now(limits.limits[PROJECT][0]).used < 1_000_000
+
+
+def test_a_service_pays_too_and_each_thing_once() -> None:
+    start = month_of(1_800_000_000.0).begins + HOUR_S
+    paper = Paper(
+        snapshot(
+            node("one", cards=4), model(), pool(price_krw_per_hour={"nvidia/h100": 1000}),
+            quota(krw_per_month=10**6), now=start,
+        )
+    )  # fmt: skip
+    paper.put(service("bot", needs={"accelerator": "nvidia"}))
+    paper.settle()
+    begun = paper.replicas("bot")[0].status.held_since
+    paper.wait(2 * HOUR_S)
+    (running,) = paper.snapshot.services.values()
+    paper.put(running.model_copy(update={"deleted_at": paper.now}))
+    ended = paper.now
+    paper.settle()
+    assert paper.replicas("bot") == []
+    (kept,) = paper.snapshot.quotas.values()
+    owed = (ended - begun) / HOUR_S * 1_000_000
+    assert owed - 1 <= kept.status.mkrw <= owed + 20_000
+    paper.wait(HOUR_S)
+    assert paper.snapshot.quotas[kept.ref].status.mkrw == kept.status.mkrw
+
+
+class World(RuleBasedStateMachine):
+    """People submit, serve and change quotas; nothing that is planned is ever above one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paper = Paper(snapshot(
+            node("one", cards=2), node("two", cards=2, kind="nvidia/l40s", memory_gb=48),
+            node("part", shared=True), model(), pool(price_krw_per_hour={"nvidia": 900}),
+        ))  # fmt: skip
+        self.made = 0
+
+    @rule(project=st.sampled_from(["acme/lab", "acme/other", "beta/one"]),
+          count=st.integers(1, 2), nodes=st.integers(1, 2), cores=st.integers(0, 4),
+          part=st.booleans(), priority=st.sampled_from(["low", "normal"]))  # fmt: skip
+    def submit(
+        self, project: str, count: int, nodes: int, cores: int, part: bool, priority: str
+    ) -> None:
+        if len(self.paper.snapshot.jobs) > 8:
+            return
+        self.made += 1
+        size = {"memory": "30GB"} if part else {}
+        needs = {"accelerator": "nvidia", "count": count, "cores": cores, **size}
+        wanted = job(f"job-{self.made}", project=project, needs=needs, nodes=nodes,
+                     priority=priority, created_at=self.paper.now)  # fmt: skip
+        self.paper.put(wanted)
+
+    @rule(scale=st.integers(0, 2))
+    def serve(self, scale: int) -> None:
+        wanted = service("bot", scale=scale, needs={"accelerator": "nvidia"})
+        known = self.paper.snapshot.services.get(wanted.ref)
+        if known is None:
+            self.paper.put(wanted)
+        elif known.spec != wanted.spec:
+            again = {"spec": wanted.spec, "generation": known.generation + 1}
+            self.paper.put(known.model_copy(update=again))
+
+    @rule(place=st.sampled_from(["acme", "acme/lab", "beta"]),
+          kind=st.sampled_from(["nvidia", "nvidia/h100"]), count=st.integers(0, 4),
+          cores=st.sampled_from([None, 0, 4, 8]), krw=st.sampled_from([None, 0, 2000]))  # fmt: skip
+    def limit(self, place: str, kind: str, count: int, cores: int | None, krw: int | None) -> None:
+        change(
+            self.paper, place, accelerators={kind: count}, cores=cores, krw_per_month=krw
+        )  # fmt: skip
+
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        living = [a for a in self.paper.snapshot.living if a.status.phase in LIVING]
+        if living:
+            attempt = data.draw(st.sampled_from(living))
+            for rank in range(4):
+                self.paper.tell(attempt, rank, exit_code=0, ended_at=self.paper.now, pid=0)
+
+    @rule(seconds=st.sampled_from([1.0, 60.0, 3600.0]))
+    def wait(self, seconds: float) -> None:
+        self.paper.wait(seconds)
+
+    @rule()
+    def turn(self) -> None:
+        self.paper.turn()
+
+    @invariant()
+    def no_plan_gives_more_than_a_quota_leaves(self) -> None:
+        """Of each limit is used no more than it allows, or no more than before."""
+        now = self.paper.snapshot
+        after = assume(now, plan(now, self.paper.memo))
+        before, books = Books(now), Books(after)
+        for place, limits in books.limits.items():
+            for limit in limits:
+                had, has = (counted(b._used[place], limit) for b in (before, books))
+                most = 0 if books.used(limit) >= limit.most else has
+                assert has <= max(most if limit.what == "krw" else limit.most, had)
+
+    @invariant()
+    def nothing_is_left_to_plan_in_any_order_with_any_memo(self) -> None:
+        now = self.paper.snapshot
+        planned = plan(now)
+        assert plan(assume(now, planned)).actions == ()
+        assert plan(now, self.paper.memo) == planned == plan(now, Memo())
+
+    def teardown(self) -> None:
+        """Left alone, all that stays is within what it may have."""
+        self.paper.settle()
+        books = Books(self.paper.snapshot)
+        for place, limits in books.limits.items():
+            for limit in limits:
+                if limit.what != "krw":
+                    assert counted(books._used[place], limit) <= limit.most
+                elif books.used(limit) >= limit.most:
+                    assert books.rate(place) == 0
+
+
+TestWorld = pytest.mark.thorough(World.TestCase)
+TestWorld.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip

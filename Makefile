@@ -87,6 +87,10 @@ bench-%: $(VENV)/.dev  ## bench-NAME: one bench, as JSON in bench/out
 	mkdir -p bench/out
 	$(BIN)/python bench/$(subst -,_,$*).py
 
+bench-queue: $(VENV)/.dev  ## how long jobs wait and who goes short: a few minutes
+	mkdir -p bench/out
+	$(BIN)/python bench/queueing.py
+
 bench: $(VENV)/.dev  ## the short benches, and one table (durability and hostile run by themselves)
 	mkdir -p bench/out
 	for each in $(filter-out bench/jobs_%,$(wildcard bench/[a-z]*_*.py)) bench/control.py bench/jobs.py; do $(BIN)/python $$each; done

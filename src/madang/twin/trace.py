@@ -59,7 +59,7 @@ def opened(file: str) -> Iterator[io.TextIOBase]:
 def read_fleet(lines: Iterable[str], file: str) -> Fleet:
     """Read a node list."""
     rows = [(_amounts(row, line, file, NODE_COLUMNS[1:4]), row["sn"], row["model"])
-            for line, row in _rows(lines, file, NODE_COLUMNS)]  # fmt: skip
+            for line, row in read_rows(lines, file, NODE_COLUMNS)]  # fmt: skip
     models = [model or NO_MODEL for _, _, model in rows]
     kinds = sorted(set(models))
     hosts = [
@@ -72,12 +72,12 @@ def read_fleet(lines: Iterable[str], file: str) -> Fleet:
 def read_pods(lines: Iterable[str], file: str, kinds: Sequence[Kind]) -> list[Pod]:
     """Read a pod list for a fleet of these kinds; models that it doesn't have fit nowhere."""
     pods = []
-    for line, row in _rows(lines, file, POD_COLUMNS):
+    for line, row in read_rows(lines, file, POD_COLUMNS):
         cpu, memory, devices, milli = _amounts(row, line, file, POD_COLUMNS[1:])
         if milli > WHOLE or (devices and not milli):
-            raise _bad(file, line, "gpu_milli", row["gpu_milli"])
+            raise bad_row(file, line, "gpu_milli", row["gpu_milli"])
         if devices > DEVICES_MAX:
-            raise _bad(file, line, "num_gpu", row["num_gpu"])
+            raise bad_row(file, line, "num_gpu", row["num_gpu"])
         spec = {model for model in (row.get("gpu_spec") or "").split("|") if model}
         parts = tuple(
             milli if devices and kind.name != NO_MODEL and (not spec or kind.name in spec) else 0
@@ -87,14 +87,15 @@ def read_pods(lines: Iterable[str], file: str, kinds: Sequence[Kind]) -> list[Po
         try:
             created_s = float(created) if created else -1.0
         except ValueError:
-            raise _bad(file, line, "creation_time", created) from None
+            raise bad_row(file, line, "creation_time", created) from None
         pods.append(Pod(Demand(cpu, memory, devices, parts), created_s))
     return pods
 
 
-def _rows(
+def read_rows(
     lines: Iterable[str], file: str, columns: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
+    """Return the rows of a CSV that has these columns, each with the number of its line."""
     reader = csv.DictReader(lines, restval="")
     try:
         missing = [c for c in columns if c not in (reader.fieldnames or ())]
@@ -111,10 +112,11 @@ def _amounts(row: dict[str, str], line: int, file: str, columns: Sequence[str]) 
     for column in columns:
         text = (row[column] or "").strip()
         if not text.isascii() or not text.isdigit() or int(text[:20]) > AMOUNT_MAX:
-            raise _bad(file, line, column, text)
+            raise bad_row(file, line, column, text)
         out.append(int(text))
     return tuple(out)
 
 
-def _bad(file: str, line: int, column: str, text: str) -> Rejected:
+def bad_row(file: str, line: int, column: str, text: str) -> Rejected:
+    """Return what to raise about a value that can't be."""
     return Rejected("twin.bad-row", file=file, line=line, column=column, value=text[:40])

@@ -1,0 +1,37 @@
+"""The constants of the queue, as one value. None was chosen for a single list of jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HOUR_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the queue weighs. The budget is the one knob; the rest lies on plateaus."""
+
+    budget: float = 0.13
+    """Part of its entitlement that a project may go short of before all of it is guaranteed: less
+    is fairer, more has jobs end sooner in the mean."""
+    half_life_s: float = 7 * 24 * HOUR_S
+    """So long until what a project went short of counts for half."""
+    stay: float = 4.0
+    """So many times more a job counts while it runs: nobody is chased to and fro."""
+    unsaved: float = 30.0
+    """So many times more, again, with a whole interval of work that is not saved."""
+    aged_s: float = 96 * HOUR_S
+    """Who has waited so long in all goes before the others, who came first in front,"""
+    aged_part: float = 0.65
+    """but only so much of the pool is given by age: else all would wait as long."""
+    size_power: float = 0.5
+    """How much a gang's size counts against it: 1 is per accelerator, 0 not at all."""
+    every_s: float = 300.0
+    """Between two times that jobs may be asked to make room."""
+    relearn_s: float = HOUR_S
+    """Between two times that what was learnt is put to use."""
+    preempted_max: int = 3
+    """Within an hour; then a job stays where it is."""
+
+
+RULE = Rule()

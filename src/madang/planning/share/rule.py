@@ -24,7 +24,7 @@ class Rule:
     """Who has waited so long in all goes before the others, who came first in front,"""
     aged_part: float = 0.65
     """but only so much of the pool is given by age: else all would wait as long."""
-    size_power: float = 0.5
+    size_power: float = 0.75
     """How much a gang's size counts against it: 1 is per accelerator, 0 not at all."""
     every_s: float = 300.0
     """Between two times that jobs may be asked to make room."""

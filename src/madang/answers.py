@@ -141,6 +141,7 @@ class Explanation(TypedDict):
     next_try: float | None
     smallest_fix: Reason | None
     last_lines: list[str]
+    findings: list[Reason]
     because: list[Explanation]
     ahead: int | None
     ahead_higher: int

@@ -287,6 +287,13 @@ class Client:
         kept: Resource = self._json("POST", "secret", body=body)
         return kept
 
+    def act_on_grant(self, name: str, what: str, **said: Any) -> Resource:
+        """Review, approve, refuse, renew or reclaim a grant, or appeal."""
+        path, query = self._ref("grant", name)
+        return cast(
+            "Resource", self._json("POST", f"{path}/act", query, body={"what": what, **said})
+        )
+
     def delete(self, kind: str, name: str) -> Resource:
         """Take it down; returns before it is gone, with what it was."""
         going: Resource = self._json("DELETE", *self._ref(kind, name))

@@ -22,6 +22,7 @@ from madang.cli import COMMANDS
 from madang.control.intake import DELETABLE
 from madang.planning.action import Verb
 from madang.resources.attempt import AttemptPhase, Outcome
+from madang.resources.grant import GrantPhase
 from madang.resources.job import JobPhase
 from madang.resources.kinds import WRITABLE
 from madang.resources.place import AcceleratorPhase, Guarantee, NodePhase
@@ -69,7 +70,7 @@ EXPANDED = {
 
 PHASES = {
     *Guarantee, *NodePhase, *RevisionPhase, *ServicePhase, *ReplicaPhase, *Verdict, *Role,
-    *AcceleratorPhase, *JobPhase, *AttemptPhase, *Outcome,
+    *AcceleratorPhase, *GrantPhase, *JobPhase, *AttemptPhase, *Outcome,
     "running", "waiting", "exited", "whole", "enclosed", "bare",
 }  # fmt: skip
 """What stands in a column `phase`, `verdict`, `role`, `state`, `given` or `sandbox`."""

@@ -10,7 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter, FastAPI
+from starlette.routing import Mount
 
+from madang.api.app import check_guarded
 from madang.errors import Rejected
 from madang.planning.plan import plan
 from madang.resources.rights import CONTROL
@@ -442,3 +445,17 @@ async def test_a_turn_without_memory_is_told_and_the_next_one_does_its_work(
     await yard.until("service", "bot", "ready")
     assert failed > 2
     assert "MemoryError" in caplog.text
+
+
+async def test_a_route_that_does_not_say_what_it_needs_ends_the_start() -> None:
+    unguarded = APIRouter()
+
+    @unguarded.get("/api/v1/open-door")
+    async def open_door() -> None:
+        """Ask nobody for anything."""
+
+    for route in [*unguarded.routes, Mount("/other", FastAPI())]:
+        app = FastAPI()
+        app.router.routes.append(route)
+        with pytest.raises(AssertionError, match="does not say what it needs"):
+            check_guarded(app)

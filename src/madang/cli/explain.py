@@ -50,6 +50,7 @@ def lines(found: Explanation) -> Iterator[str]:
         yield from filters(found["reason"]["values"])
     elif not found["because"]:
         yield word("explain.fine")
+    yield from (reason(each, found["subject"]) for each in found.get("findings", ()))
     if found["next_try"]:
         yield word("explain.next-try", at=moment(found["next_try"]))
     if found["smallest_fix"]:

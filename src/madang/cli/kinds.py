@@ -11,9 +11,9 @@ from madang.client import Client
 from madang.errors import NotFound, Rejected, Unavailable
 
 KINDS = (
-    "organization", "project", "user", "quota", "key", "site", "pool", "node", "accelerator",
-    "model", "service", "revision", "build", "replica", "endpoint", "volume", "secret", "job",
-    "attempt",
+    "organization", "project", "user", "quota", "grant", "key", "site", "pool", "node",
+    "accelerator", "model", "service", "revision", "build", "replica", "endpoint", "volume",
+    "secret", "job", "attempt",
 )  # fmt: skip
 """As `resources.kinds` has them, without the price of importing it; a test compares the two."""
 

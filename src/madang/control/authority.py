@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from madang.errors import Forbidden, NotFound, Rejected
+from madang.resources import grant as grants
 from madang.resources.job import Job, Priority
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Grant, Principal, Right, held
@@ -18,7 +19,7 @@ WRITE_RIGHTS = {
 }
 """What it takes to write a kind; `write` for every other."""
 
-PRIVILEGED = frozenset({*WRITE_RIGHTS, "model", "job", "accelerator", "quota"})
+PRIVILEGED = frozenset({*WRITE_RIGHTS, "model", "job", "accelerator", "quota", "grant"})
 """Kinds whose writes hand out rights, say which data may lie where or that hardware is trusted
 again, have control read files of the server, run there what somebody wrote, or set limits."""
 
@@ -76,6 +77,8 @@ def allow_change(who: Principal, before: AnyResource | None, after: AnyResource 
     """
     if _is_high(after) and not _is_high(before) and not who.may(Right.OPERATE, ""):
         raise Forbidden("job.high-needs-operator", f"job/{after.name if after else ''}")
+    if isinstance(before, grants.Grant) and after is None and before.status.cards:
+        allow(who, Right.OPERATE, "", f"grant/{before.name}")  # what was judged stays on record
     for old, new in ((before, after), (after, before)):
         if isinstance(old, Key) and old is not new:
             allow_grant(who, old.spec.grant, f"key/{old.name}")

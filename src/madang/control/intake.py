@@ -20,8 +20,9 @@ from madang.control.authority import (
     allow_owner,
     allow_write,
 )
+from madang.control.granting import DID, Asked, act
 from madang.control.keys import Keys, Wanted, make_key, owner_ref
-from madang.control.standing import check_folder, check_followed, check_same, check_swept, users_of
+from madang.control.standing import check_changed, check_folder, check_followed, check_new, users_of
 from madang.control.steering import Steer
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
@@ -31,6 +32,7 @@ from madang.planning.preview import Change, follow, telling, wish
 from madang.planning.snapshot import Seen
 from madang.ports import Codes, Random
 from madang.resources.event import Event
+from madang.resources.grant import Grant
 from madang.resources.job import Job, JobSpec
 from madang.resources.kinds import WRITABLE
 from madang.resources.manifest import MANIFESTS_MAX, Manifest, numbered, read
@@ -47,10 +49,8 @@ from madang.resources.resource import AnyResource, Frozen, Ref
 from madang.resources.rights import CONTROL, Principal, Right
 from madang.resources.secret import Secret, renewed
 from madang.resources.service import Service
-from madang.resources.sweep import combinations
 from madang.resources.tenancy import Key, Organization, Project, User
 from madang.resources.volume import VolumeSpec
-from madang.settings import JOBS_MAX
 
 Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)."""
@@ -278,12 +278,8 @@ class Intake:
         before = self.world.list(who, resource.kind).get(resource.ref)
         allow_change(who, before, resource)
         if isinstance(resource, Job) and before is None:
-            self._count(resource, subject)
-            self._check_demands(resource, subject)
-        if isinstance(resource, Job):
-            check_swept(before if isinstance(before, Job) else None, resource, subject)
-        if isinstance(resource, Job) and isinstance(before, Job):
-            check_same(before, resource, subject)
+            check_new(resource, self.world, subject)
+        check_changed(before, resource, subject)
         organization, _, project = resource.project.partition("/")
         if isinstance(resource, Project | User) or (isinstance(resource, Quota) and not project):
             self._need(Organization, Ref(organization, organization), subject, changes)
@@ -299,20 +295,6 @@ class Intake:
                     "model.no-such-version", subject, model=name, version=number,
                     newest=model.status.versions[-1].number if model.status.versions else 0,
                 )  # fmt: skip
-
-    def _check_demands(self, job: Job, subject: str) -> None:
-        """Refuse a job that could never have what its project demands; a sandbox may come yet."""
-        home = self.world.get(CONTROL, Project, Ref(job.project, job.project.partition("/")[2]))
-        if home and (code := home.spec.bars(job.spec.nodes, encloses=True)):
-            raise Rejected(code, subject, project=job.project)
-
-    def _count(self, job: Job, subject: str) -> None:
-        """Refuse a job where its project has too many."""
-        jobs, more = self.world.list(CONTROL, "job"), combinations(job.spec.sweep)
-        is_near = len(jobs) + more >= JOBS_MAX
-        count = sum(ref.project == job.project for ref in jobs) if is_near else 0
-        if count + more >= JOBS_MAX:
-            raise Rejected("job.too-many", subject, project=job.project, count=count)
 
     def _need(
         self, kind: type[AnyResource], ref: Ref, subject: str, changes: Sequence[Change]
@@ -420,6 +402,18 @@ class Intake:
             return (await self._commit(who, [changed], events=[event]))[0]
 
         return await self._again(act)
+
+    async def act_on_grant(self, who: Principal, ref: Ref, asked: Asked) -> AnyResource:
+        """Do what somebody may do about a grant, and write it down with who did it."""
+
+        async def once() -> AnyResource:
+            found = self.find(who, "grant", ref)
+            assert isinstance(found, Grant)
+            changed = act(who, found, asked, self.world.clock.now())
+            event = self._told(who, changed, DID[asked.what], text=asked.text)
+            return (await self._commit(who, [changed], events=[event]))[0]
+
+        return await self._again(once)
 
     def check_add_model(self, who: Principal, ref: Ref) -> None:
         """Refuse whoever may not have the server read a file for that project."""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from madang.control.granting import check_request
 from madang.control.world import World
 from madang.errors import Conflict, Rejected
 from madang.planning.gangs import want_of
@@ -13,14 +14,16 @@ from madang.planning.memo import Memo
 from madang.planning.preview import Change, misplaced
 from madang.planning.quotas import Books, Limit, storage_limit
 from madang.planning.snapshot import Snapshot
+from madang.resources.grant import Grant
 from madang.resources.job import OVER, Job
 from madang.resources.kinds import KINDS
 from madang.resources.model import split_model
 from madang.resources.resource import NAME_BYTES_MAX, AnyResource, Ref
 from madang.resources.rights import CONTROL, within
 from madang.resources.sweep import combinations
-from madang.resources.tenancy import User
+from madang.resources.tenancy import Project, User
 from madang.resources.volume import Volume
+from madang.settings import JOBS_MAX
 
 
 def users_of(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
@@ -75,6 +78,31 @@ def _reaches(holder: AnyResource, place: str) -> bool:
     """Tell whether a key or a user holds rights there that it does not hold on the whole site."""
     grants = holder.spec.grants() if isinstance(holder, User) else (holder.spec.grant,)
     return any(grant.where and within(grant.where, place) for grant in grants)
+
+
+def check_new(job: Job, world: World, subject: str) -> None:
+    """Refuse a job of which its project has too many, or which could never have what that demands.
+
+    A sandbox may come yet.
+    """
+    jobs, more = world.list(CONTROL, "job"), combinations(job.spec.sweep)
+    is_near = len(jobs) + more >= JOBS_MAX
+    count = sum(ref.project == job.project for ref in jobs) if is_near else 0
+    if count + more >= JOBS_MAX:
+        raise Rejected("job.too-many", subject, project=job.project, count=count)
+    home = world.get(CONTROL, Project, Ref(job.project, job.project.partition("/")[2]))
+    if home and (code := home.spec.bars(job.spec.nodes, encloses=True)):
+        raise Rejected(code, subject, project=job.project)
+
+
+def check_changed(before: AnyResource | None, after: AnyResource, subject: str) -> None:
+    """Refuse to turn one into the other where it may not change so."""
+    if isinstance(after, Grant):
+        check_request(before, after, subject)
+    if isinstance(after, Job):
+        check_swept(before if isinstance(before, Job) else None, after, subject)
+        if isinstance(before, Job):
+            check_same(before, after, subject)
 
 
 def check_swept(before: Job | None, after: Job, subject: str) -> None:

@@ -57,6 +57,7 @@ class Verb(StrEnum):
     QUARANTINE_ACCELERATOR = "accelerator.quarantined"
     HEED_ACCELERATOR = "accelerator.looked-at"
     RELEASE_ACCELERATOR = "accelerator.released"
+    STATUS_GRANT = "grant.status"
     STATUS_NODE = "node.status"
     STATUS_REVISION = "revision.status"
     STATUS_SERVICE = "service.status"

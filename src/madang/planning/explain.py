@@ -9,6 +9,7 @@ from madang.planning.ask import Refused
 from madang.planning.barrier import barrier
 from madang.planning.fix import smallest_fix
 from madang.planning.gangs import Want, place_gang, want_of
+from madang.planning.grants import due, findings, told
 from madang.planning.ground import Ground
 from madang.planning.memo import Memo
 from madang.planning.place import place
@@ -17,6 +18,7 @@ from madang.planning.quotas import Limit, held_back
 from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
+from madang.resources.grant import Grant
 from madang.resources.job import Job, JobPhase
 from madang.resources.place import Node
 from madang.resources.replica import Replica, ReplicaPhase
@@ -40,6 +42,8 @@ class Explanation(Frozen):
     smallest_fix: Reason | None = None
     """Tried on a copy of the world: it would make the thing start."""
     last_lines: tuple[str, ...] = ()
+    findings: tuple[Reason, ...] = ()
+    """Of a grant, step by step how it came to be what it is, from what is stored."""
     because: tuple[Explanation, ...] = ()
     ahead: int | None = None
     """Jobs in line before it; None: it is not in line;"""
@@ -61,6 +65,12 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
         return _of(resource).model_copy(update={"reason": _runs(resource, snapshot)})
     if isinstance(resource, Job) and resource.status.phase is JobPhase.WAITING:
         return _of(resource).model_copy(update=_job(resource, snapshot, memo))
+    if isinstance(resource, Grant):
+        said = {
+            "findings": tuple(findings(resource)),
+            "reason": told(resource, due(resource, snapshot.now)),
+        }
+        return _of(resource).model_copy(update=said)
     if isinstance(resource, Node) and resource.spec.drain:
         return _of(resource, tuple(_of(each) for each in _left(resource, snapshot)))
     return _of(resource)

@@ -9,6 +9,8 @@ from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, as
 from madang.planning.fencing import plan_accelerators
 from madang.planning.fencing import wake_s as fencing_wake_s
 from madang.planning.forecast import question
+from madang.planning.grants import plan_grants
+from madang.planning.grants import wake_s as grant_wake_s
 from madang.planning.ground import Ground
 from madang.planning.jobs import Task, plan_job, tasks
 from madang.planning.keeping import plan_forgetting
@@ -49,6 +51,7 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
         houses = tuple(households(snapshot))
         chosen = (
             tuple(plan_tallies(snapshot))
+            or tuple(plan_grants(snapshot))
             or tuple(plan_accelerators(snapshot))
             or tuple(plan_over(snapshot, memo.ground(snapshot)))
             or tuple(_deeds(houses, snapshot, memo))
@@ -165,4 +168,5 @@ def _wake_s(snapshot: Snapshot, ground: Ground) -> float | None:
     times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.living]
     times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs]
     times += [fencing_wake_s(snapshot), quota_wake_s(snapshot, ground.books)]
+    times.append(grant_wake_s(snapshot))
     return min((due for due in times if due is not None and due > 0), default=None)

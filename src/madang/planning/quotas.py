@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from madang.errors import Value
 from madang.planning.ask import Ask, Stock, of_kind
+from madang.planning.grants import given
 from madang.planning.layout import MILLI, is_processor, milli_cores
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Attempt, AttemptPhase
@@ -151,7 +152,7 @@ class Books:
     """What each place with a quota has, and may have."""
 
     def __init__(self, snapshot: Snapshot, *, are_empty: bool = False) -> None:
-        self.limits = {each.project: _limits(each) for each in snapshot.quotas.values()}
+        self.limits = {each.project: _limits(each, snapshot) for each in snapshot.quotas.values()}
         self._snapshot, self._prices = snapshot, Prices(snapshot)
         self._month: Month = month_of(snapshot.now)
         self._used: dict[str, Amounts] = {place: Counter() for place in self.limits}
@@ -379,11 +380,21 @@ def _lets_go(holder: Holder) -> bool:
     return not holder.is_charged and owner.status.phase in LETTING_GO
 
 
-def _limits(quota: Quota) -> tuple[Limit, ...]:
-    """Return what a quota says, in one order."""
+def _limits(quota: Quota, snapshot: Snapshot) -> tuple[Limit, ...]:
+    """Return what a quota says, in one order; what is granted there comes on top."""
     spec, place = quota.spec, quota.project
+    more = [each for each in given(snapshot) if place in places_of(each.project)]
     found = [
-        Limit(place, "accelerators", kind, count * MILLI)
+        Limit(
+            place,
+            "accelerators",
+            kind,
+            MILLI
+            * (
+                count
+                + sum(each.status.count for each in more if of_kind(each.spec.accelerator, kind))
+            ),
+        )
         for kind, count in sorted(spec.accelerators.items())
     ]
     if spec.cores is not None:

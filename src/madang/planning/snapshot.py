@@ -12,6 +12,7 @@ from madang.planning.ages import Ages
 from madang.planning.placement.outlook import Outlook
 from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.endpoint import Endpoint
+from madang.resources.grant import Grant
 from madang.resources.holding import Holding
 from madang.resources.job import OVER, Job
 from madang.resources.model import Model
@@ -211,6 +212,11 @@ class Snapshot:
     def quotas(self) -> Mapping[Ref, Quota]:
         """All quotas."""
         return self.all(Quota)
+
+    @property
+    def grants(self) -> Mapping[Ref, Grant]:
+        """All grants."""
+        return self.all(Grant)
 
     @property
     def attempts(self) -> Mapping[Ref, Attempt]:

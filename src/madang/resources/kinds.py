@@ -7,6 +7,7 @@ from typing import Any
 from madang.resources.attempt import Attempt
 from madang.resources.endpoint import Endpoint
 from madang.resources.event import Event
+from madang.resources.grant import Grant
 from madang.resources.job import Job
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node, Pool, Site
@@ -22,14 +23,15 @@ from madang.resources.volume import Volume
 KINDS: dict[str, type[AnyResource]] = {
     kind.kind: kind
     for kind in (
-        Organization, Project, User, Quota, Key, Site, Pool, Node, Accelerator,
+        Organization, Project, User, Quota, Grant, Key, Site, Pool, Node, Accelerator,
         Model, Service, Revision, Build, Replica, Endpoint, Volume, Secret, Job,
         Attempt,
     )
 }  # fmt: skip
 
 WRITABLE = (
-    "organization", "project", "user", "quota", "site", "pool", "model", "service", "volume", "job",
+    "organization", "project", "user", "quota", "grant", "site", "pool", "model", "service",
+    "volume", "job",
 )  # fmt: skip
 """Kinds that `apply` takes."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from madang.errors import Unfit
+
 DAY_S = 86_400
 KOREA_S = 9 * 3600
 ERA_DAYS = 146_097
@@ -64,3 +66,19 @@ def _civil(days: int) -> tuple[int, int]:
     of_year = of_era - (365 * year + year // 4 - year // 100)
     month = ((5 * of_year + 2) // 153 + 2) % 12 + 1
     return year + era * 400 + (month <= 2), month
+
+
+def day_of(written: str) -> float:
+    """Return when a day begins in Seoul, in Unix seconds; raises `Unfit` for one that is none.
+
+    >>> day_of("2025-12-01")
+    1764514800.0
+    """
+    year, month, day = map(int, written.split("-"))
+    if not 1 <= month <= 12 or year < 1970:
+        raise Unfit("value.day", written=written)
+    begins = _first(year, month)
+    at = begins + (day - 1) * DAY_S
+    if not begins <= at < _first(*_next(year, month)):
+        raise Unfit("value.day", written=written)
+    return at

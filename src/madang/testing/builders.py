@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
+from madang.resources.grant import Grant, GrantSpec, GrantStatus
 from madang.resources.job import Job, JobSpec, JobStatus
 from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion
 from madang.resources.place import (
@@ -25,6 +26,7 @@ from madang.resources.resource import AnyResource, Ref
 from madang.resources.service import Service, ServiceSpec, ServiceStatus
 
 PROJECT = "acme/lab"
+ALONE = Grant | Job | Model | Node | Pool | Quota | Service
 GB = 10**9
 
 FAKE = EngineFacts(
@@ -96,6 +98,15 @@ def quota(place: str = PROJECT, **spec: object) -> Quota:
     )  # fmt: skip
 
 
+def grant(name: str = "burst", project: str = PROJECT, **spec: object) -> Grant:
+    """Return a grant as somebody has just requested it."""
+    written = {"accelerator": "nvidia", "count": 2, "from": "2026-12-01", "until": "2027-03-01"}
+    return Grant(
+        project=project, name=name, uid=f"grant-{name}",
+        spec=GrantSpec.model_validate({**written, **spec}), status=GrantStatus(),
+    )  # fmt: skip
+
+
 def pool(name: str = "default", **spec: object) -> Pool:
     """Return a pool of the site."""
     written = PoolSpec.model_validate({"site": "site", **spec})
@@ -107,9 +118,7 @@ def snapshot(*resources: AnyResource | Iterable[AnyResource], now: float = 1000.
     """Return a snapshot of these, in which every node is in sight and nothing runs."""
     kept: dict[str, dict[Ref, AnyResource]] = {}
     for given in resources:
-        for resource in (
-            (given,) if isinstance(given, Job | Model | Node | Pool | Quota | Service) else given
-        ):
+        for resource in (given,) if isinstance(given, ALONE) else given:
             assert not isinstance(resource, tuple)
             kept.setdefault(resource.kind, {})[resource.ref] = resource
     nodes = frozenset(ref.name for ref in kept.get("node", {}))

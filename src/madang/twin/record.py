@@ -21,6 +21,7 @@ from madang.forms import marked
 from madang.planning.action import Plan
 from madang.planning.plan import OURS, plan
 from madang.planning.snapshot import Seen, Snapshot
+from madang.resources.grant import Grant
 from madang.resources.model import Model
 from madang.resources.place import Pool, Site
 from madang.resources.replica import Replica
@@ -212,6 +213,11 @@ def _bare_build(build: Build) -> AnyResource:
     return bared
 
 
+def _bare_grant(grant: Grant) -> AnyResource:
+    bared: Grant = grant.with_status(cards=(), deeds=())
+    return bared.model_copy(update={"spec": grant.spec.model_copy(update={"reason": ""})})
+
+
 def _bare_site(site: Site) -> AnyResource:
     return site.model_copy(update={"spec": site.spec.model_copy(update={"title": ""})})
 
@@ -221,6 +227,7 @@ _BARE: dict[str, Callable[[Any], AnyResource]] = {
     Model.kind: _bare_model,
     Build.kind: _bare_build,
     Site.kind: _bare_site,
+    Grant.kind: _bare_grant,
 }
 
 

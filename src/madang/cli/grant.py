@@ -1,0 +1,184 @@
+"""`madang grant`: accelerators for a time: request, review, approve, renew, explain, list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cyclopts import App
+
+from madang.cli.explain import explain as explained
+from madang.cli.get import get
+from madang.cli.kinds import canonical, naming
+from madang.cli.options import DEFAULTS, Options
+from madang.cli.output import phase, show_json, tell
+from madang.errors import Rejected
+
+grant = App(name="grant", help_format="plaintext")
+
+
+@grant.command
+def request(
+    name: str, /, *, accelerator: str, count: int, days: str, reason: str = "",
+    options: Options = DEFAULTS,
+) -> None:  # fmt: skip
+    """Request accelerators for the project, for a time; any member may.
+
+    Parameters
+    ----------
+    name
+        What the grant is called.
+    accelerator
+        Their kind, or the start of it.
+    count
+        How many.
+    days
+        The first day, and the first on which they are wanted no more: 2026-12-01..2027-03-01.
+    reason
+        What for.
+    """
+    begins, _, until = days.partition("..")
+    called = canonical(name)
+    document = {
+        "kind": "grant", "name": called, "accelerator": accelerator, "count": count,
+        "from": begins, "until": until, "reason": reason,
+    }  # fmt: skip
+    with options.client() as client:
+        client.apply([document])
+        _told(client.get("grant", called), options)
+
+
+@grant.command
+def review(
+    name: str, /, *, points: str = "", conflict: bool = False, unmet: str = "", note: str = "",
+    options: Options = DEFAULTS,
+) -> None:  # fmt: skip
+    """Give a request points; each reviewer's newest card counts, and none of its own organization.
+
+    Parameters
+    ----------
+    name
+        The grant.
+    points
+        As effect=30,plan=31.6,need=25: of 40, 35 and 25.
+    conflict
+        Say that you are too near to it: then your card counts for nothing.
+    unmet
+        The condition for having any grant that its project does not meet.
+    note
+        Why.
+    """
+    given = dict(part.split("=", 1) for part in points.split(",") if "=" in part)
+    try:
+        read = {key.strip(): float(value) for key, value in given.items()}
+    except ValueError as error:
+        raise Rejected("cli.usage", cause=f"--points {points}") from error
+    _act(name, "review", options, points=read, conflict=conflict, unmet=unmet, text=note)
+
+
+@grant.command
+def approve(
+    name: str, /, *, count: int = 0, note: str = "", options: Options = DEFAULTS
+) -> None:  # fmt: skip
+    """Approve a reviewed request, or a part of it: for operators of the site.
+
+    Parameters
+    ----------
+    name
+        The grant.
+    count
+        How many are given; without it all that were asked for.
+    note
+        Why.
+    """
+    _act(name, "approve", options, count=count, text=note)
+
+
+@grant.command
+def refuse(name: str, /, *, note: str = "", options: Options = DEFAULTS) -> None:
+    """Refuse a request: for operators of the site.
+
+    Parameters
+    ----------
+    name
+        The grant.
+    note
+        Why.
+    """
+    _act(name, "refuse", options, text=note)
+
+
+@grant.command
+def renew(name: str, /, *, until: str, note: str = "", options: Options = DEFAULTS) -> None:
+    """Let an active grant last longer: for operators of the site.
+
+    Parameters
+    ----------
+    name
+        The grant.
+    until
+        The first day on which it holds no more.
+    note
+        Why.
+    """
+    _act(name, "renew", options, until=until, text=note)
+
+
+@grant.command
+def reclaim(name: str, /, *, note: str = "", options: Options = DEFAULTS) -> None:
+    """Take an active grant back before its time: for operators of the site.
+
+    Parameters
+    ----------
+    name
+        The grant.
+    note
+        Why.
+    """
+    _act(name, "reclaim", options, text=note)
+
+
+@grant.command
+def appeal(name: str, text: str, /, *, options: Options = DEFAULTS) -> None:
+    """Say what speaks against a decision; it is kept with it.
+
+    Parameters
+    ----------
+    name
+        The grant.
+    text
+        What speaks against it.
+    """
+    _act(name, "appeal", options, text=text)
+
+
+@grant.command
+def explain(name: str, /, *, options: Options = DEFAULTS) -> None:
+    """Work out again, from what is stored, how a grant came to be what it is.
+
+    Parameters
+    ----------
+    name
+        The grant.
+    """
+    explained("grant", name, options=options)
+
+
+@grant.command(name="list")
+def ls(*, options: Options = DEFAULTS) -> None:
+    """List the grants that you may see."""
+    get("grant", options=options)
+
+
+def _act(name: str, what: str, options: Options, **said: Any) -> None:
+    with options.client() as client, naming(client, "grant", canonical(name)):
+        _told(client.act_on_grant(canonical(name), what, **said), options)
+
+
+def _told(found: Any, options: Options) -> None:
+    """Say where it is now."""
+    if options.json:
+        show_json(found)
+        return
+    status = found["status"]
+    tell("grant.is", name=found["name"], phase=phase(status["phase"]),
+         count=status["count"] or found["spec"]["count"])  # fmt: skip

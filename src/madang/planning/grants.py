@@ -1,0 +1,115 @@
+"""The life of grants, by the clock; and what their projects are promised while they have them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from madang.errors import Value
+from madang.planning.action import Action, Verb
+from madang.planning.snapshot import Snapshot
+from madang.resources.grant import CRITERIA, GIVEN, NEXT, Grant, GrantPhase
+from madang.resources.resource import Reason
+
+WARNED_S = 14 * 86_400.0
+"""So long before its end it is said that a grant ends."""
+G = GrantPhase
+
+
+def plan_grants(snapshot: Snapshot) -> Iterator[Action]:
+    """Return the next phase of each grant for which it is time."""
+    for _, grant in sorted(snapshot.grants.items()):
+        phase = due(grant, snapshot.now)
+        if phase is not grant.status.phase:
+            reason = told(grant, phase)
+            assert phase in NEXT[grant.status.phase], (grant.status.phase, phase)
+            moved: Grant = grant.with_status(phase=phase, reason=reason, since=snapshot.now)
+            yield Action(Verb.STATUS_GRANT, grant, reason, (moved,))
+
+
+def due(grant: Grant, now: float) -> GrantPhase:
+    """Return the phase in which a grant is at that moment."""
+    phase = grant.status.phase
+    if phase not in {G.REVIEWED, *GIVEN} or not grant.status.count:
+        return phase
+    if now >= grant.ends:
+        return G.EXPIRED
+    if now < grant.begins:
+        return phase
+    is_late = now >= grant.ends - WARNED_S and phase is not G.REVIEWED
+    return G.WARNED if is_late else G.ACTIVE if phase is G.REVIEWED else phase
+
+
+def told(grant: Grant, phase: GrantPhase) -> Reason:
+    """Say what a phase means for a grant."""
+    values: dict[str, Value] = {
+        "count": grant.status.count, "kind": grant.spec.accelerator, "begins": grant.spec.begins,
+        "until": grant.status.until or grant.spec.until,
+    }  # fmt: skip
+    return Reason(code=PHASES[phase], values=values)
+
+
+PHASES = {
+    G.REQUESTED: "grant.requested", G.REVIEWED: "grant.reviewed", G.ACTIVE: "grant.active",
+    G.WARNED: "grant.warned", G.REFUSED: "grant.refused", G.RECLAIMED: "grant.reclaimed",
+    G.EXPIRED: "grant.expired",
+}  # fmt: skip
+
+
+def wake_s(snapshot: Snapshot) -> float | None:
+    """Return the seconds until some grant is in another phase by itself."""
+    due_at = [
+        at for grant in snapshot.grants.values() if grant.status.count
+        for at in (grant.begins, grant.ends - WARNED_S, grant.ends) if at > snapshot.now
+    ]  # fmt: skip
+    return min(due_at) - snapshot.now if due_at else None
+
+
+def guaranteed(snapshot: Snapshot) -> Mapping[str, Mapping[str, int]]:
+    """Return what each project is promised now: accelerators by the start of their kind."""
+    found: dict[str, Counter[str]] = {}
+    for grant in given(snapshot):
+        found.setdefault(grant.project, Counter())[grant.spec.accelerator] += grant.status.count
+    return found
+
+
+def weights(snapshot: Snapshot) -> Mapping[str, float]:
+    """Return what projects count for that do not count for 1: by quota, times their best grant."""
+    found = {quota.project: quota.spec.weight for quota in snapshot.quotas.values()}
+    best: dict[str, float] = {}
+    for grant in given(snapshot):
+        best[grant.project] = max(best.get(grant.project, 0.0), grant.spec.weight)
+    both = {**found, **{place: found.get(place, 1.0) * more for place, more in best.items()}}
+    return {place: weight for place, weight in both.items() if "/" in place and weight != 1}
+
+
+def given(snapshot: Snapshot) -> Iterator[Grant]:
+    """Return the grants that projects have now."""
+    return (each for each in snapshot.grants.values() if each.status.phase in GIVEN)
+
+
+def findings(grant: Grant) -> Iterator[Reason]:
+    """Recompute from what is stored how a grant came to be what it is, step by step."""
+    spec, status = grant.spec, grant.status
+    for card in status.cards:
+        points = ", ".join(f"{key} {card.points.get(key, 0):g}/{CRITERIA[key]}" for key in CRITERIA)
+        values: dict[str, Value] = {
+            "reviewer": card.reviewer, "points": points, "total": round(card.total, 3),
+            "unmet": card.unmet,
+        }  # fmt: skip
+        code = "grant.card-conflict" if card.conflict else "grant.card"
+        yield Reason(code=code, values=values)
+        if card.unmet and not card.conflict:
+            yield Reason(code="grant.unmet", values=values)
+    if grant.score is not None:
+        values = {"score": grant.score, "cards": len(grant.counting)}
+        yield Reason(code="grant.score", values=values)
+    for deed in status.deeds:
+        values = {"by": deed.by, "text": deed.text, "count": status.count, "asked": spec.count}
+        yield Reason(code=DEEDS[deed.what], values=values)
+
+
+DEEDS = {
+    "approve": "grant.deed-approve", "refuse": "grant.deed-refuse", "renew": "grant.deed-renew",
+    "reclaim": "grant.deed-reclaim", "appeal": "grant.deed-appeal",
+}  # fmt: skip

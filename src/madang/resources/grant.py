@@ -1,0 +1,178 @@
+"""grant: accelerators that a project is promised for a time, because somebody has judged its case.
+
+requested -> reviewed -> active -> warned -> expired; renewed ones are active again, reclaimed ones
+are over before their time; a request may be refused at once. Whether it may have any (eligibility)
+and how good it is (score) are two things, and each is told apart.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, ClassVar, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from madang.errors import Unfit
+from madang.resources.month import day_of
+from madang.resources.place import AcceleratorStart
+from madang.resources.quantity import Duration
+from madang.resources.quota import Count
+from madang.resources.resource import Condition, Frozen, Name, Resource, Title
+
+CRITERIA: dict[str, int] = {"effect": 40, "plan": 35, "need": 25}
+"""What a card may give at most for each: what comes of it, whether it can be done, whether it can
+be done without."""
+CARDS_MAX = 64
+TEXT_CHARS_MAX = 4000
+
+
+def _check_day(written: str) -> str:
+    day_of(written)
+    return written
+
+
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_check_day)]
+"""As 2026-12-01; it begins at midnight in Seoul."""
+Text = Annotated[str, Field(max_length=TEXT_CHARS_MAX, pattern=r"^[^\x00]*$")]
+
+
+class Reclaim(Frozen):
+    """When it is taken back for standing idle."""
+
+    below: float = Field(ge=0, le=1, allow_inf_nan=False)
+    """Part of it that is used,"""
+    over: Duration = Field(ge=3600, le=366 * 86_400)
+    """for so long."""
+
+
+class GrantSpec(Frozen):
+    """What is asked for, and why."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    accelerator: AcceleratorStart
+    count: Count = Field(ge=1)
+    begins: Day = Field(alias="from")
+    until: Day
+    """The first day on which it holds no more."""
+    weight: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False)
+    """What its project counts for beside its like, while it is active."""
+    reclaim: Reclaim | None = None
+    reason: Text = ""
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        if day_of(self.until) <= day_of(self.begins):
+            raise Unfit("value.grant-days", begins=self.begins, until=self.until)
+        return self
+
+
+class GrantPhase(StrEnum):
+    """Where a grant is; NEXT says which phase may follow which."""
+
+    REQUESTED = "requested"
+    REVIEWED = "reviewed"
+    """At least one card counts; an approved one waits here for its first day."""
+    ACTIVE = "active"
+    WARNED = "warned"
+    """Active, and soon over."""
+    REFUSED = "refused"
+    RECLAIMED = "reclaimed"
+    EXPIRED = "expired"
+
+
+_G = GrantPhase
+NEXT: dict[GrantPhase, frozenset[GrantPhase]] = {
+    _G.REQUESTED: frozenset({_G.REVIEWED, _G.REFUSED}),
+    _G.REVIEWED: frozenset({_G.ACTIVE, _G.REFUSED, _G.EXPIRED}),
+    _G.ACTIVE: frozenset({_G.WARNED, _G.RECLAIMED, _G.EXPIRED}),
+    _G.WARNED: frozenset({_G.ACTIVE, _G.RECLAIMED, _G.EXPIRED}),
+    _G.REFUSED: frozenset(),
+    _G.RECLAIMED: frozenset(),
+    _G.EXPIRED: frozenset(),
+}
+GIVEN = frozenset({_G.ACTIVE, _G.WARNED})
+"""Phases in which its project has it."""
+
+
+class Card(Frozen):
+    """What one reviewer says: points, and which conditions it meets."""
+
+    reviewer: str
+    """`organization/name` of the user, or else the key."""
+    organization: str = ""
+    points: dict[Name, Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]] = {}
+    """By criterion."""
+    conflict: bool = False
+    """Its reviewer is, or says to be, too near to the project: it counts for nothing."""
+    unmet: Title = ""
+    """The condition that the project does not meet; empty: it may have a grant."""
+    note: Text = ""
+    at: float = 0.0
+    """Unix seconds."""
+
+    @property
+    def total(self) -> float:
+        """Return the sum of its points."""
+        return math.fsum(self.points.values())
+
+
+class Deed(Frozen):
+    """Something that somebody did about it."""
+
+    what: str
+    """approve, refuse, renew, reclaim, appeal."""
+    by: str
+    at: float
+    text: Text = ""
+
+
+class GrantStatus(Condition):
+    """What has become of it; control alone writes it."""
+
+    phase: GrantPhase = GrantPhase.REQUESTED
+    cards: tuple[Card, ...] = ()
+    """The newest of each reviewer, by name."""
+    score: float | None = None
+    """The mean of the cards that count;"""
+    unmet: str = ""
+    """and the condition that it does not meet, whatever its score; empty: none."""
+    count: int = 0
+    """So many were approved; 0: none yet."""
+    until: str = ""
+    """Where it was renewed: its last day now."""
+    deeds: tuple[Deed, ...] = ()
+    """Oldest first; appeals among them."""
+
+
+class Grant(Resource[GrantSpec, GrantStatus]):
+    """Accelerators that a project is promised for a time."""
+
+    kind: ClassVar[str] = "grant"
+
+    @property
+    def counting(self) -> tuple[Card, ...]:
+        """The cards that count."""
+        return tuple(card for card in self.status.cards if not card.conflict)
+
+    @property
+    def unmet(self) -> str:
+        """The condition that it does not meet, as the first card by name has it; empty: none."""
+        return next((card.unmet for card in self.counting if card.unmet), "")
+
+    @property
+    def score(self) -> float | None:
+        """The mean of the cards that count, the same in whatever order; None: there is none."""
+        totals = [card.total for card in self.counting]
+        return round(math.fsum(totals) / len(totals), 3) if totals else None
+
+    @property
+    def begins(self) -> float:
+        """Unix seconds at which it begins."""
+        return day_of(self.spec.begins)
+
+    @property
+    def ends(self) -> float:
+        """Unix seconds at which it ends."""
+        return day_of(self.status.until or self.spec.until)

@@ -1,0 +1,205 @@
+"""Grants: their life by the clock, their score in any order, what their projects have of them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from madang.control.granting import Asked, act
+from madang.errors import Conflict, Forbidden, MadangError, NotFound, Rejected
+from madang.planning.explain import explain
+from madang.planning.grants import WARNED_S, guaranteed, weights
+from madang.resources.attempt import AttemptPhase
+from madang.resources.grant import Card, Grant, GrantPhase
+from madang.resources.resource import Ref
+from madang.resources.rights import RIGHTS, Principal, Role
+from madang.testing.builders import PROJECT, grant, job, node, quota, snapshot
+from madang.testing.paper import Paper
+
+G = GrantPhase
+DAY_S = 86_400.0
+LG = {"effect": 33.6, "plan": 31.6, "need": 25.0}
+LIVING = {AttemptPhase.STARTING, AttemptPhase.RUNNING}
+
+
+def who(user: str, role: Role = Role.OPERATOR, where: str = "") -> Principal:
+    return Principal(actor="key/x", role=role, where=where, rights=RIGHTS[role], user=user)
+
+
+KIM, LEE = who("beta/kim"), who("gamma/lee")
+
+
+def done(given: Grant, by: Principal, what: Any, **said: Any) -> Grant:
+    return act(by, given, Asked(what=what, **said), now=1_000.0)
+
+
+def approved(**spec: Any) -> Grant:
+    return done(done(grant(**spec), KIM, "review", points=LG), LEE, "approve")
+
+
+def phase(paper: Paper) -> GrantPhase:
+    return paper.snapshot.grants[Ref(PROJECT, "burst")].status.phase
+
+
+def test_a_grant_lives_by_the_clock() -> None:
+    begins, ends = grant().begins, grant().ends
+    paper = Paper(snapshot(approved(), now=begins - DAY_S))
+    paper.settle()
+    assert (phase(paper), dict(guaranteed(paper.snapshot))) == (G.REVIEWED, {})
+    for at, expected in [(begins, G.ACTIVE), (ends - WARNED_S, G.WARNED), (ends, G.EXPIRED)]:
+        paper.leap(at - paper.now - DAY_S / 2)
+        paper.settle()
+        assert phase(paper) is not expected
+        paper.leap(at - paper.now)
+        paper.settle()
+        assert phase(paper) is expected
+    assert dict(guaranteed(paper.snapshot)) == {}
+
+
+def test_the_next_look_is_when_a_grant_changes_by_itself() -> None:
+    paper = Paper(snapshot(approved(), now=grant().begins - 100))
+    assert paper.intend().wake_s == 100
+
+
+def test_an_active_grant_promises_and_weighs() -> None:
+    paper = Paper(snapshot(approved(weight=3), quota(weight=2), now=grant().begins))
+    paper.settle()
+    assert guaranteed(paper.snapshot) == {PROJECT: {"nvidia": 2}}
+    assert weights(paper.snapshot) == {PROJECT: 6.0}
+
+
+def test_what_is_granted_comes_on_top_of_a_quota_and_leaves_politely_with_the_grant() -> None:
+    needs = {"accelerator": "nvidia", "count": 2}
+    paper = Paper(
+        snapshot(
+            node("one", cards=4), approved(), job(needs=needs),
+            quota("acme", accelerators={"nvidia/h100": 0, "nvidia": 0}), now=grant().begins - 100,
+        )
+    )  # fmt: skip
+    paper.settle()
+    assert not paper.attempts("train")
+    paper.leap(100)
+    paper.settle()
+    assert not paper.attempts("train"), (
+        "those of any kind are granted, and of this one there are none"
+    )
+    (limit,) = paper.snapshot.quotas.values()
+    spec = limit.spec.model_copy(update={"accelerators": {"nvidia": 0}})
+    paper.put(limit.model_copy(update={"spec": spec}))
+    paper.settle()
+    (first,) = paper.attempts("train")
+    assert first.status.phase in LIVING
+    paper.tell(first, 0, step=5)
+    paper.leap(grant().ends - paper.now)
+    paper.settle()
+    (first,) = paper.attempts("train")
+    assert first.status.cause
+    assert first.status.cause.code == "quota.over-accelerators"
+    assert not list(paper.snapshot.holdings())
+
+
+def test_the_published_score_comes_out_and_the_order_of_cards_changes_nothing() -> None:
+    assert done(grant(), KIM, "review", points=LG).score == 90.2
+    cards = [(who(f"org{i}/r"), {"effect": 10.1 * i, "plan": 0.3}) for i in range(3)]
+    found = set()
+    for order in itertools.permutations(cards):
+        given = grant()
+        for reviewer, points in order:
+            given = done(given, reviewer, "review", points=points)
+        found.add(given.model_dump_json(by_alias=True))
+    assert len(found) == 1
+
+
+def test_a_reviewer_of_the_same_organization_counts_for_nothing_nor_does_who_says_so() -> None:
+    near = done(grant(), who("acme/park"), "review", points=LG)
+    assert (near.status.phase, near.score) == (G.REQUESTED, None)
+    said = done(near, KIM, "review", points=LG, conflict=True)
+    assert said.score is None
+    with pytest.raises(Conflict, match=r"grant\.not-now"):
+        done(said, LEE, "approve")
+    counted = done(said, LEE, "review", points={"effect": 10})
+    assert counted.score == 10
+    with pytest.raises(Forbidden, match=r"grant\.conflict"):
+        done(counted, KIM, "approve")
+
+
+def test_a_high_score_does_not_help_who_is_not_eligible_and_the_record_says_which() -> None:
+    unmet = done(grant(), KIM, "review", points=LG, unmet="independence")
+    with pytest.raises(Rejected, match=r"grant\.ineligible"):
+        done(unmet, LEE, "approve")
+    refused = done(unmet, LEE, "refuse", text="out")
+    codes = [each.code for each in explain(refused, snapshot(refused)).findings]
+    assert codes == ["grant.card", "grant.unmet", "grant.score", "grant.deed-refuse"]
+
+
+@pytest.mark.parametrize(("what", "by", "error"), [
+    ("review", who("acme/a", Role.MEMBER, PROJECT), "role.site-needed"),
+    ("review", who("acme/a", Role.VIEWER), "role.right-needed"),
+    ("approve", who("beta/a", Role.MEMBER), "role.right-needed"),
+    ("approve", who("acme/a", Role.OPERATOR, "acme"), "role.site-needed"),
+    ("renew", who("beta/a", Role.MEMBER), "role.right-needed"),
+    ("reclaim", who("acme/a", Role.OPERATOR, "acme"), "role.site-needed"),
+    ("appeal", who("acme/a", Role.VIEWER, PROJECT), "role.right-needed"),
+])  # fmt: skip
+def test_only_who_may_does(what: str, by: Principal, error: str) -> None:
+    given = done(grant(), KIM, "review", points=LG)
+    with pytest.raises(MadangError) as refused:
+        done(given, by, what, until="2028-01-01", text="x")
+    assert refused.value.code == error
+    with pytest.raises(NotFound):
+        done(given, who("beta/a", Role.MEMBER, "beta/one"), "appeal", text="x")
+
+
+def test_a_part_can_be_approved_and_no_more_than_was_asked_for() -> None:
+    given = done(grant(count=8), KIM, "review", points=LG)
+    with pytest.raises(Rejected, match=r"grant\.too-many"):
+        done(given, LEE, "approve", count=9)
+    part = done(given, LEE, "approve", count=3)
+    assert part.status.count == 3
+    with pytest.raises(Conflict, match=r"grant\.decided"):
+        done(part, LEE, "approve", count=4)
+    with pytest.raises(Conflict, match=r"grant\.decided"):
+        done(part, who("delta/x"), "review", points=LG)
+
+
+def test_a_renewed_grant_lasts_longer_and_a_reclaimed_one_is_over() -> None:
+    paper = Paper(snapshot(approved(), now=grant().ends - DAY_S))
+    paper.settle()
+    assert phase(paper) is G.WARNED
+    (given,) = paper.snapshot.grants.values()
+    with pytest.raises(Rejected, match=r"grant\.no-longer"):
+        done(given, LEE, "renew", until="2027-02-01")
+    paper.put(done(given, LEE, "renew", until="2027-06-01"))
+    paper.leap(2 * DAY_S)
+    paper.settle()
+    assert phase(paper) is G.ACTIVE
+    (given,) = paper.snapshot.grants.values()
+    paper.put(done(given, LEE, "reclaim", text="idle"))
+    paper.settle()
+    assert (phase(paper), dict(guaranteed(paper.snapshot))) == (G.RECLAIMED, {})
+    (given,) = paper.snapshot.grants.values()
+    appealed = done(given, who("acme/a", Role.MEMBER, PROJECT), "appeal", text="it was not")
+    assert [deed.what for deed in appealed.status.deeds] == [
+        "approve", "renew", "reclaim", "appeal",
+    ]  # fmt: skip
+
+
+def test_the_same_inputs_explain_the_same_and_only_from_what_is_stored() -> None:
+    given = approved()
+    again = Grant.model_validate_json(given.model_dump_json(by_alias=True))
+    now = snapshot(again, now=2_000.0)
+    assert explain(again, now) == explain(given, now)
+    changed = Card(reviewer="zeta/z", points={"effect": 1.0})
+    other = given.with_status(cards=(*given.status.cards, changed))
+    assert explain(other, now).findings != explain(given, now).findings
+
+
+@pytest.mark.parametrize("days", [
+    ("2026-13-01", "2027-01-01"), ("2026-02-29", "2027-01-01"), ("2027-01-01", "2027-01-01"),
+    ("2027-01-02", "2027-01-01"),
+])  # fmt: skip
+def test_days_that_are_none_are_refused(days: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"value\.(day|grant-days)"):
+        grant(**{"from": days[0], "until": days[1]})

@@ -103,7 +103,7 @@ def test_another_kind_is_taken_where_a_quota_bars_only_one() -> None:
     (attempt,) = paper.attempts("a")
     assert attempt.status.places[0].node == "cheap"
     code, values, _ = told(paper, "b")
-    assert (code, values["fell_quota"], values["fell_busy"]) == ("placement.nowhere", 1, 1)
+    assert (code, values["fell_quota"], values["fell_busy"]) == ("placement.nowhere-whole", 1, 1)
 
 
 @pytest.mark.parametrize(("limit", "needs", "code", "fix"), [

@@ -12,7 +12,7 @@ from madang.errors import Conflict, Forbidden, MadangError, NotFound, Rejected
 from madang.planning.explain import explain
 from madang.planning.grants import WARNED_S, guaranteed, weights
 from madang.resources.attempt import AttemptPhase
-from madang.resources.grant import Card, Grant, GrantPhase
+from madang.resources.grant import NEXT, Card, Grant, GrantPhase
 from madang.resources.resource import Ref
 from madang.resources.rights import RIGHTS, Principal, Role
 from madang.testing.builders import PROJECT, grant, job, node, quota, snapshot
@@ -174,7 +174,7 @@ def test_a_renewed_grant_lasts_longer_and_a_reclaimed_one_is_over() -> None:
     paper.put(done(given, LEE, "renew", until="2027-06-01"))
     paper.leap(2 * DAY_S)
     paper.settle()
-    assert phase(paper) is G.ACTIVE
+    assert (phase(paper), dict(guaranteed(paper.snapshot))) == (G.RENEWED, {PROJECT: {"nvidia": 2}})
     (given,) = paper.snapshot.grants.values()
     paper.put(done(given, LEE, "reclaim", text="idle"))
     paper.settle()
@@ -184,6 +184,43 @@ def test_a_renewed_grant_lasts_longer_and_a_reclaimed_one_is_over() -> None:
     assert [deed.what for deed in appealed.status.deeds] == [
         "approve", "renew", "reclaim", "appeal",
     ]  # fmt: skip
+
+
+def test_a_renewed_grant_is_warned_and_ends_in_its_turn_and_may_be_renewed_again() -> None:
+    paper = Paper(snapshot(approved(), now=grant().ends - DAY_S))
+    paper.settle()
+    (given,) = paper.snapshot.grants.values()
+    again = done(done(given, LEE, "renew", until="2027-06-01"), LEE, "renew", until="2027-07-01")
+    paper.put(again)
+    for at, expected in [
+        (again.ends - 2 * WARNED_S, G.RENEWED), (again.ends - WARNED_S, G.WARNED),
+        (again.ends, G.EXPIRED),
+    ]:  # fmt: skip
+        paper.leap(at - paper.now)
+        paper.settle()
+        assert phase(paper) is expected
+    assert dict(guaranteed(paper.snapshot)) == {}
+
+
+ISSUE = {
+    "requested": {"reviewed", "refused"}, "reviewed": {"active", "refused", "expired"},
+    "active": {"warned", "renewed", "reclaimed", "expired"},
+    "warned": {"active", "renewed", "reclaimed", "expired"},
+    "renewed": {"warned", "reclaimed", "expired"},
+    "refused": set(), "reclaimed": set(), "expired": set(),
+}  # fmt: skip
+
+
+def test_the_phases_follow_each_other_as_the_table_has_them() -> None:
+    assert {each.value: {after.value for after in NEXT[each]} for each in G} == ISSUE
+
+
+@pytest.mark.parametrize("what", ["renew", "reclaim"])
+@pytest.mark.parametrize("before", [G.REQUESTED, G.REVIEWED, G.REFUSED, G.RECLAIMED, G.EXPIRED])
+def test_only_what_is_given_is_renewed_or_reclaimed(before: GrantPhase, what: str) -> None:
+    given: Grant = approved().with_status(phase=before)
+    with pytest.raises(Conflict, match=r"grant\.not-now"):
+        done(given, LEE, what, until="2029-01-01")
 
 
 def test_the_same_inputs_explain_the_same_and_only_from_what_is_stored() -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from madang.control.authority import allow
 from madang.errors import Conflict, Forbidden, Rejected
 from madang.planning.grants import told
-from madang.resources.grant import CRITERIA, GIVEN, Card, Day, Deed, Grant, GrantPhase, Text
+from madang.resources.grant import CRITERIA, GIVEN, NEXT, Card, Day, Deed, Grant, GrantPhase, Text
 from madang.resources.month import day_of
 from madang.resources.resource import AnyResource, Frozen, Name, Title
 from madang.resources.rights import Principal, Right
@@ -69,6 +69,8 @@ def _in(grant: Grant, *phases: GrantPhase) -> None:
 
 
 def _moved(grant: Grant, phase: GrantPhase, now: float, **status: Any) -> Grant:
+    before = grant.status.phase
+    assert phase is before or phase in NEXT[before], (before, phase)
     changed: Grant = grant.with_status(**status)
     moved: Grant = changed.with_status(phase=phase, reason=told(changed, phase), since=now)
     return moved
@@ -124,7 +126,7 @@ def _renew(_who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     if asked.until is None or day_of(asked.until) <= max(now, grant.ends):
         until = grant.status.until or grant.spec.until
         raise Rejected("grant.no-longer", f"grant/{grant.name}", until=until)
-    return _moved(grant, G.ACTIVE, now, until=asked.until)
+    return _moved(grant, G.RENEWED, now, until=asked.until)
 
 
 def _reclaim(_who: Principal, grant: Grant, _asked: Asked, now: float) -> Grant:

@@ -51,8 +51,8 @@ def told(grant: Grant, phase: GrantPhase) -> Reason:
 
 PHASES = {
     G.REQUESTED: "grant.requested", G.REVIEWED: "grant.reviewed", G.ACTIVE: "grant.active",
-    G.WARNED: "grant.warned", G.REFUSED: "grant.refused", G.RECLAIMED: "grant.reclaimed",
-    G.EXPIRED: "grant.expired",
+    G.WARNED: "grant.warned", G.RENEWED: "grant.renewed", G.REFUSED: "grant.refused",
+    G.RECLAIMED: "grant.reclaimed", G.EXPIRED: "grant.expired",
 }  # fmt: skip
 
 

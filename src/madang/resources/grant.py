@@ -1,8 +1,8 @@
 """grant: accelerators that a project is promised for a time, because somebody has judged its case.
 
-requested -> reviewed -> active -> warned -> expired; renewed ones are active again, reclaimed ones
-are over before their time; a request may be refused at once. Whether it may have any (eligibility)
-and how good it is (score) are two things, and each is told apart.
+requested -> reviewed -> active -> warned -> reclaimed | renewed | expired; a renewed one is given
+as an active one is, and warned in its turn; a request may be refused at once. Whether it may have
+any (eligibility) and how good it is (score) are two things, and each is told apart.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class GrantPhase(StrEnum):
     """At least one card counts; an approved one waits here for its first day."""
     ACTIVE = "active"
     WARNED = "warned"
-    """Active, and soon over."""
+    """Active, and soon over, or soon taken back."""
+    RENEWED = "renewed"
+    """Active, and for longer than it was first given for."""
     REFUSED = "refused"
     RECLAIMED = "reclaimed"
     EXPIRED = "expired"
@@ -86,13 +88,14 @@ _G = GrantPhase
 NEXT: dict[GrantPhase, frozenset[GrantPhase]] = {
     _G.REQUESTED: frozenset({_G.REVIEWED, _G.REFUSED}),
     _G.REVIEWED: frozenset({_G.ACTIVE, _G.REFUSED, _G.EXPIRED}),
-    _G.ACTIVE: frozenset({_G.WARNED, _G.RECLAIMED, _G.EXPIRED}),
-    _G.WARNED: frozenset({_G.ACTIVE, _G.RECLAIMED, _G.EXPIRED}),
+    _G.ACTIVE: frozenset({_G.WARNED, _G.RENEWED, _G.RECLAIMED, _G.EXPIRED}),
+    _G.WARNED: frozenset({_G.ACTIVE, _G.RENEWED, _G.RECLAIMED, _G.EXPIRED}),
+    _G.RENEWED: frozenset({_G.WARNED, _G.RECLAIMED, _G.EXPIRED}),
     _G.REFUSED: frozenset(),
     _G.RECLAIMED: frozenset(),
     _G.EXPIRED: frozenset(),
 }
-GIVEN = frozenset({_G.ACTIVE, _G.WARNED})
+GIVEN = frozenset({_G.ACTIVE, _G.WARNED, _G.RENEWED})
 """Phases in which its project has it."""
 
 

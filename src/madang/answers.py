@@ -239,6 +239,40 @@ class RankLines(TypedDict):
     next: int
 
 
+class Use(TypedDict):
+    """What was had of accelerators: hours, won, and the part that was used of what was measured."""
+
+    held_h: float
+    used_h: float
+    idle_h: float
+    unmeasured_h: float
+    used: float | None
+    krw: int
+    idle_krw: int
+
+
+class KindUse(Use):
+    """The same of one kind."""
+
+    accelerator: str
+
+
+class ProjectUse(Use):
+    """What one project had in one month; and what its jobs lost since it is there."""
+
+    project: str
+    kinds: list[KindUse]
+    lost_h: float
+    goodput: float | None
+
+
+class Usage(TypedDict):
+    """What projects had in one month."""
+
+    month: str
+    items: list[ProjectUse]
+
+
 class NewKey(TypedDict):
     """A key's secret, told once."""
 

@@ -41,6 +41,7 @@ from madang.answers import (
     Resource,
     Revoked,
     SweepCourse,
+    Usage,
     parsed,
     refusal,
 )
@@ -182,6 +183,17 @@ class Client:
         """Return the whole of it: version, addresses, nodes, services, processes, usage."""
         said: Json = self._json("GET", "status")
         return said
+
+    def usage(self, project: str = "", month: str = "") -> Usage:
+        """Return what a project, or each that is seen, had and used in a month: `2026-11`."""
+        query = {"project": project} if project else {}
+        found: Usage = self._json("GET", "usage", query | ({"month": month} if month else {}))
+        return found
+
+    def resume(self, kind: str, name: str) -> Resource:
+        """Let a job or a service go on that was suspended, or that lost what stood idle."""
+        path, query = self._ref(kind, name)
+        return cast("Resource", self._json("POST", f"{path}/resume", query))
 
     def snapshot(self) -> bytes:
         """Return what planning sees now, with its plan, as a file that `madang twin` reads."""

@@ -6,6 +6,10 @@ object, and again whenever something in it has changed:
     {"watch": {"boot": "4f1c…", "tools": {"nvidia": ""}, "unread": ["kernel-log: …"],
                "devices": {"GPU-8d2f…": {"serial": "1652…", "xids": [[79, 4112]]}}}}
 
+Beside it stands how busy they are, in percent over the last minute, of those of which it is known:
+
+    {"watch": {…}, "busy": {"GPU-8d2f…": 37}}
+
 Symptoms only, no judgement: what follows from them is decided in `planning.fencing`. Standard
 library only. What is damaged is left out, and everything has a bound: a watch that lies can say
 that an accelerator is ill, and no more.
@@ -78,6 +82,20 @@ def read(announced: Mapping[str, Any] | None) -> Watch | None:
         devices={_text(name): _symptoms(each) for name, each in listed if isinstance(each, dict)},
         unread=tuple(map(_text, unread[:4] if isinstance(unread, list) else ())),
     )
+
+
+def busy(announced: Mapping[str, Any] | None) -> dict[str, float]:
+    """Read how busy accelerators are, 0 to 1, by what a process is told to use them by.
+
+    >>> busy({"busy": {"gpu0": 37, "gpu1": 101, "gpu2": True}})
+    {'gpu0': 0.37}
+    """
+    said = (announced or {}).get("busy")
+    listed = list(said.items())[:DEVICES_MAX] if isinstance(said, dict) else []
+    return {
+        _text(name): percent / 100 for name, percent in listed if _is_number(percent)
+        and percent <= 100
+    }  # fmt: skip
 
 
 def _symptoms(said: Mapping[str, Any]) -> Symptoms:

@@ -14,9 +14,9 @@ import pytest
 
 from madang.accelerators.kernel_log import KernelLog, Logged, parse
 from madang.accelerators.tools import Told, Tool, furiosa, nvidia, rebellions
-from madang.accelerators.watch import HOT_S, LIMIT_S, Asked, Sentry
+from madang.accelerators.watch import BUSY_S, HOT_S, LIMIT_S, Asked, Sentry
 from madang.planning.xids import XIDS
-from madang.symptoms import HUNG, Symptoms, Watch, read, written
+from madang.symptoms import HUNG, Symptoms, Watch, busy, read, written
 
 NVIDIA = """<?xml version="1.0" ?>
 <!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">
@@ -119,8 +119,8 @@ def test_nvidias_tool_is_read() -> None:
     assert well == Told("GPU-77aa", "0000:5e:00", Symptoms())
 
 
-def test_an_h100_that_is_well_shows_nothing_but_who_it_is() -> None:
-    assert nvidia(H100) == [Told(UUID, "0000:00:06", Symptoms("1650000000001"))]
+def test_an_h100_that_is_well_shows_nothing_but_who_it_is_and_that_nothing_runs() -> None:
+    assert nvidia(H100) == [Told(UUID, "0000:00:06", Symptoms("1650000000001"), busy=0.0)]
 
 
 @pytest.mark.parametrize(("well", "ill", "shown"), [
@@ -156,6 +156,14 @@ def test_rebellions_tool_is_read_up_to_its_first_table() -> None:
     hot, hung = rebellions(REBELLIONS)
     assert (hot.device, hot.is_hot, hot.symptoms) == ("rbln0", True, Symptoms())
     assert (hung.device, hung.is_hot, hung.symptoms) == ("rbln1", False, Symptoms(is_halted=True))
+
+
+def test_how_busy_they_are_is_read_where_a_tool_tells_it() -> None:
+    ((h100,), rbln) = nvidia(H100.replace(">0 %<", ">37 %<", 1)), rebellions(REBELLIONS)
+    assert (h100.busy, [each.busy for each in rbln]) == (37.0, [98.7, 0.0])
+    assert furiosa(FURIOSA)[0].busy is None
+    odd = REBELLIONS.replace("98.7", "nan ").replace("  0.0 |\n", "-3.0 |\n")
+    assert [each.busy for each in rebellions(odd)] == [None, None]
 
 
 def test_furiosas_tool_is_read() -> None:
@@ -214,6 +222,33 @@ def test_heat_counts_once_it_lasts(tmp_path: Path) -> None:
     assert not sentry.look(HOT_S - 1).devices["GPU-8d2f"].is_hot
     assert sentry.look(HOT_S).devices["GPU-8d2f"].is_hot
     sentry.close()
+
+
+def test_how_busy_they_were_is_told_by_the_minute_and_only_of_what_was_read(tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+    answer.write_text(REBELLIONS)
+    tool = Asked(Tool("rebellions", (("cat", str(answer)),), rebellions), ("cat", str(answer)))
+    sentry, now_s = Sentry([tool], silent(tmp_path), "b"), 1000.0
+    deadline = time.monotonic() + 60
+    assert sentry.busy(now_s) == {}
+    while tool.answers < 2:
+        assert time.monotonic() < deadline
+        if tool.answers == 1:
+            answer.write_text(REBELLIONS.replace("98.7", "10.3"))
+        now_s += 0.01
+        sentry.look(now_s)
+        assert sentry.busy(now_s) == {}, "the minute is not over"
+        time.sleep(0.01)
+    assert sentry.busy(now_s + BUSY_S) == {"rbln0": 55, "rbln1": 0}
+    assert sentry.busy(now_s + 3 * BUSY_S) == {}, "nothing was read since"
+    sentry.close()
+
+
+def test_whatever_is_said_of_how_busy_they_are_is_read_within_bounds() -> None:
+    said = {"a": 100, "b": 101, "c": -1, "d": "5", "e": True, "f": 1.5, "\x1b": 3}
+    assert busy({"busy": said}) == {"a": 1.0, "": 0.03}
+    assert busy(None) == busy({"busy": [1]}) == {}
+    assert len(busy({"busy": {str(number): 1 for number in range(9999)}})) == 256
 
 
 def test_a_tool_that_hangs_is_said_and_nobody_waits_for_it(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ ROOM_LINES_DEFAULT = 1_500
 # does so politely, and the smallest change that helps is tried. 6,760: grants live by the clock,
 # and how each came to be is worked out again. control, 2,880: what is done about grants; for that
 # cli, 3,490, and resources, 1,540.
-# planning, 7,230: what is held and used is added up by month, and who stands idle is warned and then
-# loses it, grants too. control, 3,010: how busy everything is, is measured. cli, 3,560, and
+# planning, 7,230: what is held and used is added up by month, and who stands idle is warned, and
+# then loses it, grants too. control, 3,010: how busy everything is, is measured. cli, 3,560, and
 # resources, 1,590, for the same.
 # stores, 1,500 by default: 2,180, since it holds two databases, and what makes of one home a file
 # and of a file a home, whose state lies in a file or takes the place of what a database held.

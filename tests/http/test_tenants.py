@@ -188,7 +188,7 @@ def names(town: Town) -> dict[str, tuple[str, str]]:
 
 GLANCES: dict[str, tuple[Any, ...]] = {
     "whoami": (), "status": (R.READ,), "audit": (R.AUDIT,), "doctor": (R.OPERATE, None, True),
-    "snapshot": (R.AUDIT, None, True),
+    "snapshot": (R.AUDIT, None, True), "usage": (R.READ,),
 }  # fmt: skip
 """Right, place, and whether it must hold on the whole site."""
 
@@ -196,6 +196,10 @@ GLANCES: dict[str, tuple[Any, ...]] = {
 WRITES = {
     "code": {"digest": f"sha256:{'0' * 64}"}, "secret": {"name": "token", "text": "x"},
 }  # fmt: skip
+
+
+BY_NAME = ("job", "attempt", "grant", "service")
+"""Kinds that have routes of their own."""
 
 
 def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
@@ -242,7 +246,7 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     elif path.startswith(("/api/v1/node/", "/api/v1/accelerator/")):
         path, body = path.format(name="none"), {"drain": True}
         yield Ask("POST", path, R.OPERATE, site=True, body=body, ok=frozenset({404}))
-    elif path.startswith(("/api/v1/job/", "/api/v1/attempt/", "/api/v1/grant/")):
+    elif path.startswith(tuple(f"/api/v1/{kind}/" for kind in BY_NAME)):
         path, body = path.format(name="none"), {"what": "appeal"}
         yield Ask(method, path, R.READ, LAB, body=body, params=in_lab, ok=frozenset({404}))
     else:

@@ -38,6 +38,8 @@ class Told:
     symptoms: Symptoms
     is_hot: bool = False
     """Slowed down by heat right now: whether that is more than a peak, time must show."""
+    busy: float | None = None
+    """How busy it was just now, in percent; None: the tool does not tell."""
 
 
 def nvidia(answer: str) -> list[Told]:
@@ -66,7 +68,8 @@ def _gpu(gpu: ElementTree.Element) -> Told:
         remap=remap,
         recovery=RECOVERIES.get(_text(gpu, "gpu_recovery_action"), ""),
     )
-    return Told(_raw(gpu, "uuid"), bus_of(gpu.get("id", "")), found, _is_hot(gpu))
+    used = _percent(_text(gpu, "utilization/gpu_util"))
+    return Told(_raw(gpu, "uuid"), bus_of(gpu.get("id", "")), found, _is_hot(gpu), used)
 
 
 def _is_hot(gpu: ElementTree.Element) -> bool:
@@ -93,6 +96,19 @@ def _text(element: ElementTree.Element | None, path: str) -> str:
     return _raw(element, path).lower()
 
 
+def _percent(text: str) -> float | None:
+    """Read a share; what is none is not known.
+
+    >>> _percent("37 %"), _percent("98.7"), _percent("n/a"), _percent("nan")
+    (37.0, 98.7, None, None)
+    """
+    try:
+        share = float(text.removesuffix("%").strip())
+    except ValueError:
+        return None
+    return share if 0 <= share <= 100 else None
+
+
 def _number(text: str) -> int | None:
     first = text.split(" ", maxsplit=1)[0]
     return int(first) if first.isdigit() else None
@@ -104,6 +120,7 @@ def rebellions(answer: str) -> list[Told]:
         Told(
             row["device"], bus_of(row.get("pci bus id", "")),
             Symptoms(is_halted=row.get("perf") == "p12"), row.get("perf") == "p10",
+            _percent(row.get("util", "")),
         )
         for row in _rows(answer, "npu")
     ]  # fmt: skip

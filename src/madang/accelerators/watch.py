@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import IO
@@ -35,6 +36,10 @@ LOOK_S = 0.5
 HOT_S = 60.0
 """Slowed down by heat for so long is no peak."""
 ANSWER_BYTES_MAX = 8 << 20
+BUSY_S = 60.0
+"""How busy they are is told as the mean of so long,"""
+BUSY_STEP = 5
+"""in steps of so many percent: each change wakes whoever looks."""
 BOOT = "/proc/sys/kernel/random/boot_id"
 
 
@@ -51,6 +56,13 @@ class Asked:
     cause: str | None = None
     """None: it was not asked yet; empty: it has answered."""
     told: list[Told] = field(default_factory=list)
+    answers: int = 0
+    heard: int = 0
+
+    def is_fresh(self) -> bool:
+        """Tell whether it has answered since this was last asked."""
+        is_fresh, self.heard = self.answers > self.heard, self.answers
+        return is_fresh
 
     def step(self, now_s: float) -> None:
         """Ask, take the answer, or give up."""
@@ -96,6 +108,7 @@ class Asked:
             return  # it was killed: that is no answer
         try:
             self.told, self.cause = self.tool.read(text), ""
+            self.answers += 1
         except ValueError as error:
             self.cause = (f"exit code {code}" if code else str(error))[:TEXT_CHARS_MAX]
 
@@ -107,6 +120,9 @@ class Sentry:
         self._asked, self._log, self._boot = asked, log, boot
         self._xids: dict[str, tuple[tuple[int, int], ...]] = {}
         self._hot_s: dict[str, float] = {}
+        self._readings: dict[str, list[float]] = {}
+        self._busy: dict[str, int] = {}
+        self._began_s: float | None = None
 
     def look(self, now_s: float) -> Watch:
         """Look once, and return what is known; `now_s` only goes forward."""
@@ -121,6 +137,24 @@ class Sentry:
         tools = {a.tool.maker: a.cause for a in self._asked if a.cause is not None}
         unread = (f"kernel-log: {self._log.unread}",) if self._log.unread else ()
         return Watch(self._boot, tools, devices, unread)
+
+    def busy(self, now_s: float) -> Mapping[str, int]:
+        """Return how busy each device was in the last minute that is over, in percent.
+
+        Nothing of what the tools did not tell then.
+        """
+        for told in (told for asked in self._asked if asked.is_fresh() for told in asked.told):
+            if told.busy is not None:
+                self._readings.setdefault(told.device, []).append(told.busy)
+        if self._began_s is None:
+            self._began_s = now_s
+        elif now_s - self._began_s >= BUSY_S:
+            self._busy = {
+                name: round(sum(all_) / len(all_) / BUSY_STEP) * BUSY_STEP
+                for name, all_ in self._readings.items()
+            }
+            self._readings, self._began_s = {}, now_s
+        return self._busy
 
     def close(self) -> None:
         """Let go of every tool that is under way."""
@@ -156,7 +190,9 @@ def run() -> None:
     sentry, last = Sentry(installed(), KernelLog(), boot), b""
     fd = int(os.environ[READY_FD])
     while True:
-        told = json.dumps(written(sentry.look(time.monotonic()))).encode() + b"\n"
+        now_s = time.monotonic()
+        watch = written(sentry.look(now_s))
+        told = json.dumps({**watch, "busy": dict(sentry.busy(now_s))}).encode() + b"\n"
         if told != last:
             os.write(fd, told)
             last = told

@@ -26,6 +26,7 @@ from madang.api.desk import (
 )
 from madang.api.once import Asking, answered, once
 from madang.api.shown import shown
+from madang.api.usage import usage_of
 from madang.control.doctor import examine, examine_models, examine_store
 from madang.control.first import PROJECT
 from madang.control.intake import Applied, Revoked
@@ -106,6 +107,7 @@ async def status(who: Reader, desk: AtDesk) -> dict[str, Any]:
     return {
         **desk.where(),
         **report(who, desk.world, desk.intake, seen),
+        "accelerators": usage_of(who, desk, None, None).model_dump(mode="json"),
         "pools": [{"name": each["name"], **each["spec"], **each["status"]} for each in pools],
     }
 

@@ -24,9 +24,9 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 COMMANDS = {
-    "up": "up", "down": "down", "status": "status", "apply": "apply", "get": "get",
-    "explain": "explain", "logs": "logs", "events": "logs", "delete": "delete", "chat": "chat",
-    "release": "release", "model": "model", "key": "key", "secret": "secret",
+    "up": "up", "down": "down", "status": "status", "usage": "usage", "apply": "apply",
+    "get": "get", "explain": "explain", "logs": "logs", "events": "logs", "delete": "delete",
+    "chat": "chat", "release": "release", "model": "model", "key": "key", "secret": "secret",
     "login": "login", "logout": "login", "whoami": "login",
     "export": "export", "backup": "backup", "restore": "backup", "doctor": "doctor",
     "support": "support", "audit": "audit", "twin": "twin",

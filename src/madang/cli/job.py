@@ -196,16 +196,27 @@ def suspend(what: str, name: str | None = None, /, *, options: Options = DEFAULT
 
 
 def resume(what: str, name: str | None = None, /, *, options: Options = DEFAULTS) -> None:
-    """Let a suspended job go on from its last checkpoint.
+    """Let a suspended job go on from its last checkpoint, or a service have its replicas again.
 
     Parameters
     ----------
     what
-        job/NAME, or job with NAME after it.
+        job/NAME or service/NAME, or the kind with NAME after it.
     name
         The name, where it was not given with the kind.
     """
-    _change(what, name, options, "job.resume-asked", suspend=False)
+    what = what if "/" in what or name else f"job/{what}"
+    kind, name = thing(what, name, ("job", "service"))
+    with options.client() as client, naming(client, kind, name):
+        done = client.resume(kind, name)
+    if options.json:
+        show_json(done)
+    elif kind == "service":
+        tell("service.resume-asked", service=name)
+    else:
+        is_over = done["status"]["phase"] in OVER
+        said = "job.over" if is_over else "job.resume-asked"
+        tell(said, job=name, phase=phase(done["status"]["phase"]))
 
 
 def _change(what: str, name: str | None, options: Options, said: str, **wish: bool) -> None:

@@ -16,6 +16,8 @@ POOL = (
     "column.pool", "column.nodes", "column.phase", "column.cores", "column.memory",
     "column.accelerators",
 )  # fmt: skip
+HOURS_MIN = 0.1
+"""Less is not told."""
 NODES_MAX = 12
 """More nodes are told together, by their pool and what they have."""
 SERVICE = (
@@ -53,11 +55,27 @@ def status(*, options: Options = DEFAULTS) -> None:
     if found["processes"]:
         table(PROCESS, [_process(process) for process in found["processes"]])
         say()
+    _had(found.get("accelerators", {"items": ()})["items"])
     tell("status.usage", **found["usage"])
     for service in found["services"]:
         if service["phase"] != "ready":
             next_step("next.explain", subject=f"service/{service['name']}")
             break
+
+
+def _had(items: Sequence[Mapping[str, Any]]) -> None:
+    """Say what was had of accelerators this month and used of them, if that is worth a word."""
+    held_h, used_h, idle_h, krw, idle_krw = (
+        sum(item[key] for item in items)
+        for key in ("held_h", "used_h", "idle_h", "krw", "idle_krw")
+    )
+    if held_h < HOURS_MIN:
+        return
+    share = round(100 * used_h / (used_h + idle_h), 1) if used_h + idle_h else "–"
+    tell(
+        "status.had", held=round(held_h, 1), percent=share, idle=round(idle_h, 1),
+        krw=f"{krw:,}", idle_krw=f"{idle_krw:,}",
+    )  # fmt: skip
 
 
 def _node(node: Mapping[str, Any]) -> tuple[object, ...]:

@@ -387,16 +387,19 @@ class Intake:
         await self._commit(who, gone=gone, events=events, result=lambda _stored: told)
         return told
 
-    async def steer(self, who: Principal, kind: str, ref: Ref, steer: Steer) -> AnyResource:
-        """Change what an operator says of a node or an accelerator, unless it says so already."""
-        allow(who, Right.OPERATE, "", f"{kind}/{ref.name}")
+    async def steer(
+        self, who: Principal, kind: str, ref: Ref, steer: Steer, right: Right = Right.OPERATE
+    ) -> AnyResource:
+        """Change what somebody says of a single thing, unless it says so already."""
+        allow(who, right, ref.project, f"{kind}/{ref.name}")
 
         async def act() -> AnyResource:
             found = self.find(who, kind, ref)
             wanted = steer(found)
             if wanted is None:
                 return found
-            told = {"spec": wanted.spec, "generation": found.generation + 1}
+            status = wanted.status or found.status
+            told = {"spec": wanted.spec, "generation": found.generation + 1, "status": status}
             changed = found.model_copy(update=told)
             event = self._told(who, changed, wanted.code)
             return (await self._commit(who, [changed], events=[event]))[0]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from madang import symptoms
 from madang.control.gateways import Gateways
 from madang.control.guard import guarded
+from madang.control.meters import Meters
 from madang.control.pulse import Pulses
 from madang.control.world import World
 from madang.errors import MadangError, Unavailable
@@ -65,6 +66,9 @@ class Observer:
         self._lines: dict[str, tuple[str, ...]] = {}
         self._probed: dict[tuple[str, int], Probed] = {}
         self._pulses = Pulses(world.clock, gateways)
+        self._meters = Meters(world, gateways)
+        self._busy: dict[str, dict[str, float]] = {}
+        """How busy accelerators are, by node and device; nothing of a node out of sight."""
         self._asking: set[tuple[str, int]] = set()
         self._refused: dict[tuple[str, int], Reason] = {}
         self._stopped: dict[tuple[str, int], tuple[str, Moment]] = {}
@@ -93,6 +97,7 @@ class Observer:
             watches=self._watches,
             routed=self.gateways.routed(),
             inflight=self.gateways.inflight(),
+            loads=self._meters.look(self._busy, self._processes),
             outlook=self._outlook,
             thought_at=self._thought_at,
         )
@@ -197,6 +202,7 @@ class Observer:
         kept, since the order to forget it was lost, hides no successor elsewhere.
         """
         before = self._views.pop(node, None)
+        self._busy.pop(node, None)
         fresh = {p.uid: p for p in view.processes} if view else {}
         gone = {p.uid for p in before.processes} - fresh.keys() if before else set()
         if view:
@@ -218,8 +224,10 @@ class Observer:
 
     def _listen(self, node: str, view: Observation) -> None:
         """Take in what a node tells of its accelerators; what is the same stays the same object."""
-        told = (process.announced for process in view.processes if process.uid == symptoms.UID)
-        watch = symptoms.read(next(told, None))
+        said = (process.announced for process in view.processes if process.uid == symptoms.UID)
+        told = next(said, None)
+        watch = symptoms.read(told)
+        self._busy[node] = symptoms.busy(told)
         if watch != self._watches.get(node):
             left = {name: each for name, each in self._watches.items() if name != node}
             self._watches = {**left, node: watch} if watch else left

@@ -12,6 +12,7 @@ from madang.planning.snapshot import Seen
 from madang.resources.fleet import SIMULATED
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal, Right
+from madang.resources.service import Service
 
 
 def report(who: Principal, world: World, intake: Intake, seen: Seen) -> dict[str, Any]:
@@ -68,11 +69,12 @@ def _node(node: AnyResource, kinds: Counter[str]) -> dict[str, Any]:
 
 
 def _service(service: AnyResource) -> dict[str, Any]:
+    assert isinstance(service, Service)
     status = service.status.model_dump(mode="json")
     return {
         "project": service.project,
         "name": service.name,
-        "wanted": service.spec.scale,
+        "wanted": service.wanted,
         "model": service.spec.model,
         **{
             key: status[key]

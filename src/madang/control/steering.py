@@ -1,4 +1,4 @@
-"""What operators of the site say of single nodes and accelerators, beside what is applied."""
+"""What people say of single things beside what is applied: operators of nodes and accelerators."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from madang.errors import Conflict
 from madang.planning.fencing import check
 from madang.planning.snapshot import Snapshot
+from madang.resources.job import Job
 from madang.resources.place import Accelerator, AcceleratorPhase
 from madang.resources.resource import AnyResource, Frozen
+from madang.resources.service import Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +20,25 @@ class Steered:
 
     spec: Frozen
     code: str
+    status: Frozen | None = None
+    """None: as it is."""
 
 
 Steer = Callable[[AnyResource], Steered | None]
 """Says what becomes of a thing as it is found; None: nothing, it is so already."""
+
+
+def resumed(found: AnyResource) -> Steered | None:
+    """Have a job or a service go on that was suspended, by its owner or for standing idle."""
+    if isinstance(found, Service):
+        fewer = found.status.rested
+        status = found.status.model_copy(update={"rested": 0})
+        return Steered(found.spec, "idle.resumed", status) if fewer else None
+    assert isinstance(found, Job)
+    if not found.is_suspended:
+        return None
+    spec = found.spec.model_copy(update={"suspend": False})
+    return Steered(spec, "idle.resumed", found.status.model_copy(update={"rests": False}))
 
 
 def emptied(drain: bool) -> Steer:

@@ -98,7 +98,15 @@ class Lives:
 
     def reports(self) -> list[Process]:
         """Return every process."""
-        return [*self._node.ward.watch(), *(life.report() for life in self.every())]
+        return [*self._node.ward.watch(self._busy()), *(each.report() for each in self.every())]
+
+    def _busy(self) -> dict[str, int]:
+        """Return how busy those accelerators are that drills have, by device, in percent."""
+        return {
+            name.removeprefix(f"{self._node.name}-"): life.script.percent(life.age_s())
+            for life in self.every() if isinstance(life.script, Drill) and life.now.pid
+            for name in life.plan.accelerators
+        }  # fmt: skip
 
     def tail(self, uid: str, lines: int, _rank: int | None, _first: bool) -> dict[str, Any]:
         """Return the last lines it printed, which are in no file."""

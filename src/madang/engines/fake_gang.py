@@ -7,6 +7,7 @@ A rank that fails has done that step and ends, and so do the others soon after. 
 accelerator breaks as well, and is the cause; with `"halts": true` it stands still instead, and they
 with it; with `"attempt": 1` only that attempt fails. Nothing runs: thousands of them cost no more
 than being asked. Only checkpoints are real, because whoever records them looks at them.
+Its accelerators are `"busy": 0.9` while it steps, and not at all from step `"idle_from": 200` on.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class Drill:
     starts_s: float = 0.0
     save_every: int = 0
     fail: dict[str, Any] = field(default_factory=dict)
+    busy: float = 0.9
+    """How busy its accelerators are while it steps, 0 to 1,"""
+    idle_from: int = 0
+    """and from which step on they are no more; 0: none."""
     first: int = 0
     """The step that was resumed from."""
     warned_at_s: float = math.inf
@@ -88,6 +93,12 @@ class Drill:
         """Return the newest step that is done then; -1: none yet."""
         step = min(self._passed(age_s), self.last)
         return step if step > self.first else -1
+
+    def percent(self, age_s: float) -> int:
+        """Return how busy its accelerators are then, in percent: not at all before it steps."""
+        is_idle = 0 < self.idle_from <= self._passed(age_s)
+        is_still = age_s < self.starts_s or age_s >= self.done_s(self.last)
+        return 0 if is_idle or is_still else round(100 * self.busy)
 
     def saved(self, age_s: float) -> int:
         """Return the step of the newest checkpoint then; 0: none yet."""
@@ -160,12 +171,14 @@ def read(plan: LaunchPlan) -> Drill:
     resumed = os.path.basename(plan.env.get("MADANG_RESUME_FROM", "")).rpartition("-")[2]  # noqa: PTH119
     drill = Drill(
         plan, int(said["steps"]), float(said["step_s"]), float(said.get("starts_s", 0)),
-        int(said.get("save_every", 0)), dict(said.get("fail", {})), int(resumed or 0),
+        int(said.get("save_every", 0)), dict(said.get("fail", {})),
+        float(said.get("busy", 0.9)), int(said.get("idle_from", 0)), int(resumed or 0),
     )  # fmt: skip
     if not (0 < drill.steps <= STEPS_MAX and drill.step_s > 0 <= drill.starts_s):
         raise ValueError(said)
     numbers = [drill.fail.get(name, 0) for name in ("rank", "step", "exit_code")]
-    if drill.save_every < 0 or not all(isinstance(number, int) for number in numbers):
+    is_odd = drill.save_every < 0 or not 0 <= drill.busy <= 1
+    if is_odd or not all(isinstance(number, int) for number in numbers):
         raise ValueError(said)
     return drill
 

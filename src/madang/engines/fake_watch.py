@@ -59,10 +59,14 @@ class Ward:
             self._marks += 1
             ill.xids = (*ill.xids, (int(shows["xid"]), self._marks))[-XIDS_MAX:]
 
-    def watch(self) -> list[Process]:
-        """Return what stands for the process that watches them, if anything was ever ill."""
+    def watch(self, busy: Mapping[str, int]) -> list[Process]:
+        """Return what stands for the process that watches them, if anything was ever ill.
+
+        It is there too where it is known how busy any is, and then tells nothing else.
+        """
         if not self._ills:
-            return []
+            only = {"busy": dict(busy)}
+            return [Process(UID, 1, "running", os.getpid(), announced=only)] if busy else []
         tools = dict.fromkeys(self._makers.values(), "")
         devices = {}
         for device, maker in self._makers.items():
@@ -71,4 +75,5 @@ class Ward:
             if not ill.shows.get("gone"):
                 devices[device] = ill.symptoms(f"sim-{self._node}-{device}")
         told = written(Watch(f"{self._life}-{self._starts}", tools, devices))
+        told["busy"] = dict(busy)
         return [Process(UID, 1, "running", os.getpid(), announced=told)]

@@ -57,6 +57,9 @@ class Verb(StrEnum):
     QUARANTINE_ACCELERATOR = "accelerator.quarantined"
     HEED_ACCELERATOR = "accelerator.looked-at"
     RELEASE_ACCELERATOR = "accelerator.released"
+    METER = "meter.read"
+    BUSY_AGAIN = "idle.over"
+    WARN_IDLE = "idle.warned"
     STATUS_GRANT = "grant.status"
     STATUS_NODE = "node.status"
     STATUS_REVISION = "revision.status"
@@ -195,7 +198,8 @@ class Plan:
 
     def telling(self) -> tuple[Action, ...]:
         """Return the actions worth telling: the last of each verb for each subject."""
-        return tuple({(a.verb, a.subject.uid): a for a in self.actions}.values())
+        told = (a for a in self.actions if a.verb is not Verb.METER)
+        return tuple({(a.verb, a.subject.uid): a for a in told}.values())
 
 
 def assume(snapshot: Snapshot, plan: Plan) -> Snapshot:

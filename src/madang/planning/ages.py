@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from madang.resources.attempt import Attempt
+from madang.resources.grant import Grant
+from madang.resources.idle import Meter
 from madang.resources.job import Job
 from madang.resources.place import Accelerator, Node
 from madang.resources.replica import Replica
@@ -34,14 +36,22 @@ def watched(
     return ages
 
 
+def _metered(meter: Meter | None) -> frozenset[float]:
+    return frozenset({meter.at} if meter else ())
+
+
 def _stamps(resource: AnyResource) -> frozenset[float]:
     """Return the times from which planning counts."""
     if isinstance(resource, Replica):
         status = resource.status
-        return frozenset({status.since, status.started_at or 0.0, status.ready_at or 0.0})
+        own = {status.since, status.started_at or 0.0, status.ready_at or 0.0}
+        return frozenset({*own, *_metered(status.meter)})
     if isinstance(resource, Attempt):
         told = resource.status
-        return frozenset({told.since, told.started_at, told.claimed_at})
+        own = {told.since, told.started_at, told.claimed_at}
+        return frozenset({*own, *_metered(told.meter)})
+    if isinstance(resource, Grant):
+        return frozenset({resource.status.watch.at} if resource.status.watch else ())
     if isinstance(resource, Job | Node):
         return frozenset({resource.status.since})
     if isinstance(resource, Accelerator):

@@ -80,7 +80,7 @@ def _job(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, object]:
     """Ask once more, now, what a job waits for; one that is in line is told its place there."""
     ground = memo.ground(snapshot)
     if not (is_in_line(job, snapshot) or held_back(job.status)):
-        closed = None if job.spec.suspend else barrier(job, snapshot, ground)
+        closed = None if job.is_suspended else barrier(job, snapshot, ground)
         return {"reason": closed[0], "smallest_fix": None} if closed else {}
     ahead = ahead_of(job, snapshot)
     higher = sum(each.spec.priority.height > job.spec.priority.height for each in ahead)

@@ -232,7 +232,7 @@ def _others(snapshot: Snapshot, waiter: Replica | Job) -> Iterator[tuple[str, li
         service = snapshot.services.get(Ref(waiter.project, name))
         revisions = {r.spec.revision for r in replicas}
         is_settled = service and service.deleted_at is None and len(revisions) == 1
-        if service and is_settled and len(replicas) == service.spec.scale:
+        if service and is_settled and len(replicas) == service.wanted:
             yield name, replicas
 
 

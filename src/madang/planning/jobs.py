@@ -30,6 +30,7 @@ from madang.resources.attempt import (
     AttemptStatus,
     Outcome,
 )
+from madang.resources.idle import Meter
 from madang.resources.job import NEXT, OVER, Job, JobPhase
 from madang.resources.resource import Reason, Ref
 
@@ -239,9 +240,10 @@ def finish(
 
 def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     """Find room for the next attempt, once nothing else is in the way."""
-    if job.spec.suspend:
+    if job.is_suspended:
         resume = Reason(code="job.fix-resume", values={"job": job.name})
-        yield from hold(job, snapshot, SUSPENDED, fix=resume)
+        why = SUSPENDED if job.spec.suspend else Reason(code="job.rests")
+        yield from hold(job, snapshot, why, fix=resume)
         return
     closed = barrier(job, snapshot, ground)
     if closed and closed[0].code == AFTER_FAILED:
@@ -293,6 +295,7 @@ def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:
         status=AttemptStatus(
             places=tuple(place.holding() for place in found), since=snapshot.now,
             started_at=snapshot.now,
+            meter=Meter(epoch=number, at=snapshot.now, term=snapshot.term),
             port=PORT_FIRST + int.from_bytes(digest.digest()[-4:], "big") % PORTS,
         ),
     )  # fmt: skip

@@ -12,10 +12,13 @@ from madang.planning.forecast import question
 from madang.planning.grants import plan_grants
 from madang.planning.grants import wake_s as grant_wake_s
 from madang.planning.ground import Ground
+from madang.planning.idle import plan_idle
 from madang.planning.jobs import Task, plan_job, tasks
 from madang.planning.keeping import plan_forgetting
 from madang.planning.layout import Layout
 from madang.planning.memo import Memo
+from madang.planning.metering import plan_meters
+from madang.planning.metering import wake_s as meter_wake_s
 from madang.planning.moving import plan_moves
 from madang.planning.overuse import plan_over
 from madang.planning.preempt import plan_room
@@ -51,7 +54,9 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
         houses = tuple(households(snapshot))
         chosen = (
             tuple(plan_tallies(snapshot))
+            or tuple(plan_meters(snapshot))
             or tuple(plan_grants(snapshot))
+            or tuple(plan_idle(snapshot))
             or tuple(plan_accelerators(snapshot))
             or tuple(plan_over(snapshot, memo.ground(snapshot)))
             or tuple(_deeds(houses, snapshot, memo))
@@ -168,5 +173,5 @@ def _wake_s(snapshot: Snapshot, ground: Ground) -> float | None:
     times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.living]
     times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs]
     times += [fencing_wake_s(snapshot), quota_wake_s(snapshot, ground.books)]
-    times.append(grant_wake_s(snapshot))
+    times += [grant_wake_s(snapshot), meter_wake_s(snapshot)]
     return min((due for due in times if due is not None and due > 0), default=None)

@@ -32,7 +32,7 @@ def is_in_line(job: Job, snapshot: Snapshot) -> bool:
         and job.deleted_at is None
         and not job.spec.cancel
         and not job.spec.sweep
-        and not job.spec.suspend
+        and not job.is_suspended
         and blocker(job, snapshot) is None
         and lacking(job, snapshot) is None
         and not held_back(job.status)

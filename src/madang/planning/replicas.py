@@ -20,6 +20,7 @@ from madang.planning.quotas import Limit
 from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of, build_for
+from madang.resources.idle import Meter
 from madang.resources.replica import NEXT, Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Build, BuildStatus, Revision, Verdict
@@ -132,6 +133,7 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
         started_at=snapshot.now,
         held_since=snapshot.now,
         charged=False,
+        meter=Meter(epoch=replica.status.epoch + 1, at=snapshot.now, term=snapshot.term),
         since=snapshot.now,
         reason=None,
         next_try=None,

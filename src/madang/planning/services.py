@@ -88,7 +88,7 @@ def _revise(house: Household, snapshot: Snapshot) -> Action | None:
     pinned = pin(service, snapshot)
     if isinstance(pinned, Unmet):
         return None  # `statuses` says why; the next turn looks again
-    seen = {"observed_generation": service.generation}
+    seen = {"observed_generation": service.generation, "rested": 0}
     if house.newest and same_template(pinned, house.newest.spec):
         same: Service = service.with_status(**seen)
         return Action(Verb.STATUS_SERVICE, service, Reason(code="service.rescaled"), (same,))
@@ -125,7 +125,7 @@ def _populate(house: Household, snapshot: Snapshot) -> Iterator[Action]:
         own = [r for r in own if r.name not in moving]
         yield from _move_on(moving.values(), house, snapshot)
     yield from _empty_nodes(house, snapshot)
-    wanted = service.spec.scale
+    wanted = service.wanted
     limit = wanted if newest.status.phase is RevisionPhase.SERVING else min(wanted, 1)
     if newest.status.phase is not RevisionPhase.FAILED and len(own) < limit:
         yield _create(service, newest, limit - len(own), snapshot)

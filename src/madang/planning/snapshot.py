@@ -84,6 +84,16 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """How busy something was since this control watches it. Seconds that only go forward."""
+
+    known_s: float = 0.0
+    """So long it was known,"""
+    busy_s: float = 0.0
+    """and for so much of that it was busy."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What was observed outside the store."""
 
@@ -111,6 +121,8 @@ class Seen:
     """Uids that some live gateway still has in the table it serves; None: not known yet."""
     inflight: Mapping[str, int] = field(default_factory=dict)
     """Requests under way, by uid of the replica."""
+    loads: Mapping[tuple[str, int], Load] = field(default_factory=dict)
+    """How busy was what replicas and attempts have, by (uid, epoch)."""
     outlook: Outlook | None = None
     """What is expected to come, and what free accelerators are worth to it."""
     thought_at: float = -THOUGHT_NEVER_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from madang.errors import Value
 from madang.planning.action import Action, Verb
 from madang.planning.replicas import build_of
 from madang.planning.services import Household
@@ -108,13 +109,22 @@ def _condition(house: Household, snapshot: Snapshot) -> dict[str, Any]:
             serving = any(r.status.phase is P.READY for r in house.replicas)
             phase = S.DEGRADED if serving else S.PENDING
             return _say(phase, pinned.reason, pinned.blocked_by, fix=pinned.fix)
-    wanted, newest = service.spec.scale, house.newest
+    wanted, newest = service.wanted, house.newest
     if wanted == 0 or newest is None:
-        return _say(S.READY if wanted == 0 else S.PENDING, None)
+        return _say(S.READY if wanted == 0 else S.PENDING, _rests(service))
     own = [r for r in house.replicas if r.spec.revision == newest.name]
     if sum(r.status.phase is P.READY for r in own) >= wanted:
-        return _say(S.READY, None)
+        warned = (r.status.reason for r in own if r.status.phase is P.READY and r.status.reason)
+        return _say(S.READY, next(warned, _rests(service)))
     return _unready(house, own)
+
+
+def _rests(service: Service) -> Reason | None:
+    """Say that it has fewer replicas than it should because they stood idle; None: it has not."""
+    if not service.status.rested:
+        return None
+    values: dict[str, Value] = {"replicas": service.status.rested, "scale": service.spec.scale}
+    return Reason(code="service.rests", values=values)
 
 
 _URGENCY = (P.FAILED, P.WAITING, P.BACKING_OFF, P.VERIFYING, P.STARTING)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from madang.resources.holding import Holding
+from madang.resources.idle import Meter
 from madang.resources.resource import Condition, Frozen, Name, Reason, Ref, Resource
 
 
@@ -107,6 +108,8 @@ class AttemptStatus(Condition):
     """The term of the control that has asked it."""
     counted: bool = False
     """Whether its pool's record has it."""
+    meter: Meter | None = None
+    """What it has used of its accelerators."""
     last_lines: tuple[str, ...] = ()
     """The last that rank printed."""
     metrics: dict[str, float] = Field(default_factory=dict)

@@ -14,9 +14,9 @@ from typing import Annotated, ClassVar, Self
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from madang.errors import Unfit
+from madang.resources.idle import IdleWatch, Reclaim
 from madang.resources.month import day_of
 from madang.resources.place import AcceleratorStart
-from madang.resources.quantity import Duration
 from madang.resources.quota import Count
 from madang.resources.resource import Condition, Frozen, Name, Resource, Title
 
@@ -35,15 +35,6 @@ def _check_day(written: str) -> str:
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_check_day)]
 """As 2026-12-01; it begins at midnight in Seoul."""
 Text = Annotated[str, Field(max_length=TEXT_CHARS_MAX, pattern=r"^[^\x00]*$")]
-
-
-class Reclaim(Frozen):
-    """When it is taken back for standing idle."""
-
-    below: float = Field(ge=0, le=1, allow_inf_nan=False)
-    """Part of it that is used,"""
-    over: Duration = Field(ge=3600, le=366 * 86_400)
-    """for so long."""
 
 
 class GrantSpec(Frozen):
@@ -147,6 +138,8 @@ class GrantStatus(Condition):
     """Where it was renewed: its last day now."""
     deeds: tuple[Deed, ...] = ()
     """Oldest first; appeals among them."""
+    watch: IdleWatch | None = None
+    """How much of it is used; None: nobody has looked, or nothing follows from it."""
 
 
 class Grant(Resource[GrantSpec, GrantStatus]):

@@ -267,6 +267,8 @@ class JobStatus(Condition):
     """The same times the accelerators that each had;"""
     lost_accelerator_s: float = 0.0
     """and of that what was lost."""
+    rests: bool = False
+    """Whether it was suspended for standing idle; whoever resumes it has it go on."""
     counted: bool = False
     """Whether its project's record has it, since it is about to be forgotten."""
     clearing: int = 0
@@ -291,3 +293,8 @@ class Job(Resource[JobSpec, JobStatus]):
     """Work that ends."""
 
     kind: ClassVar[str] = "job"
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it is to hold nothing for now, by whoever's wish."""
+        return self.spec.suspend or self.status.rests

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from madang.errors import Value
+from madang.resources.idle import Reclaim
 from madang.resources.power import Watts
 from madang.resources.resource import Condition, Frozen, Name, Reason, Resource
 from madang.resources.tenancy import Empty
@@ -73,6 +74,8 @@ class PoolSpec(Frozen):
     of them."""
     price_krw_per_hour: dict[AcceleratorStart, Price] = Field(default_factory=dict, max_length=256)
     """What one accelerator costs here, by the start of its kind; one that is not named is free."""
+    reclaim: Reclaim | None = None
+    """What becomes of what stands idle here, where no quota says so; None: nothing."""
 
 
 class PoolStatus(Frozen):

@@ -55,6 +55,19 @@ def duration_s(written: str | float) -> float:
     return float(match.group(1)) * _TIMES[match.group(2) or "s"]
 
 
+def written_duration(seconds: float) -> str:
+    """Write a duration as people do: whole seconds, in the largest units that leave none out.
+
+    >>> written_duration(604_800), written_duration(5400), written_duration(59.6)
+    ('7d', '1h30m', '1m')
+    """
+    left, parts = float(round(seconds)), []
+    for unit in ("d", "h", "m", "s"):
+        count, left = divmod(left, _TIMES[unit])
+        parts += [f"{count:g}{unit}"] if count else []
+    return "".join(parts[:2]) or "0s"
+
+
 def written_size(size: int) -> str:
     """Write a size as people do: whole MB exactly, so that it is read as the same; else roughly.
 

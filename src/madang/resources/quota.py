@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from madang.resources.idle import Reclaim
 from madang.resources.place import AcceleratorStart
 from madang.resources.quantity import Size
 from madang.resources.resource import Frozen, Resource
@@ -29,6 +30,8 @@ class QuotaSpec(Frozen):
     """Bytes of volumes: of each the size that it may have, or else what it holds."""
     krw_per_month: int | None = Field(default=None, ge=0, le=KRW_MAX, strict=True)
     """What its accelerator hours may cost in a month of Korea, at the prices of their pools."""
+    reclaim: Reclaim | None = None
+    """What becomes of accelerators that stand idle there; None: what their pool says."""
     weight: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False)
     """What it counts for beside its like where what nobody is guaranteed is shared."""
 

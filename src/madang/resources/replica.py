@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from madang.resources.holding import Holding
+from madang.resources.idle import Meter
 from madang.resources.resource import Condition, Frozen, Name, Ref, Resource
 
 
@@ -73,6 +74,8 @@ class ReplicaStatus(Holding, Condition):
     """Unix seconds since when it has had its accelerators."""
     charged: bool = False
     """Whether the quotas' records have what these cost."""
+    meter: Meter | None = None
+    """What it has used of them."""
     ready_at: float | None = None
     restarts: int = 0
     """Ends in a row without two minutes of being ready between them."""

@@ -126,9 +126,16 @@ class ServiceStatus(Condition):
     replicas: int = 0
     """How many replicas were ever made; names the next."""
     ready: int = 0
+    rested: int = 0
+    """So many replicas fewer it has than its scale says, because they stood idle."""
 
 
 class Service(Resource[ServiceSpec, ServiceStatus]):
     """Something that answers on an endpoint."""
 
     kind: ClassVar[str] = "service"
+
+    @property
+    def wanted(self) -> int:
+        """So many replicas it is to have now."""
+        return max(0, self.spec.scale - self.status.rested)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from madang.resources.idle import MonthUse
 from madang.resources.resource import Frozen, Place, ProjectName, Resource, Title
 from madang.resources.rights import Grant, Principal, Right, Role, held
 
@@ -37,6 +38,8 @@ class ProjectStatus(Frozen):
     """Of jobs that are kept no more: for how long they had accelerators, the seconds of each;"""
     lost_s: float = 0.0
     """and how much of that was work that had to be done again, or was none."""
+    used: tuple[MonthUse, ...] = ()
+    """What all that ran there has had and used, by month and kind of accelerator."""
     accelerator_h: float = 0.0
     """Of all its jobs, in hours, those included that run;"""
     lost_h: float = 0.0

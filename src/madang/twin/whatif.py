@@ -175,7 +175,7 @@ def _waits(after: Outcome, before: Outcome) -> Iterator[Json]:
 
 
 def _wanted(service: Service) -> int:
-    return 0 if service.deleted_at is not None else service.spec.scale
+    return 0 if service.deleted_at is not None else service.wanted
 
 
 def _cause(told: Explanation) -> Explanation:

@@ -1,0 +1,77 @@
+"""What projects have had of accelerators and used of them; and how what rests is had go on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from madang.api.desk import AtDesk, Caller, Desk, Project, Reader, ref_of
+from madang.api.once import Asking, once
+from madang.control.steering import resumed
+from madang.planning.metering import ProjectUse, used_by
+from madang.resources.month import month_of
+from madang.resources.resource import AnyResource, Frozen
+from madang.resources.rights import CONTROL, Principal, Right
+from madang.resources.tenancy import Project as ProjectKind
+
+router = APIRouter(prefix="/api/v1")
+Month = Annotated[
+    str, Query(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$", description="as 2026-11; now if none")
+]
+
+
+class UsageOf(Frozen):
+    """What the caller's projects have had in one month."""
+
+    month: str
+    items: tuple[ProjectUse, ...]
+
+
+@router.get("/usage")
+async def usage(
+    who: Reader, desk: AtDesk, project: Project = None, month: Month | None = None
+) -> UsageOf:  # fmt: skip
+    """Return accelerator hours held, used and idle, and what they cost, by project and kind."""
+    desk.intake.look(who, project)
+    return usage_of(who, desk, project, month)
+
+
+def usage_of(who: Principal, desk: Desk, project: str | None, month: str | None) -> UsageOf:
+    """Return what one project, or each that the caller sees, has had in a month."""
+    snapshot = desk.world.snapshot(CONTROL, desk.observer.seen())
+    number = month_of(snapshot.now).number if month is None else int(month.replace("-", ""))
+    found = desk.intake.list(who, ProjectKind.kind, project)
+    own = [each for each in found if isinstance(each, ProjectKind)]
+    return UsageOf(
+        month=f"{number // 100:04}-{number % 100:02}", items=used_by(own, number, snapshot)
+    )
+
+
+@router.post("/job/{name}/resume")
+async def resume_job(
+    who: Caller, desk: AtDesk, name: str, ask: Asking, project: Project = None
+) -> Response:
+    """Let a job go on that was suspended, by its owner or for standing idle."""
+    return await _resume(who, desk, "job", name, (ask, project))
+
+
+@router.post("/service/{name}/resume")
+async def resume_service(
+    who: Caller, desk: AtDesk, name: str, ask: Asking, project: Project = None
+) -> Response:
+    """Let a service have all its replicas again that it lost for standing idle."""
+    return await _resume(who, desk, "service", name, (ask, project))
+
+
+async def _resume(
+    who: Principal, desk: Desk, kind: str, name: str, how: tuple[Asking, str | None]
+) -> Response:
+    ask, project = how
+    ref = ref_of(who, kind, name, project)
+    desk.intake.find(who, kind, ref)
+
+    async def act() -> AnyResource:
+        return await desk.intake.steer(who, kind, ref, resumed, Right.WRITE)
+
+    return await once(desk, who, ask, act, lambda found: found.shown())

@@ -1,0 +1,291 @@
+"""What accelerators were held and used, added up by project, month and kind; each second once.
+
+Control measures on a clock that only goes forward, and forgets it when it ends. So each holder has
+a meter: up to when its project's sums have it, written together with them. What was not measured
+counts as held, and neither as used nor as idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from madang.planning.action import Action, Unkept, Verb
+from madang.planning.idle import policy_of, slice_s, told_of
+from madang.planning.layout import MILLI
+from madang.planning.quotas import HOUR_S, LETTING_GO, Books, holders
+from madang.planning.snapshot import Load, Snapshot
+from madang.planning.tally import spent_in
+from madang.resources.attempt import Attempt, AttemptPhase
+from madang.resources.holding import Holding
+from madang.resources.idle import Meter, MonthUse
+from madang.resources.month import month_of
+from madang.resources.replica import Replica
+from madang.resources.resource import AnyResource, Frozen, Reason
+from madang.resources.tenancy import Project
+
+MONTHS_KEPT = 24
+"""So many months are kept of each project."""
+JUMP_S = 10.0
+"""A wall clock that goes by so much more or less than time itself has been set."""
+NOTHING = Load()
+Key = tuple[int, str]
+"""A month, and a kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A replica, or an attempt of a job, with what it has."""
+
+    owner: Replica | Attempt
+    epoch: int
+    since: float
+    """Unix seconds."""
+    places: tuple[Holding, ...]
+
+    @property
+    def meter(self) -> Meter:
+        """Its meter; where there is none yet, one that begins with it."""
+        meter = self.owner.status.meter
+        is_own = meter is not None and meter.epoch == self.epoch
+        return meter if meter and is_own else Meter(epoch=self.epoch, at=self.since)
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether it will soon have nothing any more."""
+        if isinstance(self.owner, Attempt):
+            return self.owner.status.phase is AttemptPhase.STOPPING
+        return self.owner.status.phase in LETTING_GO
+
+
+class Passed(NamedTuple):
+    """What came to something since its meter was last read: seconds."""
+
+    held_s: float
+    known_s: float
+    busy_s: float
+
+    @property
+    def idle_s(self) -> float:
+        """For how long of it that stood idle."""
+        return self.known_s - self.busy_s
+
+
+def held(snapshot: Snapshot) -> Iterator[Held]:
+    """Return all that has accelerators and whose sums are not closed."""
+    found: dict[str, Held] = {}
+    for owner, place, since, _ in holders(snapshot):
+        assert isinstance(owner, Replica | Attempt)
+        epoch = owner.status.epoch if isinstance(owner, Replica) else owner.spec.number
+        known = found.get(owner.uid)
+        places = (*known.places, place) if known else (place,)
+        found[owner.uid] = Held(owner, epoch, since, places)
+    return (each for each in found.values() if not each.meter.closed)
+
+
+def passed(of: Held, snapshot: Snapshot) -> Passed:
+    """Return what has passed since the last reading of a meter, of whichever control.
+
+    The wall clock counts, so that no second is left out or counted twice, unless it was set.
+    """
+    meter, uid = of.meter, of.owner.uid
+    wall_s, age_s = snapshot.now - meter.at, snapshot.age_s(uid, meter.at)
+    load = snapshot.seen.loads.get((uid, of.epoch), NOTHING)
+    is_ours = meter.term == snapshot.term
+    held_s = max(0.0, wall_s, age_s)
+    if is_ours and abs(wall_s - age_s) > JUMP_S:
+        held_s = age_s
+    before = Load(meter.known_s, meter.busy_s) if is_ours else NOTHING
+    known_s = max(0.0, load.known_s - before.known_s)
+    share = min(1.0, max(0.0, load.busy_s - before.busy_s) / known_s) if known_s else 0.0
+    known_s = min(known_s, held_s)
+    return Passed(held_s, known_s, share * known_s)
+
+
+def plan_meters(snapshot: Snapshot) -> Iterator[Action]:
+    """Read all meters for which it is time, in one action; quiet where there are none."""
+    due = [each for each in held(snapshot) if _is_due(each, snapshot)]
+    known = {each.project: each for each in snapshot.all(Project).values()}
+    due = [each for each in due if each.owner.project in known]
+    if not due:
+        return
+    writes: list[AnyResource] = []
+    sums: dict[str, dict[Key, MonthUse]] = {}
+    books, again = Books(snapshot, are_empty=True), []
+    for each in due:
+        since = passed(each, snapshot)
+        project = known[each.owner.project]
+        own = sums.setdefault(project.project, _by_key(project.status.used))
+        _add(own, each, since, snapshot, books)
+        read = _read(each, since, snapshot)
+        writes.append(read)
+        if each.meter.warned_s is not None and read.status.meter.warned_s is None:
+            again.append(each.owner)
+    for name, own in sorted(sums.items()):
+        writes.append(known[name].with_status(used=_kept(own)))
+    reason = Reason(code="meter.read")
+    yield Action(Verb.METER, Unkept("meter", "meter"), reason, tuple(writes))
+    for owner in again:
+        subject = told_of(owner, snapshot)
+        yield Action(Verb.BUSY_AGAIN, subject, Reason(code="idle.used-again"))
+
+
+def _is_due(each: Held, snapshot: Snapshot) -> bool:
+    """Tell whether a meter is to be read: at the turn of its hour, and before all is let go.
+
+    All at once, so that there are few writes; those that are judged by a shorter time, earlier.
+    """
+    if each.lets_go:
+        return True
+    length_s, at = slice_s(policy_of(each.owner, snapshot)), each.meter.at
+    is_turn = snapshot.now // length_s > at // length_s
+    return is_turn or snapshot.age_s(each.owner.uid, at) >= length_s
+
+
+def _read(each: Held, since: Passed, snapshot: Snapshot) -> AnyResource:
+    """Return the holder with its meter read, and judged."""
+    meter, policy = each.meter, policy_of(each.owner, snapshot)
+    load = snapshot.seen.loads.get((each.owner.uid, each.epoch), NOTHING)
+    below = policy.below if policy else None
+    is_idle = below is not None and since.busy_s < below * since.known_s
+    goes_on = below == meter.below and (is_idle or not since.known_s)
+    idle_s = (meter.idle_s if goes_on else 0.0) + (since.known_s if is_idle else 0.0)
+    fresh = Meter(
+        epoch=each.epoch, at=snapshot.now, term=snapshot.term, known_s=load.known_s,
+        busy_s=load.busy_s, closed=each.lets_go, below=below, idle_s=idle_s,
+        warned_s=meter.warned_s if goes_on else None,
+    )  # fmt: skip
+    changes: dict[str, object] = {"meter": fresh}
+    if meter.warned_s is not None and not goes_on and not each.lets_go:
+        changes["reason"] = None
+    read: AnyResource = each.owner.with_status(**changes)
+    return read
+
+
+def _add(
+    sums: dict[Key, MonthUse], each: Held, since: Passed, snapshot: Snapshot, books: Books
+) -> None:
+    """Add what has passed to its months: by how much of it each has."""
+    begins = snapshot.now - since.held_s
+    for place in each.places:
+        amounts = books.amounts(place)
+        kinds = {kind: milli for (what, kind), milli in amounts.items() if what == "accelerators"}
+        for kind, milli in kinds.items():
+            rate = amounts["krw", ""] * milli / sum(kinds.values())
+            for month, part in _parts(begins, snapshot.now):
+                sums[month, kind] = _more(
+                    sums.get((month, kind)) or MonthUse(month=month, accelerator=kind),
+                    milli, rate, since, part,
+                )  # fmt: skip
+
+
+def _more(use: MonthUse, milli: int, rate: float, since: Passed, part: float) -> MonthUse:
+    """Return it with this part of what has passed; `rate` in thousandths of a won per hour."""
+    per_s = rate / HOUR_S
+    held = round(milli * since.held_s * part)
+    busy = min(held, round(milli * since.busy_s * part))
+    idle = min(held - busy, round(milli * since.idle_s * part))
+    return MonthUse(
+        month=use.month, accelerator=use.accelerator,
+        held=use.held + held, busy=use.busy + busy, idle=use.idle + idle,
+        mkrw=use.mkrw + round(per_s * since.held_s * part),
+        idle_mkrw=use.idle_mkrw + round(per_s * since.idle_s * part),
+    )  # fmt: skip
+
+
+def _parts(begins: float, ends: float) -> Iterator[tuple[int, float]]:
+    """Return the months of a time, and which part of it each has."""
+    at = begins
+    while True:
+        month = month_of(at)
+        until = min(ends, month.ends)
+        yield month.number, (until - at) / (ends - begins) if ends > begins else 1.0
+        if until >= ends:
+            return
+        at = until
+
+
+def _by_key(used: tuple[MonthUse, ...]) -> dict[Key, MonthUse]:
+    return {(each.month, each.accelerator): each for each in used}
+
+
+def _kept(sums: Mapping[Key, MonthUse]) -> tuple[MonthUse, ...]:
+    """Return the newest months, in one order."""
+    newest = sorted({month for month, _ in sums})[-MONTHS_KEPT:]
+    return tuple(use for (month, _), use in sorted(sums.items()) if month in newest)
+
+
+def used_in(project: Project, snapshot: Snapshot) -> tuple[MonthUse, ...]:
+    """Return what a project has had by now, that included which no meter was read for yet."""
+    sums, books = _by_key(project.status.used), Books(snapshot, are_empty=True)
+    for each in held(snapshot):
+        if each.owner.project == project.project:
+            _add(sums, each, passed(each, snapshot), snapshot, books)
+    return _kept(sums)
+
+
+def wake_s(snapshot: Snapshot) -> float | None:
+    """Return the seconds until the next meter is to be read."""
+    lengths = {slice_s(policy_of(each.owner, snapshot)) for each in held(snapshot)}
+    return min((each - snapshot.now % each for each in lengths), default=None)
+
+
+class Use(Frozen):
+    """What was had of accelerators: hours of whole ones, and won."""
+
+    held_h: float
+    used_h: float
+    idle_h: float
+    unmeasured_h: float
+    used: float | None
+    """The part of what was measured that was used; None: nothing was."""
+    krw: int
+    idle_krw: int
+    """What that cost which stood idle."""
+
+
+class KindUse(Use):
+    """The same of one kind."""
+
+    accelerator: str
+
+
+class ProjectUse(Use):
+    """What one project had in one month; and, since it is there, what its jobs lost."""
+
+    project: str
+    kinds: tuple[KindUse, ...]
+    lost_h: float
+    goodput: float | None
+
+
+def used_by(
+    projects: Sequence[Project], month: int, snapshot: Snapshot
+) -> tuple[ProjectUse, ...]:  # fmt: skip
+    """Return what each of these projects had in a month by now; nothing of those that had none."""
+    found = []
+    for project in projects:
+        own = [use for use in used_in(project, snapshot) if use.month == month]
+        if not own:
+            continue
+        run_s, lost_s = spent_in(project, snapshot)
+        kinds = tuple(KindUse(accelerator=use.accelerator, **_use([use])) for use in own)
+        found.append(ProjectUse(
+            project=project.project, kinds=kinds, lost_h=lost_s / HOUR_S,
+            goodput=1 - lost_s / run_s if run_s > 0 else None, **_use(own),
+        ))  # fmt: skip
+    return tuple(found)
+
+
+def _use(own: Sequence[MonthUse]) -> dict[str, Any]:
+    held, busy, idle = (sum(getattr(use, name) for use in own) for name in ("held", "busy", "idle"))
+    amounts = {
+        "held_h": held, "used_h": busy, "idle_h": idle, "unmeasured_h": held - busy - idle,
+    }  # fmt: skip
+    return {
+        **{name: amount / MILLI / HOUR_S for name, amount in amounts.items()},
+        "used": busy / (busy + idle) if busy + idle else None,
+        "krw": round(sum(use.mkrw for use in own) / MILLI),
+        "idle_krw": round(sum(use.idle_mkrw for use in own) / MILLI),
+    }

@@ -1,0 +1,99 @@
+"""What projects had and used of accelerators, told to who may see them; and what rests goes on."""
+
+from __future__ import annotations
+
+import httpx
+
+from madang.resources.idle import MonthUse
+from madang.resources.job import Job
+from madang.resources.resource import Ref
+from madang.resources.rights import CONTROL
+from madang.resources.service import Service
+from madang.resources.tenancy import Project
+
+from .conftest import Yard
+
+HOUR = 3_600_000
+"""Of one accelerator, in thousandths and seconds."""
+OTHER = "acme/other"
+PAST = (
+    MonthUse(month=202603, accelerator="nvidia/h100", held=10 * HOUR, busy=6 * HOUR,
+             idle=3 * HOUR, mkrw=35_000_000, idle_mkrw=10_500_000),
+    MonthUse(month=202603, accelerator="nvidia/l4", held=2 * HOUR, busy=2 * HOUR),
+    MonthUse(month=202604, accelerator="nvidia/h100", held=HOUR),
+)  # fmt: skip
+
+
+async def had(yard: Yard, project: str, *used: MonthUse) -> None:
+    """Let a project have had that."""
+    world = yard.desk.world
+    found = world.get(CONTROL, Project, Ref(project, project.partition("/")[2]))
+    assert found is not None
+    await world.commit(CONTROL, [found.with_status(used=used)])
+
+
+async def test_who_sees_a_project_is_told_what_it_had_by_month_and_kind(yard: Yard) -> None:
+    await yard.apply({"kind": "organization", "name": "acme"}, {"kind": "project", "name": OTHER})
+    await had(yard, "local/main", *PAST)
+    await had(yard, OTHER, *PAST[2:])
+    told = await yard.get("usage", month="2026-03")
+    assert told["month"] == "2026-03"
+    (mine,) = told["items"]
+    assert (mine["project"], mine["held_h"], mine["used_h"], mine["idle_h"]) == (
+        "local/main", 12.0, 8.0, 3.0,
+    )  # fmt: skip
+    assert (mine["unmeasured_h"], round(mine["used"], 4)) == (1.0, round(8 / 11, 4))
+    assert (mine["krw"], mine["idle_krw"]) == (35_000, 10_500)
+    assert [kind["accelerator"] for kind in mine["kinds"]] == ["nvidia/h100", "nvidia/l4"]
+    both = await yard.get("usage", month="2026-04")
+    assert [each["project"] for each in both["items"]] == [OTHER, "local/main"]
+    assert [each["used"] for each in both["items"]] == [None, None], "nobody measured it"
+    one = await yard.get("usage", month="2026-04", project=OTHER)
+    assert [each["project"] for each in one["items"]] == [OTHER]
+    assert (await yard.get("usage", month="2020-01"))["items"] == []
+    assert (await yard.get("status"))["accelerators"]["items"] == []
+
+
+async def test_a_member_is_told_of_its_own_project_alone(yard: Yard) -> None:
+    await yard.apply({"kind": "organization", "name": "acme"}, {"kind": "project", "name": OTHER})
+    await had(yard, "local/main", *PAST)
+    await had(yard, OTHER, *PAST)
+    made = await yard.post("key", {"name": "member", "role": "member", "project": "local/main"})
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    transport = yard.client._transport
+    async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers) as me:
+        month = {"month": "2026-03"}
+        (seen,) = (await me.get("/api/v1/usage", params=month)).json()["items"]
+        assert seen["project"] == "local/main"
+        other = await me.get("/api/v1/usage", params={**month, "project": OTHER})
+        assert other.status_code == 404
+
+
+async def test_what_is_no_month_is_refused(yard: Yard) -> None:
+    for month in ("2026", "2026-13", "2026-00", "202611", "x", "２０２６-03"):
+        assert (await yard.get("usage", 400, month=month))["error"]["code"] == "api.value"
+
+
+async def test_a_job_that_rests_is_resumed_and_so_is_a_service(yard: Yard) -> None:
+    world = yard.desk.world
+    await yard.add_model()
+    job = {"kind": "job", "name": "train", "command": "true", "suspend": True}
+    await yard.apply(job, {"kind": "service", "name": "bot", "model": "tiny", "scale": 1})
+    await yard.until("service", "bot", "ready")
+    train = world.get(CONTROL, Job, Ref("local/main", "train"))
+    assert train is not None
+    await world.commit(CONTROL, [train.with_status(rests=True)])
+    told = await yard.post("job/train/resume", {})
+    assert (told["spec"]["suspend"], told["status"]["rests"]) == (False, False)
+    again = await yard.post("job/train/resume", {})
+    assert again["generation"] == told["generation"], "it goes on already"
+    bot = world.get(CONTROL, Service, Ref("local/main", "bot"))
+    assert bot is not None
+    await world.commit(CONTROL, [bot.with_status(rested=1)])
+    while (await yard.get("replica"))["items"]:
+        await world.moved(world.tick, 0.1)
+    explained = await yard.get("service/bot/explanation")
+    assert explained["reason"]["code"] == "service.rests"
+    assert (await yard.post("service/bot/resume", {}))["status"]["rested"] == 0
+    while not (await yard.get("replica"))["items"]:
+        await world.moved(world.tick, 0.1)

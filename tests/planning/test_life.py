@@ -195,7 +195,7 @@ def test_deleting_a_service_leaves_nothing() -> None:
     paper.put(paper.snapshot.services[BOT].model_copy(update={"deleted_at": paper.now}))
     paper.settle()
     left = {kind: len(kept) for kind, kept in paper.snapshot.kept.items() if kept}
-    assert left.keys() == {"node", "accelerator", "model", "build"}
+    assert left.keys() == {"node", "accelerator", "model", "build", "queue"}
 
 
 def test_a_service_without_its_model_says_so_and_goes_on_when_it_comes() -> None:

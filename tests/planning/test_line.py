@@ -27,8 +27,10 @@ def test_a_job_in_line_is_told_how_many_are_before_it_and_who_counts_for_more() 
         job("high", priority="high", nodes=2, **TWO), job("held", suspend=True, **TWO),
         job("low", priority="low", **TWO),
     )  # fmt: skip
-    paper = Paper(snapshot(node("n", cards=2), *jobs))
+    paper = Paper(snapshot(node("n", cards=2), node("ill", cards=2), *jobs))
+    paper.lose("ill")
     paper.turn()
+    paper.find("ill")
     told = {name: asked(paper, name) for name in ("runs", "same", "asks", "high", "held", "low")}
     places = {name: (each.ahead, each.ahead_higher) for name, each in told.items()}
     assert places == {

@@ -98,6 +98,7 @@ def test_another_kind_is_taken_where_a_quota_bars_only_one() -> None:
         )
     )  # fmt: skip
     paper.put(a_job("a", 2))
+    paper.settle()
     paper.put(a_job("b", 1, created_at=1.0))
     paper.settle()
     (attempt,) = paper.attempts("a")

@@ -13,7 +13,7 @@ from madang.errors import NotFound, Rejected, Unavailable
 KINDS = (
     "organization", "project", "user", "quota", "grant", "key", "site", "pool", "node",
     "accelerator", "model", "service", "revision", "build", "replica", "endpoint", "volume",
-    "secret", "job", "attempt",
+    "secret", "job", "attempt", "queue",
 )  # fmt: skip
 """As `resources.kinds` has them, without the price of importing it; a test compares the two."""
 

@@ -67,6 +67,8 @@ class Verb(StrEnum):
     STOP_ORPHAN = "process.orphaned"
     REPRICE = "outlook.asked"
     TALLY = "tally.kept"
+    TURN = "queue.turned"
+    QUEUE = "queue.kept"
     FORGET_SERVICE = "service.deleted"
 
 

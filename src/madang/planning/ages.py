@@ -14,6 +14,7 @@ from madang.resources.grant import Grant
 from madang.resources.idle import Meter
 from madang.resources.job import Job
 from madang.resources.place import Accelerator, Node
+from madang.resources.queue import Queue
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build
@@ -57,6 +58,8 @@ def _stamps(resource: AnyResource) -> frozenset[float]:
     if isinstance(resource, Accelerator):
         ill = resource.status
         return frozenset({ill.since, ill.well_since or 0.0, ill.fenced_at or 0.0}) - {0.0}
+    if isinstance(resource, Queue):
+        return frozenset({resource.status.at, resource.status.turn_at})
     if isinstance(resource, Build):
         return frozenset({resource.status.started_at})
     return frozenset()

@@ -13,7 +13,7 @@ from madang.planning.grants import due, findings, told
 from madang.planning.ground import Ground
 from madang.planning.memo import Memo
 from madang.planning.place import place
-from madang.planning.queue import ahead_of, is_in_line
+from madang.planning.queue import is_in_line
 from madang.planning.quotas import Limit, held_back
 from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot
@@ -82,7 +82,7 @@ def _job(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, object]:
     if not (is_in_line(job, snapshot) or held_back(job.status)):
         closed = None if job.is_suspended else barrier(job, snapshot, ground)
         return {"reason": closed[0], "smallest_fix": None} if closed else {}
-    ahead = ahead_of(job, snapshot)
+    ahead = ground.ahead_of(job)
     higher = sum(each.spec.priority.height > job.spec.priority.height for each in ahead)
     place: dict[str, object] = {"ahead": len(ahead), "ahead_higher": higher}
     if closed := barrier(job, snapshot, ground):

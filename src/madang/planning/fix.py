@@ -20,7 +20,6 @@ from madang.planning.ground import NOTHING, Ground, empty, free_of
 from madang.planning.layout import MIB, MILLI, is_processor, made_for
 from madang.planning.leaving import LEAVING, leaving_first, serial
 from madang.planning.placement.fit import fitting
-from madang.planning.queue import ahead_of
 from madang.planning.quotas import held_back
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
@@ -103,7 +102,7 @@ def _ahead(ground: Ground, snapshot: Snapshot, waiter: Replica | Job) -> Iterato
     """Return what those ask for who wait and are planned before this one: jobs after services."""
     yield from map(Want, _replicas_ahead(ground, snapshot, waiter))
     if isinstance(waiter, Job):
-        for job in ahead_of(waiter, snapshot):
+        for job in ground.ahead_of(waiter):
             want = want_of(job)
             allowed = ground.allowed(job.project, want.ask, want.nodes)
             if isinstance(allowed, Ask):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from madang.planning.ask import Ask, Refused
@@ -12,6 +12,7 @@ from madang.planning.place import Placement, place, placement
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.gang import Gang, GangPlacement
 from madang.planning.template import ask_of_job
+from madang.resources.holding import Holding
 from madang.resources.job import Job, Near
 
 
@@ -35,6 +36,17 @@ class Want:
         found = place_gang(self, ground)
         for each in () if isinstance(found, Refused) else found:
             ground.change(NOTHING, each.holding())
+
+
+def keep(want: Want, coming: Sequence[Holding], ground: Ground) -> None:
+    """Let nobody else have what one will get once these are gone, as far as it is free now."""
+    with ground.trial():
+        for held in coming:
+            ground.change(held, NOTHING)
+        found = place_gang(want, ground)
+    if not isinstance(found, Refused):
+        idle = (ground.idle(each.holding()) for each in found)
+        ground.change_all((), [each for each in idle if each.accelerators])
 
 
 def want_of(job: Job) -> Want:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -28,7 +28,7 @@ from madang.planning.quotas import NO_BOOKS, Books, Limit
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of, ask_of_job
 from madang.resources.holding import Holding
-from madang.resources.job import JobPhase
+from madang.resources.job import Job, JobPhase
 from madang.resources.place import AcceleratorPhase
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
 from madang.resources.resource import Reason
@@ -40,15 +40,17 @@ DEMANDS_MAX = 2_000
 """How many different demands are kept ready; beyond, the ready ones are forgotten."""
 
 
-def free_of(layout: Layout, snapshot: Snapshot, *, everywhere: bool = False) -> Fleet:
-    """Return what is free: what there is, less what is held.
+def free_of(
+    layout: Layout, snapshot: Snapshot, *, everywhere: bool = False, but_jobs: bool = False
+) -> Fleet:
+    """Return what is free: what there is, less what is held; `but_jobs`: by services.
 
     Lost nodes, and those that are emptied, have nothing to give, unless `everywhere` asks what it
     were if they had. What
     is ill is as if it were not there.
     """
     board = layout.fleet.board()
-    for held in snapshot.holdings():
+    for held in snapshot.served() if but_jobs else snapshot.holdings():
         _change(board, layout.usage(held), -1)
     np.maximum(board.free, 0, out=board.free, where=layout.fleet.free != NO_DEVICE)
     for place in ill(layout, snapshot):
@@ -94,6 +96,10 @@ def _change(
     return host
 
 
+def _nobody(_: Job) -> Sequence[Job]:
+    return ()
+
+
 class Ground:
     """What is free, to place on: choices are made by it, and then carried out on it."""
 
@@ -108,6 +114,10 @@ class Ground:
         """Which job has each folder of a volume to save in; since a round began."""
         self.books: Books = NO_BOOKS
         """What quotas leave; since a round began."""
+        self.ahead_of: Callable[[Job], Sequence[Job]] = _nobody
+        """Who of all jobs that wait is tried before one; since a round began."""
+        self.closed: set[str] = set()
+        """Kinds of accelerators of which what is free is kept for one that waited too long."""
         self.stuck: set[tuple[object, ...]] = set()
         """Who found no room by any move in just this state, and what could be moved."""
         wholes = tuple(kind.whole for kind in layout.fleet.kinds)
@@ -315,6 +325,13 @@ class Ground:
     def status(self, replica: Replica) -> ReplicaStatus:
         """Return what a replica has by now."""
         return self._now.get(replica.uid, replica.status)
+
+    def idle(self, held: Holding) -> Holding:
+        """Return what of this nobody has, of its accelerators alone."""
+        free, whole = self.board.free, self.layout.fleet.free
+        places = {name: self.layout.places.get(name) for name in held.accelerators}
+        names = (name for name, at in places.items() if at and free[at] == whole[at])
+        return Holding(node=held.node, accelerators=tuple(names), whole=True)
 
     def carry_out(self, replica: Replica, after: ReplicaStatus) -> None:
         """Let a replica have what is decided for it."""

@@ -15,12 +15,14 @@ from madang.planning.barrier import AFTER_FAILED, bared, barrier, too_full
 from madang.planning.blame import ASKED_ITSELF, Blame
 from madang.planning.cadence import lost_s, suggested_s
 from madang.planning.fix import smallest_fix
-from madang.planning.gangs import place_gang, want_of
+from madang.planning.gangs import keep, place_gang
 from madang.planning.ground import Ground
-from madang.planning.place import Placement
+from madang.planning.order import Order
+from madang.planning.place import NO_ROOM, Placement
 from madang.planning.queue import line_mark, retry_s
 from madang.planning.quotas import Limit
 from madang.planning.relief import relief
+from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot
 from madang.planning.tally import pool_of
 from madang.resources.attempt import (
@@ -46,6 +48,10 @@ PORT_FIRST, PORTS = 29_500, 1000
 """Where rank 0 waits for the others: torchrun's own port, and those behind it."""
 
 J = JobPhase
+LONG = 100
+"""In a longer line nobody is told what would help until they ask, nor each change of what is free:
+there would be thousands to tell."""
+KEPT = Reason(code="queue.kept-free")
 ROOM_KEPT = 3
 """So many times that it made room are kept: as often as it may within an hour."""
 SUSPENDED = Reason(code="job.suspended")
@@ -62,14 +68,18 @@ class Task:
     """Its attempts that have not ended, oldest first."""
 
 
-def tasks(snapshot: Snapshot) -> Iterator[Task]:
-    """Gather what belongs to each job of which something is to be done, who came first in front."""
+def tasks(snapshot: Snapshot, order: Order) -> Iterator[Task]:
+    """Gather what belongs to each job of which something is to be done, the first in front.
+
+    Those in line come first; what is said of the others does not depend on who they are before.
+    """
     own: dict[Ref, list[Attempt]] = {}
     for attempt in snapshot.living:
         own.setdefault(attempt.job, []).append(attempt)
     jobs = {ref: snapshot.jobs[ref] for ref in own if ref in snapshot.jobs}
     jobs |= {job.ref: job for job in snapshot.open_jobs}
-    for job in sorted(jobs.values(), key=line_mark):
+    rest = sorted((job for ref, job in jobs.items() if ref not in order.places), key=line_mark)
+    for job in (*order.waiting, *rest):
         newest = snapshot.attempts.get(Ref(job.project, f"{job.name}-{job.status.attempt}"))
         mine = sorted(own.get(job.ref, ()), key=lambda attempt: attempt.spec.number)
         yield Task(job, newest, tuple(mine))
@@ -83,7 +93,7 @@ def change(job: Job, phase: JobPhase, **status: Any) -> Job:
     return changed
 
 
-def plan_job(task: Task, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
+def plan_job(task: Task, snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Action]:
     """Return the next steps of one job, apart from the life of its attempts."""
     job, newest = task.job, task.newest
     if job.deleted_at is not None:
@@ -95,7 +105,7 @@ def plan_job(task: Task, snapshot: Snapshot, ground: Ground) -> Iterator[Action]
     elif job.spec.cancel:
         yield finish(job, J.CANCELLED, Reason(code="job.cancelled"), snapshot)
     else:
-        yield from _begin(job, snapshot, ground)
+        yield from _begin(job, snapshot, ground, order)
 
 
 def take_down(task: Task, snapshot: Snapshot) -> Iterator[Action]:
@@ -238,7 +248,7 @@ def finish(
     return Action(verbs[phase], job, reason, (done,))
 
 
-def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
+def _begin(job: Job, snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Action]:
     """Find room for the next attempt, once nothing else is in the way."""
     if job.is_suspended:
         resume = Reason(code="job.fix-resume", values={"job": job.name})
@@ -254,7 +264,20 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
         return
     if (retry_s(job, snapshot) or 0.0) > 0:
         return
-    want = want_of(job)
+    if full := order.door.get(job.ref):
+        values: dict[str, Value] = {"place": full[0], "most": full[1]}
+        yield from hold(job, snapshot, Reason(code="queue.door", values=values))
+        return
+    yield from _find_room(job, snapshot, ground, order)
+
+
+def _find_room(job: Job, snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Action]:
+    """Start it where quotas, its turn and what is free allow it; else say what does not."""
+    place, want = order.places.get(job.ref), order.want(job)
+    if place and place.why is Why.NONE and place.lane.kind in ground.closed:
+        if job.status.reason is None or job.status.reason.code not in NO_ROOM:
+            yield from _line_up(job, snapshot, KEPT)
+        return
     allowed = ground.allowed(job.project, want.ask, want.nodes)
     if isinstance(allowed, Limit):
         if not allowed.is_same(job.status.reason):
@@ -266,12 +289,19 @@ def _begin(job: Job, snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
         yield from _line_up(job, snapshot, known)
         return
     found = place_gang(want, ground)
-    if isinstance(found, Refused):
-        fix = smallest_fix(found, ground, snapshot, job)
-        ground.lines[want] = found.reason
-        yield from hold(job, snapshot, found.reason, fix=fix)
-    else:
+    if not isinstance(found, Refused):
         yield _start(job, found, snapshot)
+        return
+    if coming := order.coming_for(job):
+        keep(want, coming, ground)
+    elif place and place.why is Why.AGED:
+        ground.closed.add(place.lane.kind)
+    ground.lines[want] = found.reason
+    if len(order.waiting) > LONG:
+        yield from _line_up(job, snapshot, found.reason)
+    else:
+        fix = smallest_fix(found, ground, snapshot, job)
+        yield from hold(job, snapshot, found.reason, fix=fix)
 
 
 def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:

@@ -7,9 +7,11 @@ from collections import Counter
 from madang.planning.forecast import is_for, mix_of
 from madang.planning.ground import Ground
 from madang.planning.layout import Layout, layout_of
+from madang.planning.order import Order, Wants
 from madang.planning.placement.demand import Demand
 from madang.planning.quotas import Books
 from madang.planning.snapshot import Snapshot
+from madang.planning.yard import Yard
 from madang.resources.place import Pool
 
 
@@ -23,13 +25,18 @@ class Memo:
         self._state: tuple[object, ...] = ()
         self._counted: tuple[object, ...] = ()
         self._mix: Counter[Demand] = Counter()
+        self._wants = Wants()
+        self._yard: Yard | None = None
+        self._built: tuple[object, ...] = ()
+        self._order: Order | None = None
+        self._seen: Snapshot | None = None
 
     def ground(self, snapshot: Snapshot) -> Ground:
         """Return what is free in this snapshot, added up again only where something changed."""
         # Of pools what people write of them: what they have seen changes whenever a job ends.
         specs = (pool.spec for pool in snapshot.all(Pool).values())
         hardware = (*_identity(snapshot, "accelerator", "node", "site"), *specs)
-        ground = self._ground
+        before = ground = self._ground
         if ground is None or not _same(hardware, self._hardware):
             layout = layout_of(snapshot)
             if ground is None or not ground.layout.is_like(layout):
@@ -53,7 +60,27 @@ class Memo:
         ground.books = books
         ground.lines.clear()
         ground.savers.clear()
+        ground.closed.clear()
+        if snapshot is not self._seen or ground is not before:
+            yard = self._yard_of(snapshot, ground.layout)
+            self._order, self._seen = Order(snapshot, yard, books, self._wants), snapshot
+            ground.ahead_of = self._order.ahead_of
         return ground
+
+    def order(self, snapshot: Snapshot) -> Order:
+        """Return who of all that wait in this snapshot is tried first."""
+        if snapshot is not self._seen or self._order is None:
+            self.ground(snapshot)
+        assert self._order is not None
+        return self._order
+
+    def _yard_of(self, snapshot: Snapshot, layout: Layout) -> Yard:
+        """Return what there is to wait for; only hardware and services change that."""
+        kept = _identity(snapshot, "accelerator", "node", "replica")
+        built = (*kept, snapshot.seen.nodes, layout)
+        if self._yard is None or not _same(built, self._built):
+            self._yard, self._built = Yard(layout, snapshot), built
+        return self._yard
 
     def mix(self, snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
         """Return the demands of this snapshot, counted again only if something in it changed."""

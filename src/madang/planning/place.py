@@ -11,6 +11,11 @@ from madang.planning.ground import Ground
 from madang.planning.placement.placer import Choice
 from madang.resources.holding import Holding
 
+NO_ROOM = frozenset({
+    "placement.nowhere", "placement.no-gang", "placement.nowhere-whole", "placement.no-gang-whole",
+})  # fmt: skip
+"""Why something waits for nothing but room."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:

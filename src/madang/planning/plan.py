@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from madang.planning import attempts, jobs
 from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
@@ -20,15 +20,20 @@ from madang.planning.memo import Memo
 from madang.planning.metering import plan_meters
 from madang.planning.metering import wake_s as meter_wake_s
 from madang.planning.moving import plan_moves
+from madang.planning.order import Order
 from madang.planning.overuse import plan_over
 from madang.planning.preempt import plan_room
+from madang.planning.queues import plan_queues
 from madang.planning.quotas import wake_s as quota_wake_s
-from madang.planning.replicas import step, wake_s
+from madang.planning.replicas import step
+from madang.planning.replicas import wake_s as replica_wake_s
 from madang.planning.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
 from madang.planning.statuses import plan_nodes, plan_statuses
 from madang.planning.sweeps import plan_sweep
 from madang.planning.tally import plan_tallies
+from madang.planning.turns import plan_turns
+from madang.planning.turns import wake_s as turn_wake_s
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica
 from madang.resources.resource import Reason
@@ -61,11 +66,14 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
             or tuple(plan_over(snapshot, memo.ground(snapshot)))
             or tuple(_deeds(houses, snapshot, memo))
             or tuple(plan_moves(snapshot, memo.ground(snapshot)))
-            or tuple(plan_room(snapshot, memo.ground(snapshot)))
+            or tuple(plan_room(snapshot, memo.ground(snapshot), memo.order(snapshot)))
+            or tuple(plan_turns(snapshot, memo.ground(snapshot), memo.order(snapshot)))
             or tuple(_words(houses, snapshot))
+            or tuple(plan_queues(snapshot, memo.order(snapshot)))
         )
         if not chosen:
-            return Plan(tuple(actions), _wake_s(snapshot, memo.ground(snapshot)))
+            wake_s = _wake_s(snapshot, memo.ground(snapshot), memo.order(snapshot))
+            return Plan(tuple(actions), wake_s)
         actions.extend(chosen)
         snapshot = assume(snapshot, Plan(chosen))
     raise AssertionError(f"no quiet after {ROUNDS_MAX} rounds: {actions[-1]}")
@@ -84,17 +92,21 @@ def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Itera
             if chosen and _claim(chosen, touched):
                 yield chosen
                 _carry_out(ground, replica, chosen)
-    for task in tasks(snapshot):
-        yield from _of_task(task, snapshot, ground, touched)
+    order = memo.order(snapshot)
+    for task in tasks(snapshot, order):
+        is_sweep = bool(task.job.spec.sweep)
+        own = plan_sweep(task, snapshot) if is_sweep else plan_job(task, snapshot, ground, order)
+        yield from _of_task(task, own, snapshot, ground, touched)
     yield from filter(lambda action: _claim(action, touched), plan_forgetting(snapshot))
     yield from _orphans(snapshot)
     yield from _thought(snapshot, ground.layout, memo)
 
 
-def _of_task(task: Task, snapshot: Snapshot, ground: Ground, touched: set[str]) -> Iterator[Action]:
-    """Return what is next for a job and for its attempts."""
-    is_sweep = bool(task.job.spec.sweep)
-    for action in plan_sweep(task, snapshot) if is_sweep else plan_job(task, snapshot, ground):
+def _of_task(
+    task: Task, planned: Iterable[Action], snapshot: Snapshot, ground: Ground, touched: set[str]
+) -> Iterator[Action]:
+    """Return what is next for a job, as far as it may be, and for its attempts."""
+    for action in planned:
         if _claim(action, touched):
             yield action
             _take_places(ground, action, snapshot)
@@ -168,10 +180,10 @@ def _claim(action: Action, touched: set[str]) -> bool:
     return True
 
 
-def _wake_s(snapshot: Snapshot, ground: Ground) -> float | None:
-    times = [wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
+def _wake_s(snapshot: Snapshot, ground: Ground, order: Order) -> float | None:
+    times = [replica_wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
     times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.living]
     times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs]
     times += [fencing_wake_s(snapshot), quota_wake_s(snapshot, ground.books)]
-    times += [grant_wake_s(snapshot), meter_wake_s(snapshot)]
+    times += [grant_wake_s(snapshot), meter_wake_s(snapshot), turn_wake_s(snapshot, order)]
     return min((due for due in times if due is not None and due > 0), default=None)

@@ -7,7 +7,6 @@ hour at most, and never for what counts no more than it does: nobody is chased t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,7 +21,9 @@ from madang.planning.gangs import Want, want_of
 from madang.planning.ground import NOTHING, Ground
 from madang.planning.leaving import LEAVING
 from madang.planning.moving import waiting as replicas_waiting
-from madang.planning.queue import is_in_line, line_mark
+from madang.planning.order import Order, mark_of
+from madang.planning.place import NO_ROOM
+from madang.planning.queue import may_yield
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome
 from madang.resources.holding import Holding
@@ -30,15 +31,11 @@ from madang.resources.job import Job, Priority
 from madang.resources.replica import Replica
 from madang.resources.resource import Reason
 
-PER_HOUR_MAX = 3
-HOUR_S = 3600.0
 TRIED_MAX = 3
 """So many that wait are looked at in one turn,"""
 VICTIMS_MAX = 64
 """and so many that might make room for each."""
-NO_ROOM = frozenset({
-    "placement.nowhere", "placement.no-gang", "placement.nowhere-whole", "placement.no-gang-whole",
-})  # fmt: skip
+CODES = "attempt.makes-room", "attempt.makes-room-elsewhere"
 SERVICE = Priority.NORMAL
 """What every service counts as."""
 
@@ -61,17 +58,17 @@ class Victim:
 Waiter = Job | Replica
 
 
-def plan_room(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
+def plan_room(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Action]:
     """Have those asked to save that make room for the first that waits and can be helped."""
     victims = tuple(_victims(snapshot))
-    for waiter, want, priority in islice(_waiting(snapshot), TRIED_MAX) if victims else ():
+    for waiter, want, priority in islice(_waiting(snapshot, order), TRIED_MAX) if victims else ():
         allowed = ground.allowed(waiter.project, want.ask, want.nodes)
         if not isinstance(allowed, Ask):
             continue
         want = replace(want, ask=allowed)  # noqa: PLW2901
         below = [v for v in victims if v.job.spec.priority.height < priority.height]
         line = line_of(want, ground, snapshot, waiter) if below else None
-        coming = tuple(_coming(snapshot))
+        coming = tuple(coming_free(snapshot))
         taken = tuple((held.node, held.accelerators, held.cores) for held in coming)
         mark = ("room", line, taken, *(v.attempt.uid for v in below))
         if line is None or mark in ground.stuck or _starts(line, ground, coming):
@@ -80,18 +77,8 @@ def plan_room(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
         if not chosen:
             ground.stuck.add(mark)
             continue
-        yield from _make_room(waiter, priority, chosen, snapshot)
+        yield from make_room(waiter, chosen, snapshot, CODES, priority=priority)
         return
-
-
-def mark_of(waiter: Waiter) -> str:
-    """Return a mark of who gets room that says nothing to those who don't know its uid."""
-    return hashlib.sha256(waiter.uid.encode()).hexdigest()[:16]
-
-
-def may_yield(job: Job, now: float) -> bool:
-    """Tell whether it has not made room too often of late."""
-    return sum(now - at < HOUR_S for at in job.status.preempted_at) < PER_HOUR_MAX
 
 
 def _victims(snapshot: Snapshot) -> Iterator[Victim]:
@@ -113,22 +100,23 @@ def _cost_s(job: Job, attempt: Attempt, now: float) -> float:
     return count * max(0.0, now - max([attempt.status.started_at, *own]))
 
 
-def _waiting(snapshot: Snapshot) -> Iterator[tuple[Waiter, Want, Priority]]:
+def _waiting(snapshot: Snapshot, order: Order) -> Iterator[tuple[Waiter, Want, Priority]]:
     """Return what waits for nothing but room and counts for more than something else could."""
     for replica, ask in replicas_waiting(snapshot):
-        if _is_refused(replica):
+        if is_refused(replica):
             yield replica, Want(ask), SERVICE
-    for job in sorted(snapshot.open_jobs, key=line_mark):
-        if job.spec.priority.height and _is_refused(job) and is_in_line(job, snapshot):
+    for job in order.waiting:
+        if job.spec.priority.height and is_refused(job):
             yield job, want_of(job), job.spec.priority
 
 
-def _is_refused(waiter: Waiter) -> bool:
+def is_refused(waiter: Waiter) -> bool:
+    """Tell whether it was told that there is no room for it."""
     reason = waiter.status.reason
     return reason is not None and reason.code in NO_ROOM
 
 
-def _coming(snapshot: Snapshot) -> Iterator[Holding]:
+def coming_free(snapshot: Snapshot) -> Iterator[Holding]:
     """Return what will be free soon in any case."""
     for attempt in snapshot.living:
         leaves = attempt.status.phase in {AttemptPhase.SAVING, AttemptPhase.STOPPING}
@@ -174,21 +162,24 @@ def _stake(victims: Sequence[Victim]) -> tuple[int, float, int]:
     return highest, sum(victim.cost_s for victim in victims), len(victims)
 
 
-def _make_room(
-    waiter: Waiter, priority: Priority, victims: Sequence[Victim], snapshot: Snapshot
+def make_room(
+    waiter: Waiter,
+    victims: Sequence[Victim],
+    snapshot: Snapshot,
+    codes: tuple[str, str],
+    **values: Value,
 ) -> Iterator[Action]:
     """Ask these to save, and tell both sides; of another project is told that it exists."""
     name = f"{waiter.kind}/{waiter.name}"
     for victim in victims:
         is_ours = victim.job.project == waiter.project
-        code = "attempt.makes-room" if is_ours else "attempt.makes-room-elsewhere"
-        values: dict[str, Value] = {"for": name} if is_ours else {}
-        why = Reason(code=code, values={**values, "priority": priority})
+        told = {"for": name, **values} if is_ours else values
+        why = Reason(code=codes[not is_ours], values=told)
         marked: Attempt = victim.attempt.with_status(room_for=mark_of(waiter))
         yield ask_to_save(victim.job, marked, snapshot, Blame(Outcome.PREEMPTED, why))
     own = [f"job/{v.job.name}" for v in victims if v.job.project == waiter.project]
-    told: dict[str, Value] = {
+    found: dict[str, Value] = {
         "jobs": ", ".join(own) or "-", "count": len(victims),
         "accelerators": sum(len(p.accelerators) for v in victims for p in v.attempt.status.places),
     }  # fmt: skip
-    yield Action(Verb.MAKE_ROOM, waiter, Reason(code="room.from", values=told))
+    yield Action(Verb.MAKE_ROOM, waiter, Reason(code="room.from", values=found))

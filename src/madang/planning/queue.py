@@ -1,4 +1,4 @@
-"""Which jobs wait for room, and in what order: by priority, then who came first."""
+"""Which jobs wait for nothing but room, and which may be asked to make some."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Ref
 
 J = JobPhase
+PER_HOUR_MAX = 3
+HOUR_S = 3600.0
 
 
 def line_mark(job: Job) -> tuple[int, float, Ref]:
-    """Return what the line is ordered by."""
+    """Return what is ordered by where nothing else is known: priority, then who came first."""
     return -job.spec.priority.height, job.created_at, job.ref
 
 
@@ -40,8 +42,6 @@ def is_in_line(job: Job, snapshot: Snapshot) -> bool:
     )
 
 
-def ahead_of(job: Job, snapshot: Snapshot) -> list[Job]:
-    """Return the jobs in line that are planned before this one, the first in front."""
-    mark = line_mark(job)
-    ahead = (each for each in snapshot.open_jobs if line_mark(each) < mark)
-    return sorted((each for each in ahead if is_in_line(each, snapshot)), key=line_mark)
+def may_yield(job: Job, now: float) -> bool:
+    """Tell whether it has not made room too often of late."""
+    return sum(now - at < HOUR_S for at in job.status.preempted_at) < PER_HOUR_MAX

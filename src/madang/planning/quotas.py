@@ -246,9 +246,7 @@ class Books:
 
     def _needs(self, ask: Ask, stock: Stock, nodes: int) -> Amounts:
         """Return what an ask would have of a stock, on so many nodes."""
-        count = -(-ask.count // stock.group) * stock.group * nodes
-        part = -(-MILLI * stock.part_bytes(ask) // max(1, stock.least_bytes))
-        milli = count * (MILLI if stock.is_whole(ask) else part)
+        milli = needed_milli(ask, stock, nodes)
         memory = ask.memory_bytes * ask.count * is_processor(stock.kind) + ask.host_memory_bytes
         return Counter({
             ("accelerators", stock.kind): milli, ("cores", ""): milli_cores(ask.cores) * nodes,
@@ -270,6 +268,13 @@ class Books:
 
 NO_BOOKS = Books(Snapshot(now=0.0, term=0, kept={}, engines={}))
 """Of a world without quotas."""
+
+
+def needed_milli(ask: Ask, stock: Stock, nodes: int) -> int:
+    """Return the thousandths of accelerators that an ask would have of a stock, over all nodes."""
+    count = -(-ask.count // stock.group) * stock.group * nodes
+    part = -(-MILLI * stock.part_bytes(ask) // max(1, stock.least_bytes))
+    return count * (MILLI if stock.is_whole(ask) else part)
 
 
 def counted(amounts: Mapping[tuple[str, str], int], limit: Limit) -> int:

@@ -17,6 +17,7 @@ from madang.resources.holding import Holding
 from madang.resources.job import OVER, Job
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node
+from madang.resources.queue import Queue
 from madang.resources.quota import Quota
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource, Reason, Ref
@@ -231,6 +232,11 @@ class Snapshot:
         return self.all(Grant)
 
     @property
+    def queues(self) -> Mapping[Ref, Queue]:
+        """All queues."""
+        return self.all(Queue)
+
+    @property
     def attempts(self) -> Mapping[Ref, Attempt]:
         """All attempts of jobs."""
         return self.all(Attempt)
@@ -265,11 +271,13 @@ class Snapshot:
 
         What is held is given back only when the processes that had it are gone.
         """
-        for replica in self.replicas.values():
-            if replica.status.accelerators:
-                yield replica.status
+        yield from self.served()
         for attempt in self.living:
             yield from (place for place in attempt.status.places if place.accelerators)
+
+    def served(self) -> Iterator[Holding]:
+        """Return what services hold of that."""
+        return (r.status for r in self.replicas.values() if r.status.accelerators)
 
     def after(self, changed: Iterable[AnyResource], gone: Iterable[AnyResource] = ()) -> Snapshot:
         """Return the snapshot in which these resources have changed or are gone."""

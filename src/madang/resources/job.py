@@ -235,6 +235,21 @@ class Checkpoint(Frozen):
     """The uid of the job that wrote it, where that is another one."""
 
 
+class InLine(Frozen):
+    """That it waits, or has waited, in a queue; kept until that has learnt of how it ended."""
+
+    queue: str
+    """The name of the queue."""
+    since: float
+    """Unix seconds: when it came."""
+    each_s: float = 0.0
+    """What its project had gone short of by then, for each accelerator that its jobs asked for."""
+    had_s: float = 0.0
+    """How long it had held something by then."""
+    size: float = 0.0
+    """Accelerators that it asks for."""
+
+
 class JobStatus(Condition):
     """What has come of it so far."""
 
@@ -269,6 +284,8 @@ class JobStatus(Condition):
     """and of that what was lost."""
     rests: bool = False
     """Whether it was suspended for standing idle; whoever resumes it has it go on."""
+    line: InLine | None = None
+    """Its place in a queue; None: it has none, or what it did is learnt."""
     counted: bool = False
     """Whether its project's record has it, since it is about to be forgotten."""
     clearing: int = 0

@@ -11,6 +11,7 @@ from madang.resources.grant import Grant
 from madang.resources.job import Job
 from madang.resources.model import Model
 from madang.resources.place import Accelerator, Node, Pool, Site
+from madang.resources.queue import Queue
 from madang.resources.quota import Quota
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
@@ -25,7 +26,7 @@ KINDS: dict[str, type[AnyResource]] = {
     for kind in (
         Organization, Project, User, Quota, Grant, Key, Site, Pool, Node, Accelerator,
         Model, Service, Revision, Build, Replica, Endpoint, Volume, Secret, Job,
-        Attempt,
+        Attempt, Queue,
     )
 }  # fmt: skip
 

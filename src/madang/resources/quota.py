@@ -13,6 +13,8 @@ from madang.resources.resource import Frozen, Resource
 
 ACCELERATORS_MAX = 1_000_000
 KRW_MAX = 10**15
+QUEUED_LIMIT = 1_000_000
+QUEUED_MAX = 1_000
 
 Count = Annotated[int, Field(ge=0, le=ACCELERATORS_MAX, strict=True)]
 
@@ -32,6 +34,9 @@ class QuotaSpec(Frozen):
     """What its accelerator hours may cost in a month of Korea, at the prices of their pools."""
     reclaim: Reclaim | None = None
     """What becomes of accelerators that stand idle there; None: what their pool says."""
+    queued: int | None = Field(default=None, ge=0, le=QUEUED_LIMIT, strict=True)
+    """How many of its jobs may be in each queue at once; the others wait at its door, and count for
+    nothing there. None: so many of each project as `QUEUED_MAX` says."""
     weight: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False)
     """What it counts for beside its like where what nobody is guaranteed is shared."""
 

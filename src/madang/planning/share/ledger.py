@@ -27,7 +27,7 @@ class Withdrawn:
     """A job that leaves the line without having run."""
 
     project: int
-    size: int
+    size: float
     waited_s: float
     each: float
     """Of its project's ledger, when it came."""

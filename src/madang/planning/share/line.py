@@ -26,7 +26,8 @@ class Line:
     waited_s: Floats
     """Seconds it waited in all, before its first start and between any two."""
     unsaved: Floats
-    """Work since its last checkpoint, as a part of what lies between two: 0 to 1."""
+    """Work since its last checkpoint, as a part of what should lie between two: 0 to 1, and above
+    where it has not saved when it should."""
     runs: Bools
     fixed: Bools
     """Runs, and may not be asked to make room: it was too often of late, or the last time before it

@@ -31,11 +31,13 @@ class Claims:
 
     def entitled(self, demand: Floats, capacity: float) -> Floats:
         """Return what each is entitled to, given what each could use."""
-        could = np.minimum(demand, self.most)
-        sure = np.minimum(could, self.guaranteed)
-        if sure.any():
-            sure = poured(sure, np.maximum(self.guaranteed, 1e-9), capacity)
+        could, sure = np.minimum(demand, self.most), self.sure(demand, capacity)
         return sure + poured(could - sure, self.weight, capacity - float(sure.sum()))
+
+    def sure(self, demand: Floats, capacity: float) -> Floats:
+        """Return what of that it is guaranteed."""
+        sure = np.minimum(np.minimum(demand, self.most), self.guaranteed)
+        return poured(sure, np.maximum(self.guaranteed, 1e-9), capacity) if sure.any() else sure
 
 
 def poured(room: Floats, width: Floats, amount: float) -> Floats:

@@ -69,7 +69,7 @@ def _marked(lane: Lane) -> Iterator[Job]:
 
 def _is_out(job: Job) -> bool:
     """Tell whether it is in no line any more: over, or given up, or told to hold nothing."""
-    is_idle = job.status.phase is JobPhase.WAITING and (job.spec.suspend or job.spec.cancel)
+    is_idle = job.status.phase is JobPhase.WAITING and (job.is_suspended or job.spec.cancel)
     return job.status.phase in OVER or job.deleted_at is not None or is_idle
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from madang.planning.action import assume
 from madang.planning.explain import explain
 from madang.planning.memo import Memo
 from madang.planning.plan import plan
-from madang.planning.quotas import Books, counted
-from madang.resources.attempt import AttemptPhase, Outcome
+from madang.planning.quotas import Books, Limit, counted
+from madang.planning.snapshot import Snapshot
+from madang.resources.attempt import Attempt, AttemptPhase, Outcome
 from madang.resources.job import Job, JobPhase
 from madang.resources.month import month_of
 from madang.resources.replica import ReplicaPhase
@@ -224,6 +226,22 @@ def test_a_service_pays_too_and_each_thing_once() -> None:
     assert paper.snapshot.quotas[kept.ref].status.mkrw == kept.status.mkrw
 
 
+def recounted(world: Snapshot, limit: Limit) -> int:
+    """Return what a place has of a limit, of money what it has of anything that has a price."""
+    found = 0
+    own = [*world.replicas.values(), *world.living]
+    for each in (one for one in own if f"{one.project}/".startswith(f"{limit.place}/")):
+        places = each.status.places if isinstance(each, Attempt) else [each.status]
+        for held in (place for place in places if place.accelerators):
+            found += round(1000 * held.cores) if limit.what == "cores" else 0
+            for name in held.accelerators if limit.what != "cores" else ():
+                card = world.accelerators[Ref("", name)].spec
+                whole = held.whole or not card.shared
+                part = 1000 if whole else -(-1000 * held.memory_bytes // card.memory_bytes)
+                found += part * card.accelerator.startswith(limit.kind)
+    return found
+
+
 class World(RuleBasedStateMachine):
     """People submit, serve and change quotas; nothing that is planned is ever above one."""
 
@@ -232,25 +250,30 @@ class World(RuleBasedStateMachine):
         self.paper = Paper(snapshot(
             node("one", cards=2), node("two", cards=2, kind="nvidia/l40s", memory_gb=48),
             node("part", shared=True), model(), pool(price_krw_per_hour={"nvidia": 900}),
+            quota("acme", accelerators={"nvidia": 3}, cores=6),
+            quota("acme/lab", accelerators={"nvidia": 1}),
         ))  # fmt: skip
         self.made = 0
 
-    @rule(project=st.sampled_from(["acme/lab", "acme/other", "beta/one"]),
+    @rule(project=st.sampled_from(["acme/lab", "acme/other", "beta/one"]), many=st.integers(1, 3),
           count=st.integers(1, 2), nodes=st.integers(1, 2), cores=st.integers(0, 4),
           part=st.booleans(), priority=st.sampled_from(["low", "normal"]))  # fmt: skip
-    def submit(
+    def submit(self, project: str, many: int, **spec: Any) -> None:
+        for _ in range(many):
+            if len(self.paper.snapshot.open_jobs) > 5:
+                return
+            self.made += 1
+            self.paper.put(self.a_job(project, **spec))
+
+    def a_job(
         self, project: str, count: int, nodes: int, cores: int, part: bool, priority: str
-    ) -> None:
-        if len(self.paper.snapshot.jobs) > 8:
-            return
-        self.made += 1
+    ) -> Job:
         size = {"memory": "30GB"} if part else {}
         needs = {"accelerator": "nvidia", "count": count, "cores": cores, **size}
-        wanted = job(f"job-{self.made}", project=project, needs=needs, nodes=nodes,
-                     priority=priority, created_at=self.paper.now)  # fmt: skip
-        self.paper.put(wanted)
+        return job(f"job-{self.made}", project=project, needs=needs, nodes=nodes,
+                   priority=priority, created_at=self.paper.now)  # fmt: skip
 
-    @rule(scale=st.integers(0, 2))
+    @rule(scale=st.integers(0, 3))
     def serve(self, scale: int) -> None:
         wanted = service("bot", scale=scale, needs={"accelerator": "nvidia"})
         known = self.paper.snapshot.services.get(wanted.ref)
@@ -285,38 +308,36 @@ class World(RuleBasedStateMachine):
         self.paper.turn()
 
     @invariant()
-    def no_plan_gives_more_than_a_quota_leaves(self) -> None:
+    def no_plan_gives_more_than_a_quota_leaves_whatever_the_order_and_the_memo(self) -> None:
         """Of each limit is used no more than it allows, or no more than before."""
         now = self.paper.snapshot
-        after = assume(now, plan(now, self.paper.memo))
-        before, books = Books(now), Books(after)
-        for place, limits in books.limits.items():
-            for limit in limits:
-                had, has = (counted(b._used[place], limit) for b in (before, books))
-                most = 0 if books.used(limit) >= limit.most else has
-                assert has <= max(most if limit.what == "krw" else limit.most, had)
-
-    @invariant()
-    def nothing_is_left_to_plan_in_any_order_with_any_memo(self) -> None:
-        now = self.paper.snapshot
-        planned = plan(now)
-        assert plan(assume(now, planned)).actions == ()
-        assert plan(now, self.paper.memo) == planned == plan(now, Memo())
+        planned = plan(now, self.paper.memo)
+        after = assume(now, planned)
+        books = Books(after)
+        for limit in (each for limits in books.limits.values() for each in limits):
+            had, has = recounted(now, limit), recounted(after, limit)
+            if limit.what != "krw":
+                assert counted(books._used[limit.place], limit) == has
+            is_open = limit.what == "krw" and books.used(limit) < limit.most
+            most = 0 if limit.what == "krw" else limit.most
+            assert is_open or has <= max(most, had)
+        turned = {k: dict(reversed(list(v.items()))) for k, v in reversed(list(now.kept.items()))}
+        assert plan(replace(now, kept=turned), Memo()) == planned
+        assert plan(after, self.paper.memo).actions == (), "at once there is nothing more to plan"
 
     def teardown(self) -> None:
         """Left alone, all that stays is within what it may have."""
         self.paper.settle()
         books = Books(self.paper.snapshot)
-        for place, limits in books.limits.items():
-            for limit in limits:
-                if limit.what != "krw":
-                    assert counted(books._used[place], limit) <= limit.most
-                elif books.used(limit) >= limit.most:
-                    assert books.rate(place) == 0
+        for limit in (each for limits in books.limits.values() for each in limits):
+            has = recounted(self.paper.snapshot, limit)
+            is_open = limit.what == "krw" and books.used(limit) < limit.most
+            assert is_open or has <= (0 if limit.what == "krw" else limit.most)
 
 
 TestWorld = pytest.mark.thorough(World.TestCase)
 TestWorld.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=16, stateful_step_count=20, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate],
 )  # fmt: skip
+"""Always the same worlds; one that fails is told as it is, for making it small takes minutes."""

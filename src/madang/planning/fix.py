@@ -15,7 +15,7 @@ import numpy as np
 from madang.errors import Value
 from madang.planning.ask import Ask, Filter, Refused
 from madang.planning.draw import MANY
-from madang.planning.gangs import Want, want_of
+from madang.planning.gangs import Want, demands, want_of
 from madang.planning.ground import NOTHING, Ground, empty, free_of
 from madang.planning.layout import MIB, MILLI, is_processor, made_for
 from madang.planning.leaving import LEAVING, leaving_first, serial
@@ -38,6 +38,8 @@ AHEAD_MAX = 200
 TRIED_MAX = 20
 ADDED_MAX = 16
 """So many lost nodes are tried, and so many new ones."""
+KNOWN_MAX = 1000
+"""So many lines are remembered for which it was worked out what to add."""
 
 
 def smallest_fix(
@@ -286,6 +288,17 @@ def _enough_mw(line: Line, ground: Ground, pool: str) -> Iterator[int]:
 
 
 def _added(refused: Refused, line: Line, ground: Ground) -> Reason | None:
+    """Return what to add, worked out once for each line: new nodes are empty in any case."""
+    drawn = tuple(ground.draw.mw(pool) for pool in ground.draw.caps)
+    known, mark = ground.added, (line, refused.placed, drawn)
+    if mark not in known:
+        if len(known) >= KNOWN_MAX:
+            known.clear()
+        known[mark] = _like(refused, line, ground)
+    return known[mark]
+
+
+def _like(refused: Refused, line: Line, ground: Ground) -> Reason | None:
     """Return what to add: nodes like one that would do were it empty, else any that do.
 
     Of a gang as many as have no room; that the others keep theirs is the line's to grant.
@@ -302,6 +315,7 @@ def _added(refused: Refused, line: Line, ground: Ground) -> Reason | None:
         for count in range(1, ADDED_MAX + 1):
             new = empty(layout.copies(best[2], count))
             new.draw.join(ground.draw)
+            new.know(demands((line.want, *line.ahead), new))
             if line.starts(new):
                 return _fix("placement.fix-like", node=best[2], count=count)
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from madang.planning.ask import Ask, Refused
@@ -52,6 +52,15 @@ def keep(want: Want, coming: Sequence[Holding], ground: Ground) -> None:
 def want_of(job: Job) -> Want:
     """Return what a job's gang asks for."""
     return Want(ask_of_job(job), job.spec.nodes, job.spec.near)
+
+
+def demands(wants: Iterable[Want], ground: Ground) -> Iterator[Demand]:
+    """Return all that finding places for these looks for."""
+    for want in wants:
+        for option in ground.layout.options(want.ask):
+            yield option.demand
+            if want.nodes > 1:
+                yield from (single.demand for single in _of_one_kind(option, ground))
 
 
 def place_gang(want: Want, ground: Ground) -> tuple[Placement, ...] | Refused:

@@ -120,6 +120,8 @@ class Ground:
         """Kinds of accelerators of which what is free is kept for one that waited too long."""
         self.stuck: set[tuple[object, ...]] = set()
         """Who found no room by any move in just this state, and what could be moved."""
+        self.added: dict[object, Reason | None] = {}
+        """What was found to help where nodes are added: that hangs on no state of these."""
         wholes = tuple(kind.whole for kind in layout.fleet.kinds)
         halves = tuple(max(1, whole // 2) for whole in wholes)
         self._usual = tuple(dict.fromkeys((Demand(0, 0, 1, wholes), Demand(0, 0, 1, halves))))
@@ -154,7 +156,7 @@ class Ground:
         self._now.clear()
         self._is_fresh = True
         # All that wait at once: each demand that comes later costs a look at every host.
-        self._know(o.demand for ask in asks_waiting(snapshot) for o in self.layout.options(ask))
+        self.know(o.demand for ask in asks_waiting(snapshot) for o in self.layout.options(ask))
 
     def _forget(self) -> None:
         self.refusals.clear()
@@ -173,7 +175,7 @@ class Ground:
         hosts = [host for host, node in enumerate(self.layout.nodes) if node in but] if but else ()
         best, found = NOWHERE, None
         options = self.layout.options(ask)
-        self._know([option.demand for option in options])
+        self.know([option.demand for option in options])
         for option in options:
             which = self._demands[option.demand]
             bonus = self._bonus(option)
@@ -220,7 +222,7 @@ class Ground:
 
     def search(self, demand: Demand, bonus: Sequence[float], gang: Gang) -> GangPlacement | None:
         """Return the best places for a gang, whatever pools may draw."""
-        self._know([demand])
+        self.know([demand])
         found = place_gang(self._placer, gang, self.layout.topology, bonus)
         return found if isinstance(found, GangPlacement) else None
 
@@ -255,7 +257,7 @@ class Ground:
         """
         wanted = [option.demand for option in self.layout.options(ask)]
         here = [self._where(status, each) for status, each in running]
-        self._know([*wanted, *(demand for _, demand in filter(None, here))])
+        self.know([*wanted, *(demand for _, demand in filter(None, here))])
         mover = Mover(self._placer)
         for key, found in enumerate(here):
             if found:
@@ -355,7 +357,8 @@ class Ground:
                 self.draw.note(host, self.board)
                 self._placer.refresh(host)
 
-    def _know(self, demands: Iterable[Demand]) -> None:
+    def know(self, demands: Iterable[Demand]) -> None:
+        """Be ready for these: together they cost one look at every host, one by one a look each."""
         wanted = dict.fromkeys(demands)
         new = wanted.keys() - self._demands.keys()
         if new:

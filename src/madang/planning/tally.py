@@ -66,7 +66,7 @@ def spent_in(project: Project, snapshot: Snapshot) -> Spent:
 def _pools(snapshot: Snapshot) -> Iterator[AnyResource]:
     """Return pools with what attempts have told of them that have just come to their end."""
     pools = dict(snapshot.all(Pool))
-    for attempt in snapshot.living:
+    for attempt in sorted(snapshot.living, key=lambda each: each.ref):
         status = attempt.status
         if status.phase is not AttemptPhase.STOPPING or status.counted:
             continue
@@ -112,7 +112,7 @@ def _projects(snapshot: Snapshot) -> Iterator[AnyResource]:
         return
     busy = {attempt.job for attempt in snapshot.living}
     sums: dict[Ref, Project] = {}
-    for job in going:
+    for job in sorted(going, key=lambda each: each.ref):
         ref = Ref(job.project, job.project.rpartition("/")[2])
         project = sums.get(ref) or snapshot.get(Project, ref)
         if project is None or job.ref in busy:

@@ -273,6 +273,24 @@ class Usage(TypedDict):
     items: list[ProjectUse]
 
 
+class Outcome(TypedDict):
+    """A round as it stands; amounts are accelerators."""
+
+    name: str
+    phase: str
+    spec: Json
+    total: int
+    given: int
+    free: int
+    had: int
+    promised: int
+    sectors: list[Json]
+    decisions: list[Json]
+    """Oldest first; `rows` are the requests that the caller may see."""
+    changed: list[str]
+    appeals: list[str]
+
+
 class NewKey(TypedDict):
     """A key's secret, told once."""
 

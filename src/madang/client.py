@@ -37,6 +37,7 @@ from madang.answers import (
     Log,
     Message,
     NewKey,
+    Outcome,
     RankLines,
     Resource,
     Revoked,
@@ -305,6 +306,19 @@ class Client:
         return cast(
             "Resource", self._json("POST", f"{path}/act", query, body={"what": what, **said})
         )
+
+    def act_on_round(self, name: str, what: str, **said: Any) -> Outcome:
+        """Close a round, award it, give on what came back, lend what is idle; or try that."""
+        path = f"round/{_quoted(name)}/act"
+        return cast("Outcome", self._json("POST", path, body={"what": what, **said}))
+
+    def calls(self) -> Sequence[Outcome]:
+        """Return every round, with those requests that the caller may see."""
+        return cast("Sequence[Outcome]", self._json("GET", "call")["items"])
+
+    def call(self, name: str) -> Outcome:
+        """Return one round, with those requests that the caller may see."""
+        return cast("Outcome", self._json("GET", f"call/{_quoted(name)}"))
 
     def delete(self, kind: str, name: str) -> Resource:
         """Take it down; returns before it is gone, with what it was."""

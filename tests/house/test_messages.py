@@ -28,6 +28,7 @@ from madang.resources.kinds import WRITABLE
 from madang.resources.place import AcceleratorPhase, Guarantee, NodePhase
 from madang.resources.replica import ReplicaPhase
 from madang.resources.revision import RevisionPhase, Verdict
+from madang.resources.round import Lane, RoundPhase
 from madang.resources.service import ServicePhase
 from madang.resources.tenancy import Role
 from madang.traffic.requests import DECODER_SAYS
@@ -70,7 +71,8 @@ EXPANDED = {
 
 PHASES = {
     *Guarantee, *NodePhase, *RevisionPhase, *ServicePhase, *ReplicaPhase, *Verdict, *Role,
-    *AcceleratorPhase, *GrantPhase, *JobPhase, *AttemptPhase, *Outcome,
+    *AcceleratorPhase, *GrantPhase, *RoundPhase, *Lane, *JobPhase, *AttemptPhase,
+    *Outcome,
     "running", "waiting", "exited", "whole", "enclosed", "bare",
 }  # fmt: skip
 """What stands in a column `phase`, `verdict`, `role`, `state`, `given` or `sandbox`."""

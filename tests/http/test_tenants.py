@@ -24,6 +24,8 @@ BOT = {"kind": "service", "name": "bot", "model": "tiny", "project": LAB}
 TRAIN = {"kind": "job", "name": "train", "command": "true", "project": LAB}
 GRANT = {"kind": "grant", "name": "g", "accelerator": "cpu", "count": 1, "project": LAB,
          "from": "2026-12-01", "until": "2027-03-01"}  # fmt: skip
+ROUND = {"kind": "round", "name": "r", "accelerator": "cpu", "capacity": 1,
+         "closes": "2999-01-01", "from": "2999-02-01", "until": "2999-03-01"}  # fmt: skip
 DATA = {"kind": "volume", "name": "data", "project": LAB}
 VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 R = Right
@@ -124,6 +126,7 @@ async def settled(yard: Yard) -> list[Caller]:
         *({"kind": "project", "name": name} for name in (LAB, ROOM, BETA)),
         {"kind": "quota", "name": LAB, "cores": 1000},
         GRANT,
+        ROUND,
         {"kind": "user", "name": "acme/kim", "roles": {LAB: "member"}},
         {"kind": "user", "name": "acme/lee", "roles": {"acme": "member"}},
     )
@@ -189,8 +192,14 @@ def names(town: Town) -> dict[str, tuple[str, str]]:
 GLANCES: dict[str, tuple[Any, ...]] = {
     "whoami": (), "status": (R.READ,), "audit": (R.AUDIT,), "doctor": (R.OPERATE, None, True),
     "snapshot": (R.AUDIT, None, True), "usage": (R.READ,),
+    "call": (R.READ,), "call/{name}": (R.READ,),
 }  # fmt: skip
 """Right, place, and whether it must hold on the whole site."""
+
+
+def glances(path: str) -> dict[tuple[str, str], list[Ask]]:
+    at = path.replace("{name}", "r")
+    return {("GET", f"/api/v1/{name}"): [Ask("GET", at, *rule)] for name, rule in GLANCES.items()}
 
 
 WRITES = {
@@ -208,7 +217,7 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     in_lab = {"project": LAB}
     everywhere = [Ask("GET", path, R.READ), Ask("GET", path, R.READ, LAB, params=in_lab)]
     plain: dict[tuple[str, str], list[Ask]] = {
-        **{("GET", f"/api/v1/{name}"): [Ask("GET", path, *rule)] for name, rule in GLANCES.items()},
+        **glances(path),
         ("GET", "/api/v1/changes"): [
             Ask("GET", path, R.READ, params={"after": "0"}),
             Ask("GET", path, R.READ, LAB, params={"after": "0", **in_lab}),
@@ -243,8 +252,9 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     }  # fmt: skip
     if (method, path) in plain:
         yield from plain[method, path]
-    elif path.startswith(("/api/v1/node/", "/api/v1/accelerator/")):
-        path, body = path.format(name="none"), {"drain": True}
+    elif path.startswith(("/api/v1/node/", "/api/v1/accelerator/", "/api/v1/round/")):
+        body = {"what": "close"} if "round" in path else {"drain": True}
+        path = path.format(name="none")
         yield Ask("POST", path, R.OPERATE, site=True, body=body, ok=frozenset({404}))
     elif path.startswith(tuple(f"/api/v1/{kind}/" for kind in BY_NAME)):
         path, body = path.format(name="none"), {"what": "appeal"}
@@ -267,6 +277,7 @@ def applies(path: str) -> Iterator[Ask]:
         "job": (TRAIN, R.WRITE, LAB),
         "volume": (DATA, R.WRITE, LAB),
         "grant": (GRANT, R.WRITE, LAB),
+        "round": (ROUND, R.OPERATE, ""),
         "quota": ({"name": LAB, "cores": 8}, R.OPERATE, LAB),
     }
     assert set(documents) == set(WRITABLE)
@@ -290,7 +301,7 @@ def of_kinds(town: Town, path: str, method: str) -> Iterator[Ask]:
             yield Ask(method, at, R.READ, place, params=params)
         else:
             assert method == "DELETE", (method, path)
-            rules = {"key": R.KEYS, **dict.fromkeys(("site", "pool", "quota"), R.OPERATE)}
+            rules = {"key": R.KEYS, **dict.fromkeys(("site", "pool", "quota", "round"), R.OPERATE)}
             managed = kind in {"organization", "project", "user"}
             right = R.MANAGE if managed else rules.get(kind, R.WRITE)
             absent = "acme/none" if kind in {"project", "quota", "user"} else "none"

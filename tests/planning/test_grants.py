@@ -203,12 +203,14 @@ def test_a_renewed_grant_is_warned_and_ends_in_its_turn_and_may_be_renewed_again
 
 
 ISSUE = {
-    "requested": {"reviewed", "refused"}, "reviewed": {"active", "refused", "expired"},
+    "requested": {"reviewed", "refused"},
+    "reviewed": {"active", "refused", "reclaimed", "expired"},
     "active": {"warned", "renewed", "reclaimed", "expired"},
     "warned": {"active", "renewed", "reclaimed", "expired"},
     "renewed": {"warned", "reclaimed", "expired"},
-    "refused": set(), "reclaimed": set(), "expired": set(),
+    "refused": {"reviewed"}, "reclaimed": set(), "expired": set(),
 }  # fmt: skip
+"""Declined ones are reclaimed before they begin, and a round may be awarded again."""
 
 
 def test_the_phases_follow_each_other_as_the_table_has_them() -> None:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from madang import __version__
-from madang.api import jobs, upkeep, usage
+from madang.api import grants, jobs, upkeep, usage
 from madang.api.body import Guard, advice, error_body
 from madang.api.desk import Desk, Needs
 from madang.api.routes import router
@@ -50,6 +50,7 @@ def build(desk: Desk, front: Front | None = None) -> FastAPI:
     app.add_exception_handler(RuntimeError, _short)
     app.include_router(jobs.router)
     app.include_router(usage.router)
+    app.include_router(grants.router)
     app.include_router(upkeep.router)  # before the routes that take any kind
     app.include_router(router)
     app.get("/healthz", summary="Is the process there?")(healthz)

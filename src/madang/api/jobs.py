@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from madang.api.desk import AtDesk, Caller, Desk, Project, ref_of
-from madang.api.once import Asking, once
 from madang.control.first import PROJECT
-from madang.control.granting import Asked
 from madang.errors import NotFound
 from madang.planning.course import Course, course
 from madang.planning.sweeps import SweepCourse, sweep_course
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.job import Job
-from madang.resources.resource import AnyResource, Frozen, Name, Place, Ref
+from madang.resources.resource import Frozen, Name, Place, Ref
 from madang.resources.rights import CONTROL
 
 RANKS_MAX = 65_536
@@ -60,19 +58,6 @@ async def set_secret(who: Caller, desk: AtDesk, asked: NewSecret) -> dict[str, A
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
     kept = await desk.intake.set_secret(who, ref, lambda uid: desk.secrets.put(uid, asked.text))
     return kept.shown()
-
-
-@router.post("/grant/{name}/act")
-async def act_on_grant(
-    who: Caller, desk: AtDesk, name: str, asked: Asked, ask: Asking, project: Project = None
-) -> Response:
-    """Review a grant, approve, refuse, renew or reclaim it, or appeal."""
-    ref = ref_of(who, "grant", name, project)
-
-    async def act() -> AnyResource:
-        return await desk.intake.act_on_grant(who, ref, asked)
-
-    return await once(desk, who, ask, act, lambda grant: grant.shown())
 
 
 @router.get("/job/{name}/course")

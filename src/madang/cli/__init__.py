@@ -32,7 +32,7 @@ COMMANDS = {
     "support": "support", "audit": "audit", "twin": "twin",
     "submit": "job", "watch": "job", "cancel": "job",
     "suspend": "job", "resume": "job",
-    "grant": "grant", "drain": "node", "uncordon": "node",
+    "grant": "grant", "round": "round", "drain": "node", "uncordon": "node",
     "schema": "about", "version": "about", "completion": "about",
 }  # fmt: skip
 """Every command, and the file that holds it."""

@@ -42,6 +42,11 @@ def _newest(r: Mapping[str, Any]) -> Mapping[str, Any]:
     return versions[-1] if versions else {}
 
 
+def _all(spec: Mapping[str, Any]) -> int:
+    accelerators: int = spec["capacity"] * spec["unit"]
+    return accelerators
+
+
 def _steps(status: Mapping[str, Any]) -> str:
     return str(status["step"]) if status["step"] >= 0 else ""
 
@@ -185,12 +190,19 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.name", lambda r: r["project"]),
         ("column.used", lambda r: _used(r["status"]["used"])),
     ),
+    "round": (
+        _NAME, _PHASE, ("column.kind", _spec("accelerator")),
+        ("column.units", _spec("capacity")), ("column.accelerators", lambda r: _all(r["spec"])),
+        ("column.closes", _spec("closes")), ("column.from", _spec("from")),
+        ("column.until", _spec("until")), ("column.title", _spec("title")),
+    ),
     "grant": (
         _NAME, _PHASE, ("column.kind", _spec("accelerator")),
         ("column.accelerators", lambda r: r["status"]["count"] or r["spec"]["count"]),
         ("column.from", _spec("from")),
         ("column.until", lambda r: r["status"]["until"] or r["spec"]["until"]),
         ("column.score", lambda r: r["status"]["score"] or ""),
+        ("column.round", lambda r: r["spec"].get("round") or ""),
         ("column.project", lambda r: r["project"]),
     ),
     "organization": (_NAME, ("column.title", _spec("title"))),

@@ -2,23 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from madang.cli.explain import explain as explained
 from madang.cli.get import get
 from madang.cli.kinds import canonical, naming
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import phase, show_json, tell
+from madang.client import Client
 from madang.errors import Rejected
 
 grant = App(name="grant", help_format="plaintext")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is requested, and how it applies to a round."""
+
+    accelerator: str = ""
+    """Their kind, or the start of it."""
+    days: str = ""
+    """The first day, and the first on which they are wanted no more: 2026-12-01..2027-03-01."""
+    round: str = ""
+    """The round that decides; kind and days are then the round's, unless they are said."""
+    sector: str = ""
+    """In a round: as what the organization applies."""
+    least: int = 0
+    """In a round: a smaller part is of no use."""
+    burst: Annotated[bool, Parameter(negative=())] = False
+    """In a round: for a short time, of what is idle."""
+
+    def spec(self, client: Client) -> dict[str, Any]:
+        """Return it as a grant has it; what is not said, its round says."""
+        begins, _, until = self.days.partition("..")
+        said = {
+            "accelerator": self.accelerator, "from": begins, "until": until,
+            "sector": self.sector, "least": self.least, "burst": self.burst,
+        }  # fmt: skip
+        spec = {key: value for key, value in said.items() if value}
+        if not self.round:
+            return spec
+        called = canonical(self.round)
+        call = client.call(called)["spec"]
+        return {**{key: call[key] for key in ("accelerator", "from", "until")}, **spec,
+                "round": called}  # fmt: skip
+
+
+NOTHING = Wanted()
+
+
 @grant.command
 def request(
-    name: str, /, *, accelerator: str, count: int, days: str, reason: str = "",
+    name: str, /, *, count: int, reason: str = "", wanted: Wanted = NOTHING,
     options: Options = DEFAULTS,
 ) -> None:  # fmt: skip
     """Request accelerators for the project, for a time; any member may.
@@ -27,23 +66,15 @@ def request(
     ----------
     name
         What the grant is called.
-    accelerator
-        Their kind, or the start of it.
     count
         How many.
-    days
-        The first day, and the first on which they are wanted no more: 2026-12-01..2027-03-01.
     reason
         What for.
     """
-    begins, _, until = days.partition("..")
     called = canonical(name)
-    document = {
-        "kind": "grant", "name": called, "accelerator": accelerator, "count": count,
-        "from": begins, "until": until, "reason": reason,
-    }  # fmt: skip
     with options.client() as client:
-        client.apply([document])
+        spec = wanted.spec(client)
+        client.apply([{"kind": "grant", "name": called, "count": count, "reason": reason, **spec}])
         _told(client.get("grant", called), options)
 
 
@@ -135,6 +166,20 @@ def reclaim(name: str, /, *, note: str = "", options: Options = DEFAULTS) -> Non
         Why.
     """
     _act(name, "reclaim", options, text=note)
+
+
+@grant.command
+def decline(name: str, /, *, note: str = "", options: Options = DEFAULTS) -> None:
+    """Give back what was given to the project: the next in line may have it.
+
+    Parameters
+    ----------
+    name
+        The grant.
+    note
+        Why.
+    """
+    _act(name, "decline", options, text=note)
 
 
 @grant.command

@@ -11,7 +11,7 @@ from madang.client import Client
 from madang.errors import NotFound, Rejected, Unavailable
 
 KINDS = (
-    "organization", "project", "user", "quota", "grant", "key", "site", "pool", "node",
+    "organization", "project", "user", "quota", "round", "grant", "key", "site", "pool", "node",
     "accelerator", "model", "service", "revision", "build", "replica", "endpoint", "volume",
     "secret", "job", "attempt", "queue",
 )  # fmt: skip

@@ -15,6 +15,7 @@ WRITE_RIGHTS = {
     "user": Right.MANAGE,
     "site": Right.OPERATE,
     "pool": Right.OPERATE,
+    "round": Right.OPERATE,
     "key": Right.KEYS,
 }
 """What it takes to write a kind; `write` for every other."""

@@ -1,7 +1,8 @@
-"""What people do about grants: review, approve, refuse, renew, reclaim, appeal. One door for all.
+"""What people do about grants: review, approve, refuse, renew, reclaim, decline, appeal.
 
-Any member of a project requests, by applying one; whoever writes on the whole site reviews, but for
-projects of their own organization; only operators of the site decide.
+One door for all. Any member of a project requests, by applying one, and may give it back; whoever
+writes on the whole site reviews, but for projects of their own organization; only operators of the
+site decide.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from madang.control import steering
 from madang.control.authority import allow
 from madang.errors import Conflict, Forbidden, Rejected
 from madang.planning.grants import told
 from madang.resources.grant import CRITERIA, GIVEN, NEXT, Card, Day, Deed, Grant, GrantPhase, Text
 from madang.resources.month import day_of
-from madang.resources.resource import AnyResource, Frozen, Name, Title
+from madang.resources.resource import AnyResource, Frozen, Name, Reason, Title
 from madang.resources.rights import Principal, Right
 
-What = Literal["review", "approve", "refuse", "renew", "reclaim", "appeal"]
+What = Literal["review", "approve", "refuse", "renew", "reclaim", "decline", "appeal"]
 DEEDS_MAX = 100
 DID = {
     "review": "grant.was-reviewed", "approve": "grant.was-approved", "refuse": "grant.was-refused",
     "renew": "grant.was-renewed", "reclaim": "grant.was-reclaimed", "appeal": "grant.was-appealed",
+    "decline": "grant.was-declined",
 }  # fmt: skip
 """What is told of each deed."""
 G = GrantPhase
@@ -44,10 +47,21 @@ class Asked(Frozen):
     text: Text = ""
 
 
+def granting(who: Principal, asked: Asked, now: Callable[[], float]) -> steering.Deed:
+    """Do something about a grant."""
+
+    def deed(grant: AnyResource) -> steering.Done:
+        assert isinstance(grant, Grant)
+        changed = act(who, grant, asked, now())
+        return steering.Done((changed,), ((changed, DID[asked.what], {"text": asked.text}),))
+
+    return deed
+
+
 def act(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     """Return a grant as it is after somebody's deed; raises where that may not be."""
     subject = f"grant/{grant.name}"
-    if asked.what == "appeal":
+    if asked.what in {"appeal", "decline"}:
         allow(who, Right.WRITE, grant.project, subject)
     elif asked.what == "review":
         allow(who, Right.WRITE, "", subject)
@@ -77,10 +91,14 @@ def _moved(grant: Grant, phase: GrantPhase, now: float, **status: Any) -> Grant:
 
 
 def _review(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
-    """Keep a card; of a reviewer who is too near to the project it counts for nothing."""
-    _in(grant, G.REQUESTED, G.REVIEWED)
+    """Keep a card; of a reviewer who is too near to the project it counts for nothing.
+
+    What a round has decided may be judged again: it changes nothing until that is awarded again.
+    """
+    again = (G.REFUSED,) if grant.spec.round else ()
+    _in(grant, G.REQUESTED, G.REVIEWED, *again)
     subject = f"grant/{grant.name}"
-    if grant.status.count:
+    if grant.status.count and not grant.spec.round:
         raise Conflict("grant.decided", subject)
     for name, points in asked.points.items():
         if not 0 <= points <= CRITERIA.get(name, -1):
@@ -97,12 +115,15 @@ def _review(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     counts = any(not each.conflict for each in cards)
     judged: Grant = grant.with_status(cards=cards)
     phase = G.REVIEWED if counts else G.REQUESTED
+    phase = grant.status.phase if grant.status.phase is G.REFUSED else phase
     return _moved(judged, phase, now, score=judged.score, unmet=judged.unmet)
 
 
 def _approve(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     _in(grant, G.REVIEWED)
     subject = f"grant/{grant.name}"
+    if grant.spec.round:
+        raise Conflict("grant.by-round", subject, round=grant.spec.round)
     if who.user and any(card.conflict and card.reviewer == who.user for card in grant.status.cards):
         raise Forbidden("grant.conflict", subject, project=grant.project)
     if grant.unmet:
@@ -123,6 +144,8 @@ def _refuse(_who: Principal, grant: Grant, _asked: Asked, now: float) -> Grant:
 
 def _renew(_who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     _in(grant, *GIVEN)
+    if grant.spec.burst:
+        raise Rejected("grant.short", f"grant/{grant.name}")
     if asked.until is None or day_of(asked.until) <= max(now, grant.ends):
         until = grant.status.until or grant.spec.until
         raise Rejected("grant.no-longer", f"grant/{grant.name}", until=until)
@@ -134,6 +157,16 @@ def _reclaim(_who: Principal, grant: Grant, _asked: Asked, now: float) -> Grant:
     return _moved(grant, G.RECLAIMED, now)
 
 
+def _decline(_who: Principal, grant: Grant, _asked: Asked, now: float) -> Grant:
+    """Give back what was given: it is the next one's in line."""
+    if not grant.stands:
+        raise Conflict("grant.not-now", f"grant/{grant.name}", phase=grant.status.phase)
+    declined: Grant = _moved(grant, G.RECLAIMED, now).with_status(
+        reason=Reason(code="grant.declined")
+    )
+    return declined
+
+
 def _appeal(_who: Principal, grant: Grant, asked: Asked, _now: float) -> Grant:
     """Keep what is said against a decision; what becomes of it is for people to say."""
     if not asked.text:
@@ -143,7 +176,7 @@ def _appeal(_who: Principal, grant: Grant, asked: Asked, _now: float) -> Grant:
 
 _DEEDS: dict[str, Callable[[Principal, Grant, Asked, float], Grant]] = {
     "review": _review, "approve": _approve, "refuse": _refuse, "renew": _renew,
-    "reclaim": _reclaim, "appeal": _appeal,
+    "reclaim": _reclaim, "decline": _decline, "appeal": _appeal,
 }  # fmt: skip
 
 

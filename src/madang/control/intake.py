@@ -20,10 +20,10 @@ from madang.control.authority import (
     allow_owner,
     allow_write,
 )
-from madang.control.granting import DID, Asked, act
 from madang.control.keys import Keys, Wanted, make_key, owner_ref
+from madang.control.rounding import check_applied
 from madang.control.standing import check_changed, check_folder, check_followed, check_new, users_of
-from madang.control.steering import Steer
+from madang.control.steering import Deed, Steer
 from madang.control.world import World
 from madang.errors import Conflict, NotFound, Rejected, Unauthorized, Value
 from madang.planning.action import Action
@@ -32,7 +32,6 @@ from madang.planning.preview import Change, follow, telling, wish
 from madang.planning.snapshot import Seen
 from madang.ports import Codes, Random
 from madang.resources.event import Event
-from madang.resources.grant import Grant
 from madang.resources.job import Job, JobSpec
 from madang.resources.kinds import WRITABLE
 from madang.resources.manifest import MANIFESTS_MAX, Manifest, numbered, read
@@ -280,6 +279,7 @@ class Intake:
         if isinstance(resource, Job) and before is None:
             check_new(resource, self.world, subject)
         check_changed(before, resource, subject)
+        check_applied(before, resource, [each.resource for each in changes], self.world)
         organization, _, project = resource.project.partition("/")
         if isinstance(resource, Project | User) or (isinstance(resource, Quota) and not project):
             self._need(Organization, Ref(organization, organization), subject, changes)
@@ -406,15 +406,17 @@ class Intake:
 
         return await self._again(act)
 
-    async def act_on_grant(self, who: Principal, ref: Ref, asked: Asked) -> AnyResource:
-        """Do what somebody may do about a grant, and write it down with who did it."""
+    async def act(
+        self, who: Principal, kind: str, ref: Ref, deed: Deed, *, dry_run: bool = False
+    ) -> Sequence[AnyResource]:
+        """Do what somebody may do about a thing, and write it down with who did it, at once."""
 
-        async def once() -> AnyResource:
-            found = self.find(who, "grant", ref)
-            assert isinstance(found, Grant)
-            changed = act(who, found, asked, self.world.clock.now())
-            event = self._told(who, changed, DID[asked.what], text=asked.text)
-            return (await self._commit(who, [changed], events=[event]))[0]
+        async def once() -> Sequence[AnyResource]:
+            done = deed(self.find(who, kind, ref))
+            if dry_run:
+                return done.changed
+            events = [self._told(who, each, code, **values) for each, code, values in done.told]
+            return await self._commit(who, done.changed, events=events, result=tuple)
 
         return await self._again(once)
 

@@ -49,6 +49,8 @@ def users_of(found: AnyResource, world: World) -> set[tuple[str, Ref]]:
     if found.kind in {"site", "pool"}:
         parts = "pool" if found.kind == "site" else "node"
         return those(parts, lambda each: getattr(each.spec, found.kind) == found.name)
+    if found.kind == "round":
+        return those("grant", lambda grant: grant.spec.round == found.name)
     if found.kind == "build":
         judged = found.status.replica if found.status.judged_at is None else ""
         return those("replica", lambda replica: replica.uid == judged)

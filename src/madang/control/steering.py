@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from madang.errors import Conflict
+from madang.errors import Conflict, Value
 from madang.planning.fencing import check
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import Job
@@ -39,6 +40,18 @@ def resumed(found: AnyResource) -> Steered | None:
         return None
     spec = found.spec.model_copy(update={"suspend": False})
     return Steered(spec, "idle.resumed", found.status.model_copy(update={"rests": False}))
+
+
+class Done(NamedTuple):
+    """What somebody's deed changes, what it is about first, and what is told of it."""
+
+    changed: tuple[AnyResource, ...]
+    told: tuple[tuple[AnyResource, str, Mapping[str, Value]], ...]
+    """Of what, the code of the event, and its values."""
+
+
+Deed = Callable[[AnyResource], Done]
+"""Does something about a thing as it is found; raises where that may not be."""
 
 
 def emptied(drain: bool) -> Steer:

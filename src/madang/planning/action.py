@@ -61,6 +61,7 @@ class Verb(StrEnum):
     BUSY_AGAIN = "idle.over"
     WARN_IDLE = "idle.warned"
     STATUS_GRANT = "grant.status"
+    STATUS_ROUND = "round.status"
     STATUS_NODE = "node.status"
     STATUS_REVISION = "revision.status"
     STATUS_SERVICE = "service.status"

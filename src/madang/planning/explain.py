@@ -7,6 +7,7 @@ from dataclasses import replace
 from madang.errors import Value
 from madang.planning.ask import Refused
 from madang.planning.barrier import barrier
+from madang.planning.calls import of_grant, of_round
 from madang.planning.fix import smallest_fix
 from madang.planning.gangs import Want, place_gang, want_of
 from madang.planning.grants import due, findings, told
@@ -24,6 +25,7 @@ from madang.resources.place import Node
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Frozen, Reason, Ref
 from madang.resources.revision import Revision
+from madang.resources.round import Round
 from madang.resources.service import Service
 
 LEFT_MAX = 20
@@ -43,7 +45,7 @@ class Explanation(Frozen):
     """Tried on a copy of the world: it would make the thing start."""
     last_lines: tuple[str, ...] = ()
     findings: tuple[Reason, ...] = ()
-    """Of a grant, step by step how it came to be what it is, from what is stored."""
+    """Of a grant or a round, step by step how it came to be what it is, from what is stored."""
     because: tuple[Explanation, ...] = ()
     ahead: int | None = None
     """Jobs in line before it; None: it is not in line;"""
@@ -67,10 +69,12 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
         return _of(resource).model_copy(update=_job(resource, snapshot, memo))
     if isinstance(resource, Grant):
         said = {
-            "findings": tuple(findings(resource)),
+            "findings": (*findings(resource), *of_grant(resource, snapshot)),
             "reason": told(resource, due(resource, snapshot.now)),
         }
         return _of(resource).model_copy(update=said)
+    if isinstance(resource, Round):
+        return _of(resource).model_copy(update={"findings": tuple(of_round(resource))})
     if isinstance(resource, Node) and resource.spec.drain:
         return _of(resource, tuple(_of(each) for each in _left(resource, snapshot)))
     return _of(resource)

@@ -30,18 +30,21 @@ def plan_grants(snapshot: Snapshot) -> Iterator[Action]:
 def due(grant: Grant, now: float) -> GrantPhase:
     """Return the phase in which a grant is at that moment."""
     phase = grant.status.phase
-    if phase not in {G.REVIEWED, *GIVEN} or not grant.status.count:
+    if phase not in {G.REVIEWED, *GIVEN} or not (grant.status.count or grant.spec.round):
         return phase
     if now >= grant.ends:
         return G.EXPIRED
-    if now < grant.begins:
+    if now < grant.begins or not grant.status.count:
         return phase
     is_late = now >= grant.ends - WARNED_S and phase is not G.REVIEWED
     return G.WARNED if is_late else G.ACTIVE if phase is G.REVIEWED else phase
 
 
 def told(grant: Grant, phase: GrantPhase) -> Reason:
-    """Say what a phase means for a grant."""
+    """Say what a phase means for a grant; before it has begun, what its round has decided."""
+    by_round = grant.status.reason if phase in {G.REVIEWED, G.REFUSED} else None
+    if by_round and phase is grant.status.phase and by_round.code.startswith("round."):
+        return by_round
     values: dict[str, Value] = {
         "count": grant.status.count, "kind": grant.spec.accelerator, "begins": grant.spec.begins,
         "until": grant.status.until or grant.spec.until,
@@ -59,7 +62,7 @@ PHASES = {
 def wake_s(snapshot: Snapshot) -> float | None:
     """Return the seconds until some grant is in another phase by itself."""
     due_at = [
-        at for grant in snapshot.grants.values() if grant.status.count
+        at for grant in snapshot.grants.values() if grant.status.count or grant.spec.round
         for at in (grant.begins, grant.ends - WARNED_S, grant.ends) if at > snapshot.now
     ]  # fmt: skip
     return min(due_at) - snapshot.now if due_at else None
@@ -112,4 +115,5 @@ def findings(grant: Grant) -> Iterator[Reason]:
 DEEDS = {
     "approve": "grant.deed-approve", "refuse": "grant.deed-refuse", "renew": "grant.deed-renew",
     "reclaim": "grant.deed-reclaim", "appeal": "grant.deed-appeal",
+    "award": "grant.deed-award", "decline": "grant.deed-decline",
 }  # fmt: skip

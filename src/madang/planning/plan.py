@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from madang.planning import attempts, jobs
 from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
+from madang.planning.calls import plan_rounds
+from madang.planning.calls import wake_s as round_wake_s
 from madang.planning.fencing import plan_accelerators
 from madang.planning.fencing import wake_s as fencing_wake_s
 from madang.planning.forecast import question
@@ -60,7 +62,7 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
         chosen = (
             tuple(plan_tallies(snapshot))
             or tuple(plan_meters(snapshot))
-            or tuple(plan_grants(snapshot))
+            or (*plan_rounds(snapshot), *plan_grants(snapshot))
             or tuple(plan_idle(snapshot))
             or tuple(plan_accelerators(snapshot))
             or tuple(plan_over(snapshot, memo.ground(snapshot)))
@@ -186,4 +188,5 @@ def _wake_s(snapshot: Snapshot, ground: Ground, order: Order) -> float | None:
     times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs]
     times += [fencing_wake_s(snapshot), quota_wake_s(snapshot, ground.books)]
     times += [grant_wake_s(snapshot), meter_wake_s(snapshot), turn_wake_s(snapshot, order)]
+    times.append(round_wake_s(snapshot))
     return min((due for due in times if due is not None and due > 0), default=None)

@@ -22,6 +22,7 @@ from madang.resources.quota import Quota
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Build, Revision
+from madang.resources.round import Round
 from madang.resources.service import Service
 from madang.resources.volume import Volume
 from madang.supervisor.protocol import Process
@@ -235,6 +236,11 @@ class Snapshot:
     def queues(self) -> Mapping[Ref, Queue]:
         """All queues."""
         return self.all(Queue)
+
+    @property
+    def rounds(self) -> Mapping[Ref, Round]:
+        """All rounds."""
+        return self.all(Round)
 
     @property
     def attempts(self) -> Mapping[Ref, Attempt]:

@@ -11,7 +11,7 @@ import math
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
 
 from madang.errors import Unfit
 from madang.resources.idle import IdleWatch, Reclaim
@@ -51,11 +51,23 @@ class GrantSpec(Frozen):
     """What its project counts for beside its like, while it is active."""
     reclaim: Reclaim | None = None
     reason: Text = ""
+    round: Name | None = None
+    """The round that it applies to, and that then decides about it;"""
+    sector: Name | None = None
+    """as what its organization applies there."""
+    least: Count = 0
+    """In a round: a smaller part is of no use."""
+    burst: Annotated[bool, Strict()] = False
+    """In a round: for a short time, of what is idle."""
 
     @model_validator(mode="after")
-    def _ends_after_it_begins(self) -> Self:
+    def _holds_together(self) -> Self:
         if day_of(self.until) <= day_of(self.begins):
             raise Unfit("value.grant-days", begins=self.begins, until=self.until)
+        if self.least > self.count:
+            raise Unfit("value.grant-least", least=self.least, count=self.count)
+        if self.round is None and (self.sector or self.least or self.burst):
+            raise Unfit("value.grant-alone")
         return self
 
 
@@ -78,16 +90,18 @@ class GrantPhase(StrEnum):
 _G = GrantPhase
 NEXT: dict[GrantPhase, frozenset[GrantPhase]] = {
     _G.REQUESTED: frozenset({_G.REVIEWED, _G.REFUSED}),
-    _G.REVIEWED: frozenset({_G.ACTIVE, _G.REFUSED, _G.EXPIRED}),
+    _G.REVIEWED: frozenset({_G.ACTIVE, _G.REFUSED, _G.RECLAIMED, _G.EXPIRED}),
     _G.ACTIVE: frozenset({_G.WARNED, _G.RENEWED, _G.RECLAIMED, _G.EXPIRED}),
     _G.WARNED: frozenset({_G.ACTIVE, _G.RENEWED, _G.RECLAIMED, _G.EXPIRED}),
     _G.RENEWED: frozenset({_G.WARNED, _G.RECLAIMED, _G.EXPIRED}),
-    _G.REFUSED: frozenset(),
+    _G.REFUSED: frozenset({_G.REVIEWED}),  # of a round that is awarded again
     _G.RECLAIMED: frozenset(),
     _G.EXPIRED: frozenset(),
 }
 GIVEN = frozenset({_G.ACTIVE, _G.WARNED, _G.RENEWED})
 """Phases in which its project has it."""
+OVER = frozenset({_G.REFUSED, _G.RECLAIMED, _G.EXPIRED})
+"""Phases in which it promises nothing, and by itself never will."""
 
 
 class Card(Frozen):
@@ -116,7 +130,7 @@ class Deed(Frozen):
     """Something that somebody did about it."""
 
     what: str
-    """approve, refuse, renew, reclaim, appeal."""
+    """approve, award, decline, refuse, renew, reclaim, appeal."""
     by: str
     at: float
     text: Text = ""
@@ -133,7 +147,7 @@ class GrantStatus(Condition):
     unmet: str = ""
     """and the condition that it does not meet, whatever its score; empty: none."""
     count: int = 0
-    """So many were approved; 0: none yet."""
+    """So many were approved or awarded; 0: none yet."""
     until: str = ""
     """Where it was renewed: its last day now."""
     deeds: tuple[Deed, ...] = ()
@@ -162,6 +176,11 @@ class Grant(Resource[GrantSpec, GrantStatus]):
         """The mean of the cards that count, the same in whatever order; None: there is none."""
         totals = [card.total for card in self.counting]
         return round(math.fsum(totals) / len(totals), 3) if totals else None
+
+    @property
+    def stands(self) -> bool:
+        """Whether it promises something, now or from its first day on."""
+        return self.status.count > 0 and self.status.phase not in OVER
 
     @property
     def begins(self) -> float:

@@ -16,6 +16,7 @@ from madang.resources.quota import Quota
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build, Revision
+from madang.resources.round import Round
 from madang.resources.secret import Secret
 from madang.resources.service import Service
 from madang.resources.tenancy import Key, Organization, Project, User
@@ -24,15 +25,15 @@ from madang.resources.volume import Volume
 KINDS: dict[str, type[AnyResource]] = {
     kind.kind: kind
     for kind in (
-        Organization, Project, User, Quota, Grant, Key, Site, Pool, Node, Accelerator,
+        Organization, Project, User, Quota, Round, Grant, Key, Site, Pool, Node, Accelerator,
         Model, Service, Revision, Build, Replica, Endpoint, Volume, Secret, Job,
         Attempt, Queue,
     )
 }  # fmt: skip
 
 WRITABLE = (
-    "organization", "project", "user", "quota", "grant", "site", "pool", "model", "service",
-    "volume", "job",
+    "organization", "project", "user", "quota", "round", "grant", "site", "pool", "model",
+    "service", "volume", "job",
 )  # fmt: skip
 """Kinds that `apply` takes."""
 

@@ -23,10 +23,11 @@ from madang.resources.place import (
 from madang.resources.power import published
 from madang.resources.quota import Quota, QuotaSpec, QuotaStatus
 from madang.resources.resource import AnyResource, Ref
+from madang.resources.round import Round, RoundSpec, RoundStatus
 from madang.resources.service import Service, ServiceSpec, ServiceStatus
 
 PROJECT = "acme/lab"
-ALONE = Grant | Job | Model | Node | Pool | Quota | Service
+ALONE = Grant | Job | Model | Node | Pool | Quota | Round | Service
 GB = 10**9
 
 FAKE = EngineFacts(
@@ -104,6 +105,16 @@ def grant(name: str = "burst", project: str = PROJECT, **spec: object) -> Grant:
     return Grant(
         project=project, name=name, uid=f"grant-{name}",
         spec=GrantSpec.model_validate({**written, **spec}), status=GrantStatus(),
+    )  # fmt: skip
+
+
+def round_(name: str = "first", **spec: object) -> Round:
+    """Return a round as an operator has just called it."""
+    written = {"accelerator": "nvidia", "capacity": 4, "closes": "2026-11-01",
+               "from": "2026-12-01", "until": "2027-06-01"}  # fmt: skip
+    return Round(
+        name=name, uid=f"round-{name}", spec=RoundSpec.model_validate({**written, **spec}),
+        status=RoundStatus(),
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from madang.resources.place import Pool, Site
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build
+from madang.resources.round import Round
 from madang.supervisor.protocol import Process
 from madang.twin.form import Misshapen, canonical, plain, shaped
 
@@ -218,6 +219,11 @@ def _bare_grant(grant: Grant) -> AnyResource:
     return bared.model_copy(update={"spec": grant.spec.model_copy(update={"reason": ""})})
 
 
+def _bare_round(found: Round) -> AnyResource:
+    bared: Round = found.with_status(decisions=())
+    return bared.model_copy(update={"spec": found.spec.model_copy(update={"title": ""})})
+
+
 def _bare_site(site: Site) -> AnyResource:
     return site.model_copy(update={"spec": site.spec.model_copy(update={"title": ""})})
 
@@ -228,6 +234,7 @@ _BARE: dict[str, Callable[[Any], AnyResource]] = {
     Build.kind: _bare_build,
     Site.kind: _bare_site,
     Grant.kind: _bare_grant,
+    Round.kind: _bare_round,
 }
 
 

@@ -58,14 +58,12 @@ STREAM_TIMEOUT_S = 600.0
 WAIT_S = 20.0
 """How long one long poll waits for news."""
 SITE_WIDE = frozenset(
-    {"organization", "project", "user", "quota", "site", "pool", "node", "accelerator"}
+    {"organization", "project", "user", "quota", "round", "site", "pool", "node", "accelerator"}
 )
 """Kinds that are looked up without a project."""
 ANSWER_BYTES_MAX = 64 << 20
 LINE_BYTES_MAX = 1 << 20
 PIECE_BYTES = 1 << 18
-
-
 T = TypeVar("T")
 Headers = Mapping[str, str]
 NO_MORE: Headers = {}
@@ -300,25 +298,15 @@ class Client:
         kept: Resource = self._json("POST", "secret", body=body)
         return kept
 
-    def act_on_grant(self, name: str, what: str, **said: Any) -> Resource:
-        """Review, approve, refuse, renew or reclaim a grant, or appeal."""
-        path, query = self._ref("grant", name)
-        return cast(
-            "Resource", self._json("POST", f"{path}/act", query, body={"what": what, **said})
-        )
+    def act(self, kind: str, name: str, what: str, **said: Any) -> Any:
+        """Do something about a grant or a round; return the one, or how the other stands."""
+        path, query = self._ref(kind, name)
+        return self._json("POST", f"{path}/act", query, body={"what": what, **said})
 
-    def act_on_round(self, name: str, what: str, **said: Any) -> Outcome:
-        """Close a round, award it, give on what came back, lend what is idle; or try that."""
-        path = f"round/{_quoted(name)}/act"
-        return cast("Outcome", self._json("POST", path, body={"what": what, **said}))
-
-    def calls(self) -> Sequence[Outcome]:
-        """Return every round, with those requests that the caller may see."""
-        return cast("Sequence[Outcome]", self._json("GET", "call")["items"])
-
-    def call(self, name: str) -> Outcome:
-        """Return one round, with those requests that the caller may see."""
-        return cast("Outcome", self._json("GET", f"call/{_quoted(name)}"))
+    def calls(self, name: str = "") -> Sequence[Outcome]:
+        """Return every round, or one, with those requests that the caller may see."""
+        found = self._json("GET", f"call/{_quoted(name)}" if name else "call")
+        return [found] if name else cast("Sequence[Outcome]", found["items"])
 
     def delete(self, kind: str, name: str) -> Resource:
         """Take it down; returns before it is gone, with what it was."""

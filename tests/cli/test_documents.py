@@ -120,3 +120,11 @@ def test_a_file_of_somebody_else_is_never_overwritten(tmp_path: Path) -> None:
         write(tmp_path, {path: {"kind": "service", "name": "x"}})
     assert error.value.code == "export.not-ours"
     assert (tmp_path / path).read_text() == "mine"
+
+
+def test_a_day_is_read_as_it_is_written(tmp_path: Path) -> None:
+    put(tmp_path, a="from: 2026-12-01\nuntil: '2027-03-01'\ncount: 8\nat: 2026-12-01 10:00:00\n")
+    (found,) = read(str(tmp_path))
+    assert found.value == {
+        "from": "2026-12-01", "until": "2027-03-01", "count": 8, "at": "2026-12-01 10:00:00",
+    }  # fmt: skip

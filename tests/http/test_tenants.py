@@ -197,11 +197,6 @@ GLANCES: dict[str, tuple[Any, ...]] = {
 """Right, place, and whether it must hold on the whole site."""
 
 
-def glances(path: str) -> dict[tuple[str, str], list[Ask]]:
-    at = path.replace("{name}", "r")
-    return {("GET", f"/api/v1/{name}"): [Ask("GET", at, *rule)] for name, rule in GLANCES.items()}
-
-
 WRITES = {
     "code": {"digest": f"sha256:{'0' * 64}"}, "secret": {"name": "token", "text": "x"},
 }  # fmt: skip
@@ -217,7 +212,8 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
     in_lab = {"project": LAB}
     everywhere = [Ask("GET", path, R.READ), Ask("GET", path, R.READ, LAB, params=in_lab)]
     plain: dict[tuple[str, str], list[Ask]] = {
-        **glances(path),
+        **{("GET", f"/api/v1/{name}"): [Ask("GET", path.replace("{name}", "r"), *rule)]
+           for name, rule in GLANCES.items()},
         ("GET", "/api/v1/changes"): [
             Ask("GET", path, R.READ, params={"after": "0"}),
             Ask("GET", path, R.READ, LAB, params={"after": "0", **in_lab}),
@@ -237,10 +233,8 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
             )
         ],
         ("POST", "/api/v1/key"): [
-            Ask(
-                "POST", path, R.KEYS, LAB,
-                body={"name": f"k{next(town.serial)}", "role": "viewer", **in_lab},
-            )
+            Ask("POST", path, R.KEYS, LAB,
+                body={"name": f"k{next(town.serial)}", "role": "viewer", **in_lab})
         ],
         ("DELETE", "/api/v1/key/{name:path}"): [
             Ask("DELETE", "/api/v1/key/none", R.KEYS, LAB, params={**in_lab, "made": made},

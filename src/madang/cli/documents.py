@@ -77,6 +77,7 @@ def _parsed(content: bytes, file: str) -> Iterator[Document]:
     loader = None
     try:
         loader = yaml.SafeLoader(content)
+        loader.yaml_implicit_resolvers = _without_days(loader.yaml_implicit_resolvers)
         while loader.check_node():
             node = loader.get_node()
             value = loader.construct_document(node) if node else None
@@ -90,6 +91,12 @@ def _parsed(content: bytes, file: str) -> Iterator[Document]:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _without_days(resolvers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return YAML's rules for plain words without the one for days: 2026-12-01 is text here."""
+    days = "tag:yaml.org,2002:timestamp"
+    return {first: [r for r in rules if r[0] != days] for first, rules in resolvers.items()}
 
 
 def blame(error: MadangError, documents: Sequence[Document]) -> None:

@@ -47,7 +47,7 @@ class Wanted:
         if not self.round:
             return spec
         called = canonical(self.round)
-        call = client.call(called)["spec"]
+        call = client.calls(called)[0]["spec"]
         return {**{key: call[key] for key in ("accelerator", "from", "until")}, **spec,
                 "round": called}  # fmt: skip
 
@@ -216,7 +216,7 @@ def ls(*, options: Options = DEFAULTS) -> None:
 
 def _act(name: str, what: str, options: Options, **said: Any) -> None:
     with options.client() as client, naming(client, "grant", canonical(name)):
-        _told(client.act_on_grant(canonical(name), what, **said), options)
+        _told(client.act("grant", canonical(name), what, **said), options)
 
 
 def _told(found: Any, options: Options) -> None:

@@ -61,7 +61,7 @@ def explain(name: str, /, *, options: Options = DEFAULTS) -> None:
     """
     called = canonical(name)
     with options.client() as client:
-        found = client.call(called)
+        found = client.calls(called)[0]
     show_json(found) if options.json else _show(found)
 
 
@@ -148,7 +148,7 @@ def burst(
 def _act(name: str, what: str, options: Options, **said: Any) -> None:
     called = canonical(name)
     with options.client() as client, naming(client, "round", called):
-        found = client.act_on_round(called, what, **said)
+        found: Outcome = client.act("round", called, what, **said)
     if options.json:
         show_json(found)
         return

@@ -182,10 +182,12 @@ def _show(found: Outcome, only_last: bool = False) -> None:
 def _decision(made: Mapping[str, Any]) -> None:
     """Print one decision, with the requests that the caller may see."""
     values: dict[str, Any] = {
-        "by": made["by"], "text": made["text"] or "-", "requests": made["requests"],
+        "by": made["by"], "text": made["text"], "requests": made["requests"],
         "digest": made["digest"][7:19], "at": moment(made["at"]),
     }  # fmt: skip
     say(word(MADE[made["what"]], **values))
+    if made["text"]:
+        tell("round.note", **values)
     tell("round.holds" if made["holds"] else "round.differs", **values)
     rows = [list(_row(row)) for row in made["rows"]]
     if rows:

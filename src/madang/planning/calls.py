@@ -285,10 +285,12 @@ def _deed(decision: Decision) -> Iterator[Reason]:
     has = {bid.grant: bid.has for bid in decision.bids}
     more = given - sum(has[award.grant] for award in decision.awards)
     values: dict[str, Value] = {
-        "by": decision.by, "text": decision.text or "-", "requests": len(decision.awards),
+        "by": decision.by, "text": decision.text, "requests": len(decision.awards),
         "count": more, "digest": decision.digest[7:19],
     }  # fmt: skip
     yield Reason(code=DEEDS[decision.what], values=values)
+    if decision.text:
+        yield Reason(code="round.note", values=values)
     yield Reason(code="round.holds" if holds(decision) else "round.differs", values=values)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from madang.planning.action import Verb
+from madang.planning.ages import watched
 from madang.planning.explain import explain
 from madang.planning.idle import WARNED_AT
 from madang.planning.metering import used_by, used_in
@@ -59,7 +60,9 @@ class Yard(Paper):
     def restart(self) -> None:
         """Let control begin anew: it has watched nothing, and measured nothing."""
         self._see(loads={})
-        self.snapshot = replace(self.snapshot, term=self.snapshot.term + 1, ages={})
+        stored = [each for own in self.snapshot.kept.values() for each in own.values()]
+        ages = watched({}, stored, (), self.snapshot.steady_s)
+        self.snapshot = replace(self.snapshot, term=self.snapshot.term + 1, ages=ages)
 
     def sums(self) -> tuple[MonthUse, ...]:
         return used_in(next(iter(self.snapshot.all(Project).values())), self.snapshot)
@@ -201,7 +204,7 @@ def test_who_is_idle_is_warned_first_then_saves_and_rests_until_it_is_resumed() 
     assert (told.code, told.values["percent"], told.values["left"]) == (
         "idle.warned-job",
         30,
-        "12h",
+        "11h",
     )
     yard.tell(yard.newest, 0, step=7)
     yard.spend(10 * HOUR_S, 0.1)

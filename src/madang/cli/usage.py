@@ -10,6 +10,8 @@ from cyclopts import Parameter
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import say, show_json, table, tell
 
+HOURS_MIN = 0.01
+"""Less is not told."""
 HEAD = (
     "column.project", "column.kind", "column.held-hours", "column.used-hours",
     "column.idle-hours", "column.used-share", "column.krw", "column.idle-krw",
@@ -37,9 +39,9 @@ def usage(
         tell("usage.none")
         return
     table(HEAD, rows)
-    if any(item["unmeasured_h"] >= 0.01 for item in found["items"]):
+    if any(item["unmeasured_h"] >= HOURS_MIN for item in found["items"]):
         tell("usage.unmeasured", hours=sum(item["unmeasured_h"] for item in found["items"]))
-    lost = [item for item in found["items"] if item["lost_h"]]
+    lost = [item for item in found["items"] if item["lost_h"] >= HOURS_MIN]
     if lost:
         say()
     for item in lost:

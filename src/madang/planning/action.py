@@ -60,6 +60,7 @@ class Verb(StrEnum):
     METER = "meter.read"
     BUSY_AGAIN = "idle.over"
     WARN_IDLE = "idle.warned"
+    RETURN_GRANT = "grant.gave-back"
     STATUS_GRANT = "grant.status"
     STATUS_ROUND = "round.status"
     STATUS_NODE = "node.status"

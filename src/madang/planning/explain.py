@@ -12,6 +12,7 @@ from madang.planning.fix import smallest_fix
 from madang.planning.gangs import Want, place_gang, want_of
 from madang.planning.grants import due, findings, told
 from madang.planning.ground import Ground
+from madang.planning.idle import WORKING, warning_of
 from madang.planning.memo import Memo
 from madang.planning.place import place
 from madang.planning.queue import is_in_line
@@ -19,6 +20,7 @@ from madang.planning.quotas import Limit, held_back
 from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
+from madang.planning.unused import warning_of as unused_warning
 from madang.resources.grant import Grant
 from madang.resources.job import Job, JobPhase
 from madang.resources.place import Node
@@ -70,7 +72,8 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
     if isinstance(resource, Grant):
         said = {
             "findings": (*findings(resource), *of_grant(resource, snapshot)),
-            "reason": told(resource, due(resource, snapshot.now)),
+            "reason": unused_warning(resource, snapshot)
+            or told(resource, due(resource, snapshot.now)),
         }
         return _of(resource).model_copy(update=said)
     if isinstance(resource, Round):
@@ -129,7 +132,8 @@ def _runs(job: Job, snapshot: Snapshot) -> Reason | None:
     values: dict[str, Value] = {
         "nodes": nodes, "attempt": job.status.attempt, "attempts": job.spec.resume.attempts,
     }  # fmt: skip
-    return attempt.status.reason or Reason(code="job.runs", values=values)
+    warned = warning_of(attempt, snapshot) if attempt.status.phase in WORKING else None
+    return warned or attempt.status.reason or Reason(code="job.runs", values=values)
 
 
 def _service(service: Service, snapshot: Snapshot, memo: Memo) -> Explanation:

@@ -114,6 +114,6 @@ def findings(grant: Grant) -> Iterator[Reason]:
 
 DEEDS = {
     "approve": "grant.deed-approve", "refuse": "grant.deed-refuse", "renew": "grant.deed-renew",
-    "reclaim": "grant.deed-reclaim", "appeal": "grant.deed-appeal",
+    "reclaim": "grant.deed-reclaim", "return": "grant.deed-return", "appeal": "grant.deed-appeal",
     "award": "grant.deed-award", "decline": "grant.deed-decline",
 }  # fmt: skip

@@ -121,6 +121,14 @@ def warning(owner: Owner, meter: Meter, policy: Reclaim) -> Reason:
     return Reason(code=code, values=values_of(meter.idle_s, meter.warned_s, policy))
 
 
+def warning_of(owner: Owner, snapshot: Snapshot) -> Reason | None:
+    """Say that a holder is warned of, as it is by now; None: it is not."""
+    policy, meter = policy_of(owner, snapshot), owner.status.meter
+    if policy is None or meter is None or meter.warned_s is None:
+        return None
+    return warning(owner, meter, policy)
+
+
 def values_of(idle_s: float, warned_s: float | None, policy: Reclaim) -> dict[str, Value]:
     """Return what sentences about idleness are given."""
     since_s = idle_s if warned_s is None else warned_s

@@ -36,6 +36,8 @@ from madang.planning.sweeps import plan_sweep
 from madang.planning.tally import plan_tallies
 from madang.planning.turns import plan_turns
 from madang.planning.turns import wake_s as turn_wake_s
+from madang.planning.unused import plan_unused
+from madang.planning.unused import wake_s as unused_wake_s
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica
 from madang.resources.resource import Reason
@@ -63,6 +65,7 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
             tuple(plan_tallies(snapshot))
             or tuple(plan_meters(snapshot))
             or (*plan_rounds(snapshot), *plan_grants(snapshot))
+            or tuple(plan_unused(snapshot))
             or tuple(plan_idle(snapshot))
             or tuple(plan_accelerators(snapshot))
             or tuple(plan_over(snapshot, memo.ground(snapshot)))
@@ -188,5 +191,5 @@ def _wake_s(snapshot: Snapshot, ground: Ground, order: Order) -> float | None:
     times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs]
     times += [fencing_wake_s(snapshot), quota_wake_s(snapshot, ground.books)]
     times += [grant_wake_s(snapshot), meter_wake_s(snapshot), turn_wake_s(snapshot, order)]
-    times.append(round_wake_s(snapshot))
+    times += [round_wake_s(snapshot), unused_wake_s(snapshot)]
     return min((due for due in times if due is not None and due > 0), default=None)

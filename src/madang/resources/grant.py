@@ -130,7 +130,7 @@ class Deed(Frozen):
     """Something that somebody did about it."""
 
     what: str
-    """approve, award, decline, refuse, renew, reclaim, appeal."""
+    """approve, award, decline, refuse, renew, reclaim, appeal; return: unused, by control."""
     by: str
     at: float
     text: Text = ""

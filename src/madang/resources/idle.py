@@ -58,8 +58,10 @@ class IdleWatch(Frozen):
 
     at: float = 0.0
     """Unix seconds of the last look;"""
+    term: int = 0
+    """the control that looked,"""
     used: dict[str, int] = {}
-    """what its project had used by then, by kind, in thousandths of accelerator seconds;"""
+    """and what its project had used by then, by kind, in thousandths of accelerator seconds;"""
     below: float = 0.0
     idle_s: float = 0.0
     """for so long it has been less than that part;"""

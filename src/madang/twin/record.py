@@ -1,6 +1,6 @@
 """A snapshot with the plan that was made of it, as one text: what control saw, and what it decided.
 
-Only what planning reads is in it. Tenants, users and keys are not, nor what engines printed, where
+Only what planning reads is in it. Users, keys and titles are not, nor what engines printed, where
 models came from, or what a gate saw where it passed: those say what people asked and who they are.
 """
 
@@ -28,6 +28,7 @@ from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build
 from madang.resources.round import Round
+from madang.resources.tenancy import Project
 from madang.supervisor.protocol import Process
 from madang.twin.form import Misshapen, canonical, plain, shaped
 
@@ -39,14 +40,14 @@ GZIP = b"\x1f\x8b"
 
 
 def planned_kinds() -> frozenset[str]:
-    """Return the kinds that planning is offered by name, with the places that nodes are in."""
+    """Return the kinds that planning is offered by name, with what sums are kept in."""
     offered = (
         get_args(get_type_hints(each.fget)["return"])
         for each in vars(Snapshot).values()
         if isinstance(each, property)
     )
     kinds = {inner[1].kind for inner in offered if len(inner) == 2 and hasattr(inner[1], "kind")}
-    return frozenset({*kinds, Pool.kind, Site.kind})
+    return frozenset({*kinds, Pool.kind, Project.kind, Site.kind})
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +225,10 @@ def _bare_round(found: Round) -> AnyResource:
     return bared.model_copy(update={"spec": found.spec.model_copy(update={"title": ""})})
 
 
+def _bare_project(project: Project) -> AnyResource:
+    return project.model_copy(update={"spec": project.spec.model_copy(update={"title": ""})})
+
+
 def _bare_site(site: Site) -> AnyResource:
     return site.model_copy(update={"spec": site.spec.model_copy(update={"title": ""})})
 
@@ -233,6 +238,7 @@ _BARE: dict[str, Callable[[Any], AnyResource]] = {
     Model.kind: _bare_model,
     Build.kind: _bare_build,
     Site.kind: _bare_site,
+    Project.kind: _bare_project,
     Grant.kind: _bare_grant,
     Round.kind: _bare_round,
 }

@@ -29,7 +29,9 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 QUICKSTARTS = ("docs/quickstart.md", "docs/ko/quickstart.md")
 OPERATIONS = ("docs/operations.md", "docs/ko/operations.md")
-GUIDES = ("docs/guides/scarce-accelerators.md", "docs/guides/training.md")
+GUIDES = (
+    "docs/guides/scarce-accelerators.md", "docs/guides/sharing.md", "docs/guides/training.md",
+)  # fmt: skip
 GUIDE_PAIRS = tuple((guide, guide.replace("docs/", "docs/ko/", 1)) for guide in GUIDES)
 """Typed in English only; what is typed is the same in Korean."""
 PAGES_TYPED = (*QUICKSTARTS, *OPERATIONS, *GUIDES)
@@ -332,6 +334,10 @@ def help_of(*command: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
+FAMILIES = frozenset({"model", "key", "audit", "twin", "grant", "round"})
+"""Commands that have commands of their own."""
+
+
 def is_there(words: list[str]) -> bool:
     """Tell whether a make target or a command with these options exists."""
     program, *rest = words
@@ -341,7 +347,7 @@ def is_there(words: list[str]) -> bool:
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         targets += [f"bench-{path.stem.replace('_', '-')}" for path in ROOT.glob("bench/*.py")]
         return set(plain) <= set(targets)
-    command = plain[: 2 if plain[:1] in (["model"], ["key"], ["audit"], ["twin"]) else 1]
+    command = plain[: 2 if plain[:1] and plain[0] in FAMILIES else 1]
     if rest[0].startswith("-"):
         command = []
     elif not command or command[0] not in COMMANDS:

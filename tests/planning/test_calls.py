@@ -17,7 +17,7 @@ from madang.planning.calls import outcome
 from madang.planning.explain import explain
 from madang.planning.rounds import holds
 from madang.planning.snapshot import Snapshot
-from madang.resources.grant import Grant, GrantPhase
+from madang.resources.grant import Deed, Grant, GrantPhase
 from madang.resources.resource import Ref
 from madang.resources.rights import RIGHTS, Principal, Role
 from madang.resources.round import Round, RoundPhase
@@ -262,6 +262,20 @@ def test_what_comes_back_goes_to_the_next_in_line_once(back: str) -> None:
     assert town.counts() == {"a": 0, "b": 3, "c": 1}, "and each unit once"
     with pytest.raises(Conflict):
         town.act("a", "decline", who("a/x", Role.MEMBER, "a/lab"))
+
+
+def test_who_has_given_back_what_lay_unused_is_not_next_in_line_for_it() -> None:
+    town = Town(asked("a", 4, 70), asked("b", 4, 60))
+    town.do("award")
+    town.paper.leap(DAY_S)
+    town.paper.settle()
+    fewer = town.of("a").with_status(
+        count=1, deeds=(*town.of("a").status.deeds, Deed(what="return", by="control", at=1.0))
+    )
+    town.paper.put(fewer)
+    for what in ("next", "award"):
+        town.do(what, again=what == "award", text="x")
+        assert town.counts() == {"a": 1, "b": 3}
 
 
 def test_who_is_next_is_so_by_the_scores_of_the_award() -> None:

@@ -86,7 +86,7 @@ def bids_for(found: Round, what: What, snapshot: Snapshot) -> tuple[Bid, ...]:
     ours = [bid for bid in fresh.values() if bid.lane is not Lane.BURST]
     if what == "next":
         known = dict(_ranked(awarded(found)))
-        ours = [known[bid.grant].model_copy(update={"has": bid.has})
+        ours = [known[bid.grant].model_copy(update={"has": bid.has, "asked": bid.asked})
                 for bid in ours if bid.grant in known]  # fmt: skip
     return tuple(sorted([*lent, *ours], key=lambda bid: bid.grant))
 
@@ -106,15 +106,18 @@ def _is_out(grant: Grant) -> bool:
 def bid_of(grant: Grant, rules: RoundSpec, what: What) -> Bid:
     """Return a request as a decision looks at it.
 
-    An award may take back what has not begun, and nothing that has.
+    An award may take back what has not begun, and nothing that has. Who has given back what lay
+    unused asks for no more than is left.
     """
     spec, status = grant.spec, grant.status
     lane = lane_of(grant, rules)
     is_fresh = what in {"award", "again"} and lane is not Lane.BURST
     keeps = status.phase in GIVEN if is_fresh else grant.stands
+    gave_back = keeps and any(deed.what == "return" for deed in status.deeds)
+    asked = status.count if gave_back else spec.count
     return Bid(
-        grant=full_name(grant), lane=lane, sector=spec.sector or "", asked=spec.count,
-        least=spec.least, has=status.count if keeps else 0, score=grant.score, unmet=grant.unmet,
+        grant=full_name(grant), lane=lane, sector=spec.sector or "", asked=asked,
+        least=min(spec.least, asked), has=status.count if keeps else 0, score=grant.score, unmet=grant.unmet,
         at=grant.created_at,
     )  # fmt: skip
 

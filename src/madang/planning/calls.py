@@ -117,8 +117,8 @@ def bid_of(grant: Grant, rules: RoundSpec, what: What) -> Bid:
     asked = status.count if gave_back else spec.count
     return Bid(
         grant=full_name(grant), lane=lane, sector=spec.sector or "", asked=asked,
-        least=min(spec.least, asked), has=status.count if keeps else 0, score=grant.score, unmet=grant.unmet,
-        at=grant.created_at,
+        least=min(spec.least, asked), has=status.count if keeps else 0, score=grant.score,
+        unmet=grant.unmet, at=grant.created_at,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from madang.resources.quota import ACCELERATORS_MAX, Count
 from madang.resources.resource import Condition, Frozen, Name, Reason, Resource, Title
 
 DECISIONS_MAX = 32
-"""Each keeps what it was made of; of a round of five hundred requests that is 0.1 MB."""
+"""Each keeps what it was made of; of a round of five hundred requests that is 0.25 MB."""
 Units = Annotated[int, Field(ge=0, le=ACCELERATORS_MAX, strict=True)]
 
 

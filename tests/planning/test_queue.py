@@ -330,3 +330,46 @@ def test_a_job_that_is_suspended_leaves_the_line_and_comes_anew() -> None:
     assert came is not None
     assert again.line is not None
     assert again.line.since >= came.since + 2 * HOUR_S
+
+
+def test_one_that_waits_is_told_who_is_before_it_and_what_its_project_has() -> None:
+    paper = Paper(snapshot(
+        node("n", cards=4), model(project=TWO), quota(ONE, weight=3.0),
+        service("bot", project=TWO, needs={"accelerator": "nvidia"}),
+    ))  # fmt: skip
+    paper.settle()
+    paper.put(*(a_job(f"runs{n}", TWO, priority="high") for n in range(3)))
+    paper.settle()
+    paper.put(a_job("high", TWO, priority="high"), a_job("small"), a_job("large", count=2),
+              waited(a_job("old", TWO), 5, paper.now))  # fmt: skip
+    paper.settle(10)
+    told = explain(paper.snapshot.jobs[Ref(ONE, "large")], paper.snapshot)
+    found = {reason.code: reason.values for reason in told.findings}
+    assert told.ahead == 3
+    assert found["queue.place"] == {
+        "kind": "nvidia/h100", "place": 4, "waiting": 4, "higher": 1, "aged": 1, "share": 1,
+        "worth": 0,
+    }  # fmt: skip
+    assert found["queue.fixed"] == {"fixed": 1.0, "capacity": 4}
+    project = found["queue.project"]
+    assert (project["entitled"], project["held"], project["weight"]) == (3.0, 0.0, 3.0)
+    assert project["short"] == 100.0
+    first = explain(paper.snapshot.jobs[Ref(TWO, "old")], paper.snapshot)
+    assert "queue.given-aged" in {reason.code for reason in first.findings}
+
+
+def test_what_is_free_is_kept_for_the_eldest_and_that_is_told_to_those_behind() -> None:
+    paper = Paper(snapshot(node("n", cards=4)))
+    stays = a_job("stays", count=2)
+    status = {"preempted_at": (paper.now, paper.now, paper.now)}
+    paper.put(stays.model_copy(update={"status": stays.status.model_copy(update=status)}))
+    paper.settle()
+    paper.put(waited(a_job("gang", TWO, count=4), 5, paper.now), a_job("behind"))
+    paper.settle(60)
+    assert on(paper) == {"stays"}, "two are free, and kept for the gang"
+    told = explain(paper.snapshot.jobs[Ref(ONE, "behind")], paper.snapshot)
+    assert told.reason is not None
+    assert told.reason.code == "queue.kept-free"
+    paper.wait(HOUR_S)
+    paper.settle()
+    assert on(paper) == {"gang"}, "an hour later that may be asked again which made room so often"

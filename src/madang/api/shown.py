@@ -11,9 +11,11 @@ from madang.planning.layout import drawing, is_processor
 from madang.planning.quotas import Books
 from madang.planning.quotas import told as quota_told
 from madang.planning.snapshot import Snapshot
+from madang.planning.standing import told as queue_told
 from madang.planning.tally import spent_in
 from madang.resources.place import Pool, PoolStatus
 from madang.resources.power import milliwatts
+from madang.resources.queue import Queue
 from madang.resources.quota import Quota
 from madang.resources.resource import AnyResource
 from madang.resources.rights import CONTROL
@@ -26,13 +28,14 @@ HOUR_S = 3600.0
 def shown(world: World, found: Iterable[AnyResource]) -> list[dict[str, Any]]:
     """Return resources as JSON, for whoever may see them."""
     told = list(found)
-    if not any(isinstance(r, Pool | Project | Quota) for r in told):
+    if not any(isinstance(r, Pool | Project | Quota | Queue) for r in told):
         return [r.shown() for r in told]
     snapshot = world.snapshot(CONTROL)
     drawn = power(snapshot) if any(isinstance(r, Pool) for r in told) else {}
     if any(isinstance(r, Quota) for r in told):
         books = Books(snapshot)
         told = [quota_told(r, snapshot, books) if isinstance(r, Quota) else r for r in told]
+    told = [queue_told(r, snapshot) if isinstance(r, Queue) else r for r in told]
     told = [_with_hours(r, snapshot) if isinstance(r, Project) else r for r in told]
     return [r.model_copy(update={"status": drawn.get(r.uid, r.status)}).shown() for r in told]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -196,6 +196,16 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.closes", _spec("closes")), ("column.from", _spec("from")),
         ("column.until", _spec("until")), ("column.title", _spec("title")),
     ),
+    "queue": (
+        _NAME, ("column.capacity", lambda r: r["status"]["capacity"]),
+        ("column.project", lambda r: r["of"]["project"]),
+        ("column.weight", lambda r: f"{r['of']['weight']:g}"),
+        ("column.guaranteed", lambda r: f"{r['of']['guaranteed']:g}"),
+        ("column.entitled", lambda r: f"{r['of']['entitled']:.4g}"),
+        ("column.held", lambda r: f"{r['of']['held']:g}"),
+        ("column.asked", lambda r: f"{r['of']['demand'] - r['of']['held']:.6g}"),
+        ("column.short", lambda r: f"{100 * r['of']['shortfall']:.1f}"),
+    ),
     "grant": (
         _NAME, _PHASE, ("column.kind", _spec("accelerator")),
         ("column.accelerators", lambda r: r["status"]["count"] or r["spec"]["count"]),
@@ -270,9 +280,19 @@ def show(found: Sequence[Resource], form: Output = "table", is_one: bool = False
         say(_yaml(found[0] if is_one else found), end="")
     elif found:
         columns = COLUMNS.get(found[0]["kind"], _PLAIN)
-        table([code for code, _ in columns], [[cell(r) for _, cell in columns] for r in found])
+        rows = [row for r in found for row in _rows(r)]
+        table([code for code, _ in columns], [[cell(r) for _, cell in columns] for r in rows])
     else:
         tell("get.none")
+
+
+def _rows(r: Resource) -> Iterator[Mapping[str, Any]]:
+    """Give what is told in one row each: all of one, but of a queue each project."""
+    if r["kind"] != "queue":
+        yield r
+        return
+    for project, standing in r["status"]["projects"].items():
+        yield {**r, "of": {"project": project, **standing}}
 
 
 def _show_change(resource: Resource, gone: bool, form: Output) -> None:
@@ -285,7 +305,8 @@ def _show_change(resource: Resource, gone: bool, form: Output) -> None:
         tell("get.gone", subject=f"{resource['kind']}/{resource['name']}")
     else:
         columns = COLUMNS.get(resource["kind"], _PLAIN)
-        say("  ".join(text for _, cell in columns if (text := str(cell(resource)))))
+        for row in _rows(resource):
+            say("  ".join(text for _, cell in columns if (text := str(cell(row)))))
 
 
 def _yaml(value: object) -> str:

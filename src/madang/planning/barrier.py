@@ -21,7 +21,7 @@ def barrier(job: Job, snapshot: Snapshot, ground: Ground) -> tuple[Reason, str] 
     missing = lacking(job, snapshot)
     if missing:
         return missing
-    return comes_after(job, snapshot) or _shared(job, snapshot, ground)
+    return comes_after(job, snapshot) or shared(job, snapshot, ground)
 
 
 def comes_after(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
@@ -36,7 +36,7 @@ def comes_after(job: Job, snapshot: Snapshot) -> tuple[Reason, str] | None:
     return Reason(code=code, values={"job": name}), f"job/{name}"
 
 
-def _shared(job: Job, snapshot: Snapshot, ground: Ground) -> tuple[Reason, str] | None:
+def shared(job: Job, snapshot: Snapshot, ground: Ground) -> tuple[Reason, str] | None:
     """Say which job saves where it would: one would take the other's checkpoints for its own."""
     place = saves_at(job)
     if place is None:

@@ -19,6 +19,7 @@ from madang.planning.queue import is_in_line
 from madang.planning.quotas import Limit, held_back
 from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot
+from madang.planning.standing import findings as stands
 from madang.planning.template import ask_of
 from madang.planning.unused import warning_of as unused_warning
 from madang.resources.grant import Grant
@@ -47,7 +48,8 @@ class Explanation(Frozen):
     """Tried on a copy of the world: it would make the thing start."""
     last_lines: tuple[str, ...] = ()
     findings: tuple[Reason, ...] = ()
-    """Of a grant or a round, step by step how it came to be what it is, from what is stored."""
+    """Of a grant or a round, step by step how it came to be what it is, from what is stored; of
+    what waits for room, where it stands in its queue, and what its project has there."""
     because: tuple[Explanation, ...] = ()
     ahead: int | None = None
     """Jobs in line before it; None: it is not in line;"""
@@ -85,13 +87,19 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
 
 def _job(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, object]:
     """Ask once more, now, what a job waits for; one that is in line is told its place there."""
-    ground = memo.ground(snapshot)
+    ground, order = memo.ground(snapshot), memo.order(snapshot)
+    if full := order.door.get(job.uid):
+        values: dict[str, Value] = {"place": full[0], "most": full[1]}
+        return {"reason": Reason(code="queue.door", values=values), "smallest_fix": None}
     if not (is_in_line(job, snapshot) or held_back(job.status)):
         closed = None if job.is_suspended else barrier(job, snapshot, ground)
         return {"reason": closed[0], "smallest_fix": None} if closed else {}
     ahead = ground.ahead_of(job)
     higher = sum(each.spec.priority.height > job.spec.priority.height for each in ahead)
-    place: dict[str, object] = {"ahead": len(ahead), "ahead_higher": higher}
+    place: dict[str, object] = {
+        "ahead": len(ahead), "ahead_higher": higher,
+        "findings": tuple(stands(job, order, snapshot)),
+    }  # fmt: skip
     if closed := barrier(job, snapshot, ground):
         return {**place, "reason": closed[0], "smallest_fix": None}
     want = want_of(job)
@@ -100,7 +108,8 @@ def _job(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, object]:
         return _short(allowed, job.project, want, ground)
     found = place_gang(replace(want, ask=allowed), ground)
     if not isinstance(found, Refused):
-        return {**place, "reason": Reason(code="job.starts-next"), "smallest_fix": None}
+        code = "queue.kept-free" if order.yields_to_age(job) else "job.starts-next"
+        return {**place, "reason": Reason(code=code), "smallest_fix": None}
     fix = smallest_fix(found, ground, snapshot, job)
     return {**place, "reason": found.reason, "smallest_fix": fix}
 
@@ -172,7 +181,8 @@ def _waiting(replica: Replica, snapshot: Snapshot, memo: Memo) -> dict[str, obje
     if not isinstance(found, Refused):
         return {}
     fix = smallest_fix(found, ground, snapshot, replica)
-    return {"reason": found.reason, "smallest_fix": fix}
+    told = tuple(stands(replica, memo.order(snapshot), snapshot))
+    return {"reason": found.reason, "smallest_fix": fix, "findings": told}
 
 
 def _of(resource: AnyResource, because: tuple[Explanation, ...] = ()) -> Explanation:

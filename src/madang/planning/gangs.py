@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from madang.planning.ask import Ask, Refused
 from madang.planning.ground import NOTHING, Ground
@@ -24,6 +24,15 @@ class Want:
     """Of each node."""
     nodes: int = 1
     near: Near | None = None
+    _hash: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Note its hash: thousands that wait ask for the same."""
+        object.__setattr__(self, "_hash", hash((self.ask, self.nodes, self.near)))
+
+    def __hash__(self) -> int:
+        """Return what was noted."""
+        return self._hash
 
     def fits(self, ground: Ground) -> bool:
         """Tell whether there is a place for all of it."""

@@ -143,8 +143,8 @@ class Ground:
         """What is free now; change it by `change` alone."""
         return self._placer.board
 
-    def sync(self, snapshot: Snapshot) -> None:
-        """Go on from another state of the same hardware."""
+    def sync(self, snapshot: Snapshot, ask: Callable[[Job], Ask] = ask_of_job) -> None:
+        """Go on from another state of the same hardware; `ask`: what a job asks for."""
         free = free_of(self.layout, snapshot)
         self._ill = ill(self.layout, snapshot)
         self.drained = drained(snapshot)
@@ -156,7 +156,8 @@ class Ground:
         self._now.clear()
         self._is_fresh = True
         # All that wait at once: each demand that comes later costs a look at every host.
-        self.know(o.demand for ask in asks_waiting(snapshot) for o in self.layout.options(ask))
+        asks = asks_waiting(snapshot, ask)
+        self.know(o.demand for each in asks for o in self.layout.options(each))
 
     def _forget(self) -> None:
         self.refusals.clear()
@@ -377,20 +378,20 @@ class Ground:
         return Placer(free, demands, Columns(demands, kinds, measure, prices, MADANG))
 
 
-def asks_waiting(snapshot: Snapshot) -> Iterator[Ask]:
+def asks_waiting(snapshot: Snapshot, ask: Callable[[Job], Ask] = ask_of_job) -> Iterator[Ask]:
     """Return what is asked for by those that wait, once for each revision."""
     replicas = snapshot.replicas.values()
     for ref in dict.fromkeys(
         r.revision for r in replicas if r.status.phase is ReplicaPhase.WAITING
     ):
-        ask = ask_of(ref, snapshot)
-        if ask:
-            yield ask
+        found = ask_of(ref, snapshot)
+        if found:
+            yield found
     waiting = (
         job for job in snapshot.open_jobs
         if job.status.phase is JobPhase.WAITING and not job.spec.sweep
     )  # fmt: skip
-    yield from dict.fromkeys(map(ask_of_job, waiting))
+    yield from dict.fromkeys(map(ask, waiting))
 
 
 def empty(layout: Layout) -> Ground:

@@ -11,7 +11,7 @@ from madang.errors import Value
 from madang.planning.action import Action, Discard, Launch, Record, Verb
 from madang.planning.ask import Refused
 from madang.planning.attempts import AGAIN_S, ask_to_save, end, is_over, newest_claim, read_in_s
-from madang.planning.barrier import AFTER_FAILED, bared, barrier, too_full
+from madang.planning.barrier import AFTER_FAILED, bared, barrier, shared, too_full
 from madang.planning.blame import ASKED_ITSELF, Blame
 from madang.planning.cadence import lost_s, suggested_s
 from madang.planning.fix import smallest_fix
@@ -22,7 +22,6 @@ from madang.planning.place import NO_ROOM, Placement
 from madang.planning.queue import line_mark, retry_s
 from madang.planning.quotas import Limit
 from madang.planning.relief import relief
-from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot
 from madang.planning.tally import pool_of
 from madang.resources.attempt import (
@@ -54,6 +53,8 @@ there would be thousands to tell."""
 KEPT = Reason(code="queue.kept-free")
 ROOM_KEPT = 3
 """So many times that it made room are kept: as often as it may within an hour."""
+Held = tuple[Reason, str] | tuple[Reason, str, Reason]
+"""Why something is held, what it waits for, and what would help."""
 SUSPENDED = Reason(code="job.suspended")
 
 
@@ -68,21 +69,34 @@ class Task:
     """Its attempts that have not ended, oldest first."""
 
 
-def tasks(snapshot: Snapshot, order: Order) -> Iterator[Task]:
+def tasks(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Task]:
     """Gather what belongs to each job of which something is to be done, the first in front.
 
     Those in line come first; what is said of the others does not depend on who they are before.
+    Who is known to wait behind another that asks for the same is left out.
     """
     own: dict[Ref, list[Attempt]] = {}
     for attempt in snapshot.living:
         own.setdefault(attempt.job, []).append(attempt)
-    jobs = {ref: snapshot.jobs[ref] for ref in own if ref in snapshot.jobs}
-    jobs |= {job.ref: job for job in snapshot.open_jobs}
-    rest = sorted((job for ref, job in jobs.items() if ref not in order.places), key=line_mark)
-    for job in (*order.waiting, *rest):
+    for job in order.waiting:
+        mine = own.get(job.ref, []) if job.status.attempt else []
+        if mine or not _waits_still(job, ground, order):
+            yield Task(job, None, tuple(mine))
+    rest = {job.uid: job for job in snapshot.open_jobs if not order.is_in(job)}
+    others = (snapshot.jobs.get(ref) for ref in own)
+    rest |= {each.uid: each for each in others if each and not order.is_in(each)}
+    for job in sorted(rest.values(), key=line_mark):
         newest = snapshot.attempts.get(Ref(job.project, f"{job.name}-{job.status.attempt}"))
         mine = sorted(own.get(job.ref, ()), key=lambda attempt: attempt.spec.number)
         yield Task(job, newest, tuple(mine))
+
+
+def _waits_still(job: Job, ground: Ground, order: Order) -> bool:
+    """Tell whether there is no room for another that asks for the same, and it was told so."""
+    if ground.books.limits or ground.closed or job.spec.resume.source:
+        return False
+    known, own = ground.lines.get(order.want(job)), job.status.reason
+    return known is not None and own is not None and own.code == known.code
 
 
 def change(job: Job, phase: JobPhase, **status: Any) -> Job:
@@ -125,6 +139,11 @@ def _cleared_in_s(job: Job, snapshot: Snapshot) -> float:
     if job.status.clearing != snapshot.term:
         return 0.0
     return max(0.0, AGAIN_S - snapshot.age_s(job.uid, job.status.since))
+
+
+def is_timed(job: Job) -> bool:
+    """Tell whether time alone may change what is planned for it."""
+    return job.deleted_at is not None or job.status.next_try is not None
 
 
 def wake_s(job: Job, snapshot: Snapshot) -> float | None:
@@ -250,41 +269,42 @@ def finish(
 
 def _begin(job: Job, snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Action]:
     """Find room for the next attempt, once nothing else is in the way."""
-    if job.is_suspended:
-        resume = Reason(code="job.fix-resume", values={"job": job.name})
-        why = SUSPENDED if job.spec.suspend else Reason(code="job.rests")
-        yield from hold(job, snapshot, why, fix=resume)
-        return
-    closed = barrier(job, snapshot, ground)
+    closed = shared(job, snapshot, ground) if order.is_in(job) else _outside(job, snapshot, ground)
     if closed and closed[0].code == AFTER_FAILED:
         yield finish(job, J.FAILED, closed[0], snapshot, cause=closed[0])
-        return
-    if closed:
+    elif closed:
         yield from hold(job, snapshot, *closed)
-        return
-    if (retry_s(job, snapshot) or 0.0) > 0:
-        return
-    if full := order.door.get(job.ref):
+    elif full := order.door.get(job.uid):
         values: dict[str, Value] = {"place": full[0], "most": full[1]}
         yield from hold(job, snapshot, Reason(code="queue.door", values=values))
+    elif (retry_s(job, snapshot) or 0.0) > 0:
         return
-    yield from _find_room(job, snapshot, ground, order)
+    elif ground.closed and order.is_kept_from(job, ground.closed):
+        if job.status.reason is None or job.status.reason.code not in NO_ROOM:
+            yield from _line_up(job, snapshot, KEPT)
+    else:
+        yield from _find_room(job, snapshot, ground, order)
+
+
+def _outside(job: Job, snapshot: Snapshot, ground: Ground) -> Held | None:
+    """Say what one has to wait for that is in no line; None: for its next try, or a quota."""
+    if job.is_suspended:
+        resume = Reason(code="job.fix-resume", values={"job": job.name})
+        return (SUSPENDED if job.spec.suspend else Reason(code="job.rests")), "", resume
+    return barrier(job, snapshot, ground)
 
 
 def _find_room(job: Job, snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Action]:
-    """Start it where quotas, its turn and what is free allow it; else say what does not."""
-    place, want = order.places.get(job.ref), order.want(job)
-    if place and place.why is Why.NONE and place.lane.kind in ground.closed:
-        if job.status.reason is None or job.status.reason.code not in NO_ROOM:
-            yield from _line_up(job, snapshot, KEPT)
-        return
+    """Start it where quotas and what is free allow it; else say what does not."""
+    want = order.want(job)
     allowed = ground.allowed(job.project, want.ask, want.nodes)
     if isinstance(allowed, Limit):
         if not allowed.is_same(job.status.reason):
             fix = relief(allowed, job.project, want, ground)
             yield from hold(job, snapshot, allowed.reason, f"quota/{allowed.place}", fix)
         return
-    want = replace(want, ask=allowed)
+    if allowed is not want.ask:
+        want = replace(want, ask=allowed)
     if known := ground.lines.get(want):
         yield from _line_up(job, snapshot, known)
         return
@@ -294,7 +314,7 @@ def _find_room(job: Job, snapshot: Snapshot, ground: Ground, order: Order) -> It
         return
     if coming := order.coming_for(job):
         keep(want, coming, ground)
-    elif place and place.why is Why.AGED:
+    elif (place := order.place(job)) and place.is_eldest:
         ground.closed.add(place.lane.kind)
     ground.lines[want] = found.reason
     if len(order.waiting) > LONG:

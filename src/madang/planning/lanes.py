@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -32,25 +33,30 @@ class Member:
     """One that waits in a lane, or has something of it."""
 
     owner: Job | Replica
+    project: str
     milli: int
     """Thousandths of accelerators."""
     came: float
-    """Unix seconds since when it has been in line."""
+    """Unix seconds since when it has been in line;"""
+    mark: tuple[float, float, str, str]
+    """and who of all came first in front."""
+    had_s: float = 0.0
+    """Of that it had something for so long."""
     attempt: Attempt | None = None
     """Of a job that runs."""
     runs: bool = False
     leaves: bool = False
     """It will soon have nothing: planning counts it no more, but its project has that yet."""
     fixed: bool = False
-    waited_s: float = 0.0
     ran_s: float = 0.0
     unsaved: float = 0.0
     height: int = 1
 
-    @property
-    def mark(self) -> tuple[float, float, str, str]:
-        """Who came first in front."""
-        return self.came, self.owner.created_at, *self.owner.ref
+    @classmethod
+    def of(cls, owner: Job | Replica, milli: int, came: float, **more: Any) -> Member:
+        """Return one, of its owner's project."""
+        mark = came, owner.created_at, owner.project, owner.name
+        return cls(owner, owner.project, milli, came, mark, **more)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class Lane:
     """Accelerators in sight that are well."""
     units: int
     """In how many parts each is counted."""
+    now: float
     members: tuple[Member, ...]
     """Who came first in front."""
     terms: Terms
@@ -90,7 +97,7 @@ class Lane:
     @cached_property
     def projects(self) -> tuple[str, ...]:
         """All of which something is known, in the order of the arrays."""
-        return tuple(sorted({m.owner.project for m in self.members} | self.stored.keys()))
+        return tuple(sorted({m.project for m in self.members} | self.stored.keys()))
 
     @cached_property
     def index(self) -> Mapping[str, int]:
@@ -107,15 +114,24 @@ class Lane:
         """Who is in the line: the rest is leaving."""
         return tuple(member for member in self.members if not member.leaves)
 
+    def has(self, owner: Job | Replica) -> bool:
+        """Tell whether somebody waits here, or has something."""
+        return any(member.owner.uid == owner.uid for member in self.members)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(not member.runs for member in self.members)
+
     @cached_property
     def line(self) -> Line:
         """Return them as `share` sees them, in the units of this lane."""
         index, part, who = self.index, MILLI // self.units, self.present
         return Line(
-            np.array([index[m.owner.project] for m in who], np.int64),
+            np.array([index[m.project] for m in who], np.int64),
             np.array([-(-m.milli // part) for m in who], np.int64),
             np.array([m.ran_s for m in who], np.float64),
-            np.array([m.waited_s for m in who], np.float64),
+            np.maximum(0.0, np.array([self.now - m.came - m.had_s for m in who], np.float64)),
             np.array([m.unsaved for m in who], np.float64),
             np.array([m.runs for m in who], np.bool_),
             np.array([m.fixed for m in who], np.bool_),
@@ -134,16 +150,15 @@ class Lane:
         return Shares(demand, self.claims.entitled(demand, self.capacity), held)
 
     def _sum(self, members: Iterable[Member]) -> Floats:
-        found = np.zeros(len(self.projects), np.int64)
+        found: dict[str, int] = {}
         for member in members:
-            found[self.index[member.owner.project]] += member.milli
-        return found / MILLI
+            found[member.project] = found.get(member.project, 0) + member.milli
+        return np.array([found.get(name, 0) for name in self.projects], np.int64) / MILLI
 
     @cached_property
     def ledger(self) -> Ledger:
         """Return what each went short of, up to now."""
-        rows = [self.stored.get(name, NOBODY) for name in self.projects]
-        return _ledger(rows).after(self.passed_s, _shares(rows))
+        return ledger_of(self.stored, self.projects, self.passed_s)
 
     @cached_property
     def lives(self) -> Lives:
@@ -173,6 +188,13 @@ class Lane:
         return np.maximum(sure, self.ledger.guarantees(now.entitled))
 
     @cached_property
+    def eldest(self) -> int | None:
+        """Return who of those that wait came first and has waited too long; what is free is its."""
+        line = self.line
+        found = np.flatnonzero(~line.runs & (line.waited_s >= RULE.aged_s))
+        return int(found[0]) if len(found) else None
+
+    @cached_property
     def turn(self) -> Turn:
         """Return who is to have room now, and for what."""
         scale, claims = float(self.units), self.claims
@@ -184,17 +206,12 @@ class Lane:
 NOBODY = Standing()
 
 
-def _shares(rows: Sequence[Standing]) -> Shares:
-    return Shares(
-        np.array([row.demand for row in rows], np.float64),
-        np.array([row.entitled for row in rows], np.float64),
-        np.array([row.held for row in rows], np.float64),
-    )
+def ledger_of(known: Mapping[str, Standing], names: Sequence[str], passed_s: float) -> Ledger:
+    """Return what projects went short of, so long after they were known to stand so."""
+    rows = [known.get(name, NOBODY) for name in names]
 
+    def of(field: str) -> Floats:
+        return np.array([getattr(row, field) for row in rows], np.float64)
 
-def _ledger(rows: Sequence[Standing]) -> Ledger:
-    return Ledger(
-        np.array([row.short_s for row in rows], np.float64),
-        np.array([row.entitled_s for row in rows], np.float64),
-        np.array([row.each_s for row in rows], np.float64),
-    )
+    stood = Shares(of("demand"), of("entitled"), of("held"))
+    return Ledger(of("short_s"), of("entitled_s"), of("each_s")).after(passed_s, stood)

@@ -52,7 +52,7 @@ class Memo:
                 self._state = ()
         state = (*_identity(snapshot, "replica", "service", "job", "attempt"), snapshot.seen.nodes)
         if not (_same(state, self._state) and ground.is_fresh):
-            ground.sync(snapshot)
+            ground.sync(snapshot, self._wants.ask)
             self._state = state
         books = Books(snapshot)
         if not ground.books.leaves_the_same(books):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
-from madang.planning.ask import of_kind
+from madang.planning.ask import Ask, of_kind
 from madang.planning.gangs import Want, want_of
 from madang.planning.grants import guaranteed, weights
 from madang.planning.lanes import MILLI, Lane, Member, Terms
@@ -30,6 +30,7 @@ from madang.resources.queue import Queue
 from madang.resources.quota import QUEUED_MAX
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import Ref
+from madang.resources.tenancy import Isolation, Project
 
 INTERVAL_S = 1800.0
 """In place of how often a job is asked to save, where it saves as it likes."""
@@ -40,6 +41,8 @@ MARKED_S = 60.0
 ON = frozenset({AttemptPhase.STARTING, AttemptPhase.RUNNING})
 
 
+ELDEST = -1
+"""In place of the rank of who has waited longest of those that have waited too long."""
 KNOWN_MAX = 100_000
 
 
@@ -64,11 +67,12 @@ def queue_name(kind: str) -> str:
 
 
 class Wants:
-    """What each job asks for, kept as long as its spec is the same."""
+    """What each job asks for, and as what it waits, kept as long as nothing of that changes."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[JobSpec, Want]] = {}
         self._alike: dict[Want, Want] = {}
+        self._waiters: dict[str, tuple[Job, Yard, str, Member]] = {}
 
     def of(self, job: Job) -> Want:
         """Return what its gang asks for; the same object for all that ask for the same."""
@@ -81,6 +85,21 @@ class Wants:
             known = self._known[job.uid] = job.spec, self._alike.setdefault(want, want)
         return known[1]
 
+    def ask(self, job: Job) -> Ask:
+        """Return what it asks for of each of its nodes."""
+        return self.of(job).ask
+
+    def waiter(self, job: Job, yard: Yard) -> tuple[str, Member] | None:
+        """Return as what a job waits, and for which kind, if that is known still."""
+        known = self._waiters.get(job.uid)
+        return known[2:] if known and known[0] is job and known[1] is yard else None
+
+    def keep(self, job: Job, yard: Yard, kind: str, member: Member) -> None:
+        """Note as what a job waits that depends on nothing but itself and the hardware."""
+        if len(self._waiters) >= KNOWN_MAX:
+            self._waiters.clear()
+        self._waiters[job.uid] = job, yard, kind, member
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -91,6 +110,10 @@ class Place:
     """For what it is to have room now."""
     ahead: int
     """So many are tried before it."""
+    height: int
+    """What it counts for."""
+    is_eldest: bool
+    """Whether what is free of its lane is kept for it: it has waited too long."""
 
 
 class Order:
@@ -98,7 +121,7 @@ class Order:
 
     def __init__(self, snapshot: Snapshot, yard: Yard, books: Books, wants: Wants) -> None:
         self._snapshot, self._yard, self._books, self._wants = snapshot, yard, books, wants
-        self._door: dict[Ref, tuple[str, int]] = {}
+        self._door: dict[str, tuple[str, int]] = {}
         self._left: dict[tuple[str, Want], Waits | None] = {}
 
     @cached_property
@@ -112,38 +135,44 @@ class Order:
         return {kind: self._lane(kind, own, known.get(kind)) for kind, own in lanes}
 
     def _lane(self, kind: str, members: list[Member], queue: Queue | None) -> Lane:
-        members.sort(key=lambda member: member.mark)
+        members.sort(key=attrgetter("mark"))
         inside = self._inside(members)
         passed = passed_s(self._snapshot, queue.uid, queue.status.at) if queue else 0.0
         return Lane(
-            kind, self._yard.capacity[kind], self._yard.units.get(kind, 1), tuple(inside),
-            self._terms(kind, {member.owner.project for member in inside}), queue, passed,
+            kind, self._yard.capacity[kind], self._yard.units.get(kind, 1), self._snapshot.now,
+            tuple(inside), self._terms(kind, {m.project for m in inside}), queue, passed,
         )  # fmt: skip
 
     def _inside(self, members: Sequence[Member]) -> Iterator[Member]:
         """Leave those at the door of whose project, or organization, there are enough inside."""
-        most = {q.project: q.spec.queued for q in self._snapshot.quotas.values()}
+        limits: dict[str, list[tuple[str, int]]] = {}
         count: Counter[str] = Counter()
         for member in members:
+            project = member.project
             if member.runs or not isinstance(member.owner, Job):
                 yield member
                 continue
-            places = places_of(member.owner.project)
-            limits = [most.get(place) for place in places]
-            limits = [QUEUED_MAX if limits[0] is None else limits[0], *limits[1:]]
-            full = [
-                (place, limit) for place, limit in zip(places, limits, strict=True)
-                if limit is not None and count[place] >= limit
-            ]  # fmt: skip
+            if project not in limits:
+                limits[project] = list(self._doors(project))
+            full = next((each for each in limits[project] if count[each[0]] >= each[1]), None)
             if full:
-                self._door[member.owner.ref] = full[0]
-            else:
-                count.update(places)
-                yield member
+                self._door[member.owner.uid] = full
+                continue
+            for place, _ in limits[project]:
+                count[place] += 1
+            yield member
+
+    def _doors(self, project: str) -> Iterator[tuple[str, int]]:
+        """Return how many jobs of a project, and of its organization, may be in a line."""
+        for place in places_of(project):
+            quota = self._snapshot.quotas.get(Ref(place, place.rpartition("/")[2]))
+            most = quota.spec.queued if quota else None
+            if most is not None or place == project:
+                yield place, QUEUED_MAX if most is None else most
 
     @property
-    def door(self) -> Mapping[Ref, tuple[str, int]]:
-        """Return who waits at the door: of which place so many are inside already."""
+    def door(self) -> Mapping[str, tuple[str, int]]:
+        """Return who waits at the door, by uid: of which place so many are inside already."""
         return self._door if self.lanes else {}
 
     def _members(self) -> Iterator[tuple[str, Member]]:
@@ -155,26 +184,70 @@ class Order:
                 running[job.ref] = attempt
                 yield has.kind, self._runner(job, attempt, has.milli)
         for job in self._snapshot.open_jobs:
-            if job.ref not in running and is_in_line(job, self._snapshot):
-                waits = self._waits(job.project, self._wants.of(job))
-                if waits:
-                    yield waits.kind, self._waiter(job, waits.milli)
+            if job.status.phase is JobPhase.WAITING:
+                found = self._wants.waiter(job, self._yard) if self._is_plain else None
+                found = found or self._waiting_one(job, running)
+                if found:
+                    yield found
         yield from self._replicas()
+
+    @cached_property
+    def _is_plain(self) -> bool:
+        """Tell whether no quota and no demand of a project may be in the way of a job."""
+        projects = self._snapshot.all(Project).values()
+        return not self._books.limits and all(p.spec.isolation is Isolation.NONE for p in projects)
+
+    def _waiting_one(self, job: Job, running: Container[Ref]) -> tuple[str, Member] | None:
+        """Return as what a job waits, and for which kind; None: not for room, or for ever."""
+        if job.ref in running or not is_in_line(job, self._snapshot):
+            return None
+        waits = self._waits(job.project, self._wants.of(job))
+        if waits is None:
+            return None
+        member, spec = self._waiter(job, waits.milli), job.spec
+        is_alone = not (spec.after or spec.mounts or spec.secrets or job.status.next_try)
+        if is_alone and job.status.line and self._is_plain:
+            self._wants.keep(job, self._yard, waits.kind, member)
+        return waits.kind, member
 
     @cached_property
     def waiting(self) -> tuple[Job, ...]:
         """Return the jobs in line, the first in front.
 
-        What counts for more comes first; then for whom others have just made room; then who is
-        to have room now by the turn of their lane, and then the rest, by what a second is worth.
+        What counts for more comes first; then for whom others have just made room; then the eldest
+        of a lane, where it waited too long; then who is to have room now by the turn of their lane;
+        and then the rest, by what a second is worth.
         """
-        return tuple(job for job, *_ in self._ranked)
+        return tuple(job for _, job, _, _ in self._ranked)
 
     @cached_property
-    def places(self) -> Mapping[Ref, Place]:
-        """Return where each of them stands."""
-        rows = enumerate(self._ranked)
-        return {job.ref: Place(lane, why, ahead) for ahead, (job, lane, why) in rows}
+    def _places(self) -> Mapping[str, int]:
+        return {job.uid: at for at, job in enumerate(self.waiting)}
+
+    def is_in(self, job: Job) -> bool:
+        """Tell whether a job is in line."""
+        return job.uid in self._places
+
+    def place(self, job: Job) -> Place | None:
+        """Return where a job stands; None: in no line."""
+        ahead = self._places.get(job.uid)
+        if ahead is None:
+            return None
+        (*_, rank, _), job, lane, why = self._ranked[ahead]
+        return Place(lane, Why(why), ahead, job.spec.priority.height, rank == ELDEST)
+
+    def is_kept_from(self, job: Job, kinds: Container[str]) -> bool:
+        """Tell whether what is free of these kinds is not for this job."""
+        place = self.place(job)
+        return place is not None and place.why is Why.NONE and place.lane.kind in kinds
+
+    def yields_to_age(self, job: Job) -> bool:
+        """Tell whether one that waited too long is before it in its lane, and it is given none."""
+        place = self.place(job)
+        if place is None or place.why is not Why.NONE:
+            return False
+        before = self._ranked[: place.ahead]
+        return any(mark[2] == ELDEST and lane is place.lane for mark, _, lane, _ in before)
 
     def want(self, job: Job) -> Want:
         """Return what its gang asks for."""
@@ -182,27 +255,30 @@ class Order:
 
     def ahead_of(self, waiter: Job) -> Sequence[Job]:
         """Return the jobs that are tried before this one; of one that is in no line all."""
-        place = self.places.get(waiter.ref)
-        return self.waiting if place is None else self.waiting[: place.ahead]
+        return self.waiting[: self._places.get(waiter.uid, len(self.waiting))]
 
     @cached_property
-    def _ranked(self) -> list[tuple[Job, Lane, Why]]:
+    def _ranked(self) -> list[tuple[tuple[int, bool, int, str], Job, Lane, int]]:
         rows = []
         for kind, lane in self.lanes.items():
-            if not any(isinstance(m.owner, Job) and not m.runs for m in lane.present):
+            waits = [
+                (at, member.owner) for at, member in enumerate(lane.present)
+                if not member.runs and isinstance(member.owner, Job)
+            ]  # fmt: skip
+            if not waits:
                 continue
             made = lane.turn
             order = dict.fromkeys([*made.starts, *made.order.tolist()])
             rank = {job: at for at, job in enumerate(order)}
+            if lane.eldest is not None:
+                rank[lane.eldest] = ELDEST
             why = made.why.tolist()
-            for at, member in enumerate(lane.present):
-                job = member.owner
-                if isinstance(job, Job) and not member.runs:
-                    is_made = bool(self.promised) and mark_of(job) in self.promised
-                    key = -member.height, not is_made, rank[at], kind
-                    rows.append((key, job, lane, Why(why[at])))
+            for at, job in waits:
+                is_made = bool(self.promised) and mark_of(job) in self.promised
+                key = -lane.present[at].height, not is_made, rank[at], kind
+                rows.append((key, job, lane, why[at]))
         rows.sort(key=itemgetter(0))
-        return [(job, lane, why) for _, job, lane, why in rows]
+        return rows
 
     @cached_property
     def promised(self) -> Mapping[str, tuple[Holding, ...]]:
@@ -236,8 +312,8 @@ class Order:
     def _waiter(self, job: Job, milli: int) -> Member:
         now, status = self._snapshot.now, job.status
         came = status.line.since if status.line else now
-        return Member(
-            job, milli, came, waited_s=max(0.0, now - came - self._had_s(job)),
+        return Member.of(
+            job, milli, came, had_s=self._had_s(job),
             ran_s=max(0.0, status.run_s - status.lost_s), height=job.spec.priority.height,
         )  # fmt: skip
 
@@ -248,11 +324,11 @@ class Order:
         saved = [c.at for c in status.checkpoints if c.attempt == attempt.spec.number]
         interval_s = attempt.spec.save_every_s or INTERVAL_S
         unsaved = (now - max([own.started_at, *saved])) / interval_s
-        return Member(
-            job, milli, came, attempt, runs=True,
+        return Member.of(
+            job, milli, came, attempt=attempt, runs=True,
             leaves=own.phase not in ON or status.attempt != attempt.spec.number,
             fixed=not may_yield(job, now) or (not saved and self._was_fruitless(job, attempt)),
-            waited_s=max(0.0, now - came - self._had_s(job) - ran),
+            had_s=self._had_s(job) + ran,
             ran_s=max(0.0, status.run_s - status.lost_s) + ran,
             unsaved=max(0.0, unsaved), height=job.spec.priority.height,
         )  # fmt: skip
@@ -275,16 +351,15 @@ class Order:
             waits = self._yard.held((status,)) if status.accelerators else None
             if waits:
                 leaves = status.phase in LEAVING
-                yield (
-                    waits.kind,
-                    Member(replica, waits.milli, came, runs=True, fixed=True, leaves=leaves),
-                )
+                had_s = self._snapshot.now - came
+                yield waits.kind, Member.of(
+                    replica, waits.milli, came, had_s=had_s, runs=True, fixed=True, leaves=leaves
+                )  # fmt: skip
             elif self._may_wait(replica):
                 ask = ask_of(replica.revision, self._snapshot)
                 waits = self._waits(replica.project, Want(ask)) if ask else None
                 if waits:
-                    waited_s = max(0.0, self._snapshot.now - came)
-                    yield waits.kind, Member(replica, waits.milli, came, waited_s=waited_s)
+                    yield waits.kind, Member.of(replica, waits.milli, came)
 
     def _may_wait(self, replica: Replica) -> bool:
         is_waiting = replica.status.phase is ReplicaPhase.WAITING and not replica.spec.replaces

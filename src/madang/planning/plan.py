@@ -98,7 +98,7 @@ def _deeds(houses: Sequence[Household], snapshot: Snapshot, memo: Memo) -> Itera
                 yield chosen
                 _carry_out(ground, replica, chosen)
     order = memo.order(snapshot)
-    for task in tasks(snapshot, order):
+    for task in tasks(snapshot, ground, order):
         is_sweep = bool(task.job.spec.sweep)
         own = plan_sweep(task, snapshot) if is_sweep else plan_job(task, snapshot, ground, order)
         yield from _of_task(task, own, snapshot, ground, touched)
@@ -188,7 +188,7 @@ def _claim(action: Action, touched: set[str]) -> bool:
 def _wake_s(snapshot: Snapshot, ground: Ground, order: Order) -> float | None:
     times = [replica_wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
     times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.living]
-    times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs]
+    times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs if jobs.is_timed(job)]
     times += [fencing_wake_s(snapshot), quota_wake_s(snapshot, ground.books)]
     times += [grant_wake_s(snapshot), meter_wake_s(snapshot), turn_wake_s(snapshot, order)]
     times += [round_wake_s(snapshot), unused_wake_s(snapshot)]

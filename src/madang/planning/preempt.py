@@ -60,8 +60,10 @@ Waiter = Job | Replica
 
 def plan_room(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Action]:
     """Have those asked to save that make room for the first that waits and can be helped."""
-    victims = tuple(_victims(snapshot))
-    for waiter, want, priority in islice(_waiting(snapshot, order), TRIED_MAX) if victims else ():
+    waiting = list(islice(_waiting(snapshot, order), TRIED_MAX))
+    top = max((priority.height for *_, priority in waiting), default=0)
+    victims = tuple(_victims(snapshot, top)) if top else ()
+    for waiter, want, priority in waiting if victims else ():
         allowed = ground.allowed(waiter.project, want.ask, want.nodes)
         if not isinstance(allowed, Ask):
             continue
@@ -81,14 +83,16 @@ def plan_room(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Acti
         return
 
 
-def _victims(snapshot: Snapshot) -> Iterator[Victim]:
-    """Return who may make room at all, who goes first in front."""
+def _victims(snapshot: Snapshot, top: int) -> Iterator[Victim]:
+    """Return who may make room for what counts for so much, who goes first in front."""
     found = []
     for attempt in snapshot.living:
         job = snapshot.jobs.get(attempt.job)
+        if job is None or job.spec.priority.height >= top:
+            continue
         is_on = attempt.status.phase in {AttemptPhase.STARTING, AttemptPhase.RUNNING}
         is_seen = all(place.node in snapshot.seen.nodes for place in attempt.status.places)
-        if job and is_on and is_seen and may_yield(job, snapshot.now):
+        if is_on and is_seen and may_yield(job, snapshot.now):
             found.append(Victim(job, attempt, _cost_s(job, attempt, snapshot.now)))
     yield from sorted(found, key=lambda victim: victim.mark)
 

@@ -56,11 +56,11 @@ def _marked(lane: Lane) -> Iterator[Job]:
     name = queue_name(lane.kind)
     for member in lane.members:
         job = member.owner
-        if not isinstance(job, Job) or _is_out(job):
+        line = job.status.line if isinstance(job, Job) else None
+        if (line and line.queue == name) or not isinstance(job, Job):
             continue
-        line = job.status.line
-        if line is None or line.queue != name:
-            each_s = float(lane.ledger.each[lane.index[job.project]])
+        if not _is_out(job):
+            each_s = float(lane.ledger.each[lane.index[member.project]])
             yield job.with_status(line=InLine(
                 queue=name, since=line.since if line else member.came, each_s=each_s,
                 had_s=line.had_s if line else job.status.run_s, size=member.milli / MILLI,
@@ -69,8 +69,9 @@ def _marked(lane: Lane) -> Iterator[Job]:
 
 def _is_out(job: Job) -> bool:
     """Tell whether it is in no line any more: over, or given up, or told to hold nothing."""
-    is_idle = job.status.phase is JobPhase.WAITING and (job.is_suspended or job.spec.cancel)
-    return job.status.phase in OVER or job.deleted_at is not None or is_idle
+    phase = job.status.phase
+    is_idle = phase is JobPhase.WAITING and (job.spec.cancel or job.is_suspended)
+    return is_idle or phase in OVER or job.deleted_at is not None
 
 
 def _kept(lane: Lane, out: list[Job], snapshot: Snapshot) -> Queue | None:
@@ -85,13 +86,14 @@ def _kept(lane: Lane, out: list[Job], snapshot: Snapshot) -> Queue | None:
             demand=float(now.demand[at]), entitled=float(now.entitled[at]),
             held=float(now.held[at]), entitled_s=float(ledger.entitled[at]),
             short_s=float(ledger.short[at]), each_s=float(ledger.each[at]),
-            ended=ended.get(name, {}),
+            ended=ended.get(name, {}), weight=float(lane.claims.weight[at]),
+            guaranteed=float(lane.claims.guaranteed[at]),
         )
         for at, name in enumerate(lane.projects)
     }  # fmt: skip
     if all(_same(row, lane.stored.get(name)) for name, row in rows.items()) and not out:
         return None
-    status = QueueStatus(at=snapshot.now, projects=_bounded(rows),
+    status = QueueStatus(at=snapshot.now, projects=_bounded(rows), capacity=lane.capacity,
                          turn_at=lane.queue.status.turn_at if lane.queue else 0.0)  # fmt: skip
     if lane.queue:
         return lane.queue.model_copy(update={"status": status})
@@ -104,8 +106,11 @@ def _kept(lane: Lane, out: list[Job], snapshot: Snapshot) -> Queue | None:
 def _same(row: Standing, before: Standing | None) -> bool:
     if before is None:
         return not (row.demand or row.held)
-    stands = (row.demand, row.entitled, row.held)
-    return stands == (before.demand, before.entitled, before.held)
+    return _stands(row) == _stands(before)
+
+
+def _stands(row: Standing) -> tuple[float, ...]:
+    return row.demand, row.entitled, row.held, row.weight, row.guaranteed
 
 
 def _bounded(rows: Mapping[str, Standing]) -> dict[str, Standing]:

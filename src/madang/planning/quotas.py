@@ -198,7 +198,7 @@ class Books:
 
     def narrow(self, project: str, ask: Ask, nodes: int, stocks: Sequence[Stock]) -> Ask | Limit:
         """Return an ask without the stocks of which it may not have so much; or why it has none."""
-        places = self._places(project)
+        places = self._places(project) if self.limits else ()
         if not places:
             return ask
         first, is_open, ways = None, False, []

@@ -39,7 +39,7 @@ CODES = {
 def plan_turns(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Action]:
     """Have those make room, in each lane where it is time, who are given none."""
     for lane in order.lanes.values():
-        if lane.queue is None or _due_s(lane, snapshot) > 0 or not _waits(lane):
+        if lane.queue is None or due_s(lane, snapshot) > 0 or not _waits(lane):
             continue
         chosen = tuple(_Room(lane, snapshot, ground).made())
         if chosen:
@@ -52,10 +52,11 @@ def plan_turns(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Act
 def wake_s(snapshot: Snapshot, order: Order) -> float | None:
     """Return the seconds until somebody may be asked again; None: nobody has cause to."""
     lanes = [lane for lane in order.lanes.values() if lane.queue and _waits(lane)]
-    return min((due for lane in lanes if (due := _due_s(lane, snapshot)) > 0), default=None)
+    return min((due for lane in lanes if (due := due_s(lane, snapshot)) > 0), default=None)
 
 
-def _due_s(lane: Lane, snapshot: Snapshot) -> float:
+def due_s(lane: Lane, snapshot: Snapshot) -> float:
+    """Return the seconds until somebody may be asked again in a lane; below 0: since then."""
     if lane.queue is None:
         return 0.0
     return RULE.every_s - passed_s(snapshot, lane.queue.uid, lane.queue.status.turn_at)

@@ -34,14 +34,12 @@ class Standing(Frozen):
     ended: dict[int, dict[int, int]] = Field(default_factory=dict)
     """How many of its jobs have ended, by class of size, then by the age that they had reached."""
     weight: float = 1.0
-    """What it counts for;"""
+    """What it counts for,"""
     guaranteed: float = 0.0
-    """what it is promised;"""
-    waiting: float = 0.0
-    """what its jobs and services ask for that wait;"""
+    """and what it is promised."""
     shortfall: float = 0.0
-    """and which part of what it was entitled to it went short of: 0 to 1. These four are told
-    whenever somebody looks, and not stored."""
+    """Which part of what it was entitled to it went short of, 0 to 1: told whenever somebody looks,
+    and not stored."""
 
 
 class QueueStatus(Frozen):
@@ -49,6 +47,8 @@ class QueueStatus(Frozen):
 
     at: float = 0.0
     """Unix seconds since when projects stand as they do."""
+    capacity: int = 0
+    """Accelerators in sight that are well."""
     turn_at: float = 0.0
     """Unix seconds at which somebody was last asked to make room for others by their shares."""
     projects: dict[str, Standing] = Field(default_factory=dict)

@@ -203,7 +203,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.guaranteed", lambda r: f"{r['of']['guaranteed']:g}"),
         ("column.entitled", lambda r: f"{r['of']['entitled']:.4g}"),
         ("column.held", lambda r: f"{r['of']['held']:g}"),
-        ("column.asked", lambda r: f"{r['of']['demand'] - r['of']['held']:.6g}"),
+        ("column.waiting", lambda r: f"{r['of']['demand'] - r['of']['held']:.6g}"),
         ("column.short", lambda r: f"{100 * r['of']['shortfall']:.1f}"),
     ),
     "grant": (

@@ -131,6 +131,15 @@ class Applied(TypedDict):
     follows: list[Follow]
 
 
+class Expected(TypedDict):
+    """When something that waits would start, by trials; Unix seconds, None where not seen."""
+
+    likely_at: float | None
+    late_at: float | None
+    looked_until: float | None
+    learnt: int
+
+
 class Explanation(TypedDict):
     """Why something is as it is, and in turn what it waits for."""
 
@@ -145,6 +154,7 @@ class Explanation(TypedDict):
     because: list[Explanation]
     ahead: int | None
     ahead_higher: int
+    expected: Expected | None
 
 
 class Log(TypedDict):

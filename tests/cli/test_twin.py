@@ -15,7 +15,8 @@ from madang.resources.rights import CONTROL
 from madang.resources.tenancy import Empty
 from madang.settings import Home
 from madang.stores.sqlite import SqliteStore
-from madang.testing.builders import model, node, service, snapshot
+from madang.testing.builders import job, model, node, service, snapshot
+from madang.testing.paper import Paper
 from madang.twin.record import Record, packed, sealed
 
 
@@ -99,6 +100,51 @@ def test_a_change_that_can_not_be_is_refused_with_what_can(run, town: Path) -> N
         "There is no site seol; the nearest name is seoul.", "Sites are seoul."
     ]  # fmt: skip
     assert run("twin", "whatif", "--snapshot", str(town)).status == 2
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A record of eight accelerators for which two projects compete."""
+    rows = [
+        job(f"{place[5:]}-{n}", project=place, created_at=float(n), needs={"accelerator": "nvidia"})
+        for place in ("acme/lab", "acme/web") for n in range(8)
+    ]  # fmt: skip
+    paper = Paper(snapshot(node("a", cards=8), rows))
+    paper.settle()
+    path = tmp_path / "shared.json"
+    path.write_text(Record.of(paper.snapshot).text())
+    return path
+
+
+def test_weights_and_grants_that_might_be_are_tried(run, shared: Path, tmp_path: Path) -> None:
+    asked = ("twin", "whatif", "--snapshot", str(shared))
+    done = run(*asked, "--weight", "web=3")
+    assert (done.status, done.err) == (0, "")
+    assert "Would run as well, 2: acme/web web-4, acme/web web-5" in done.out
+    assert "Would make room and wait, 2: acme/lab lab-2, acme/lab lab-3" in done.out
+    rows = [line for line in done.out.splitlines() if line.startswith("nvidia/h100  acme/web")]
+    (row,) = rows
+    assert "1 -> 3" in row
+    assert "4 -> 6" in row
+    grant = tmp_path / "grant.yaml"
+    grant.write_text(
+        "{kind: grant, name: burst, project: acme/web, accelerator: nvidia, count: 7,"
+        " from: '1970-01-01', until: '2099-01-01'}"
+    )
+    said = json.loads(run(*asked, "--grant", str(grant), "--json").out)
+    assert {r["project"]: r["held_after"] for r in said["queues"]} == {
+        "acme/lab": 1.0, "acme/web": 7.0,
+    }  # fmt: skip
+
+
+def test_a_weight_and_a_grant_that_can_not_be_are_refused(run, shared: Path, tmp_path) -> None:
+    asked = ("twin", "whatif", "--snapshot", str(shared))
+    assert "PROJECT=WEIGHT" in run(*asked, "--weight", "web").err
+    assert run(*asked, "--weight", "nobody=2").status == 4
+    other = tmp_path / "other.yaml"
+    other.write_text("{kind: job, name: x, project: acme/web, command: 'true'}")
+    assert "job/x is no grant." in run(*asked, "--grant", str(other)).err
+    assert run(*asked, "--grant", str(tmp_path / "none.yaml")).status == 2
 
 
 def test_what_if_is_asked_of_a_home_at_rest(run, at_rest: Home) -> None:

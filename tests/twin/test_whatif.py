@@ -12,12 +12,13 @@ from madang.errors import NotFound, Rejected
 from madang.planning.action import Action, Plan, Stop, Verb
 from madang.planning.plan import plan
 from madang.planning.snapshot import Seen, Snapshot
+from madang.resources.manifest import read
 from madang.resources.place import Pool, PoolSpec, PoolStatus, Site, SiteSpec
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.tenancy import Empty
 from madang.supervisor.protocol import Process
-from madang.testing.builders import model, node, service, snapshot
+from madang.testing.builders import job, model, node, service, snapshot
 from madang.testing.paper import Paper
 from madang.twin.change import Addition, change
 from madang.twin.ideal import Ideal
@@ -281,3 +282,69 @@ def test_no_order_reaches_a_node_that_can_not_be_seen() -> None:
     world = Ideal(now)
     world.carry_out(Plan((Action(Verb.STOP_REPLICA, one, reason, effect=order),)))
     assert world.snapshot.seen.processes.keys() == {two.uid}
+
+
+H100 = {"accelerator": "nvidia/h100"}
+
+
+def two_projects() -> Snapshot:
+    """Return eight H100s for which two projects compete, each with eight jobs of one."""
+    rows = [
+        job(f"{name}-{n}", project=project, created_at=float(n), needs=H100)
+        for project, name in (("acme/lab", "lab"), ("acme/web", "web")) for n in range(8)
+    ]  # fmt: skip
+    paper = Paper(
+        snapshot(places(("seoul", "gpu")), in_pool("gpu", "h", cards=8), rows)
+    )  # fmt: skip
+    paper.settle()
+    return paper.snapshot
+
+
+def held(answer: Any) -> dict[str, tuple[float, float]]:
+    return {row["project"]: (row["held_before"], row["held_after"]) for row in answer["queues"]}
+
+
+def test_a_project_that_weighs_more_would_have_more_and_others_make_room():
+    answer = whatif(two_projects(), Asked(weights=("web=3",)))
+    assert held(answer) == {"acme/lab": (4.0, 2.0), "acme/web": (4.0, 6.0)}
+    moved = [(row["project"], row["before"], row["after"]) for row in answer["jobs"]]
+    assert sorted(moved) == [("acme/lab", True, False)] * 2 + [("acme/web", False, True)] * 2
+
+
+def test_a_grant_that_would_be_given_brings_its_project_what_it_promises():
+    manifest = read({
+        "kind": "grant", "name": "burst", "project": "acme/web", "accelerator": "nvidia/h100",
+        "count": 7, "from": "1970-01-01", "until": "2099-01-01",
+    }, "")  # fmt: skip
+    answer = whatif(two_projects(), Asked(grants=(manifest,)))
+    assert held(answer)["acme/web"] == (4.0, 7.0)
+
+
+def test_nothing_is_changed_by_asking():
+    start = two_projects()
+    whatif(start, Asked(weights=("acme/web=3",)))
+    assert start.quotas == {}
+
+
+@pytest.mark.parametrize(("written", "code"), [
+    ("web", "twin.bad-weight"), ("web=0", "twin.bad-weight"), ("web=nan", "twin.bad-weight"),
+    ("=2", "twin.bad-weight"), ("nobody=2", "twin.no-such-project"),
+])  # fmt: skip
+def test_a_weight_that_cannot_be_is_refused(written, code):
+    with pytest.raises(Rejected) as caught:
+        whatif(two_projects(), Asked(weights=(written,)))
+    assert caught.value.code == code
+
+
+def test_a_grant_that_is_over_and_what_is_no_grant_are_refused():
+    days = {"from": "1970-01-01", "until": "1970-01-02"}
+    over = read({"kind": "grant", "name": "old", "project": "acme/web", "count": 1,
+                 "accelerator": "nvidia/h100", **days}, "")  # fmt: skip
+    late = replace(two_projects(), now=10 * 86_400.0)
+    with pytest.raises(Rejected) as caught:
+        whatif(late, Asked(grants=(over,)))
+    assert caught.value.code == "twin.grant-over"
+    other = read({"kind": "job", "name": "x", "project": "acme/web", "command": "true"}, "")
+    with pytest.raises(Rejected) as caught:
+        whatif(late, Asked(grants=(other,)))
+    assert caught.value.code == "twin.no-grant"

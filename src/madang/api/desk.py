@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, cast
 
@@ -53,6 +54,8 @@ class Desk:
     notary: Notary
     once: Once
     secrets: Secrets
+    trials: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One estimate of when a job starts is made at a time: it takes up to a second."""
 
     def check(self, who: Principal) -> None:
         """Raise `Unauthorized` for a caller whose key was revoked while it was being served."""

@@ -36,10 +36,13 @@ from madang.control.report import report
 from madang.control.steering import emptied, released
 from madang.errors import MadangError, NotFound
 from madang.planning.explain import Explanation, explain
+from madang.planning.memo import Memo
 from madang.resources.event import Event
+from madang.resources.job import Job
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource, Frozen, Name, Place, Ref
 from madang.resources.rights import CONTROL, Grant, Principal, Right, Role
+from madang.twin.forward import expected
 from madang.twin.record import Record
 
 router = APIRouter(prefix="/api/v1")
@@ -328,7 +331,14 @@ async def explanation(
 ) -> Explanation:
     """Say why a resource is as it is, and the smallest change that would help."""
     found = desk.intake.find(who, kind, ref_of(who, kind, name, project))
-    return explain(found, desk.world.snapshot(CONTROL, desk.observer.seen()))
+    snapshot = desk.world.snapshot(CONTROL, desk.observer.seen())
+    said = explain(found, snapshot)
+    if not isinstance(found, Job) or said.ahead is None:
+        return said
+    async with desk.trials:
+        order = Memo().order(snapshot)
+        when = await asyncio.to_thread(expected, found, snapshot, order)
+    return said.model_copy(update={"expected": when})
 
 
 @router.get("/{kind}/{name:path}/logs")

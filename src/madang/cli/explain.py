@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from madang.answers import Explanation
+from madang.answers import Expected, Explanation
 from madang.cli.course import body
 from madang.cli.kinds import naming, thing
 from madang.cli.options import DEFAULTS, Options
@@ -63,6 +63,20 @@ def turn(found: Explanation) -> Iterator[str]:
         yield word("explain.ahead", jobs=found["ahead"], higher=found["ahead_higher"])
     elif found["ahead"] == 0:
         yield word("explain.first")
+    if when := found.get("expected"):
+        yield expected(when)
+
+
+def expected(when: Expected) -> str:
+    """Say when it would start, by the trials of the twin."""
+    likely, late, looked = when["likely_at"], when["late_at"], when["looked_until"]
+    if likely is None and looked is None:
+        return word("explain.not-learnt", jobs=when["learnt"])
+    if likely is None:
+        return word("explain.not-before", until=moment(looked or 0.0))
+    if late is None:
+        return word("explain.likely", at=moment(likely))
+    return word("explain.expected", at=moment(likely), late=moment(late))
 
 
 def last_lines(found: Explanation) -> Iterator[str]:

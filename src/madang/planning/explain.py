@@ -35,6 +35,19 @@ LEFT_MAX = 20
 """So many are named that are still on a node."""
 
 
+class Expected(Frozen):
+    """When something that waits would start, by trials of the twin; Unix seconds."""
+
+    likely_at: float | None = None
+    """In the middle of the trials; None: too few of them had it start."""
+    late_at: float | None = None
+    """In nine of ten trials it had started by then."""
+    looked_until: float | None = None
+    """No trial looked further than that; None: as far as was needed."""
+    learnt: int = 0
+    """Of so many jobs that ended is known how long they ran; of too few nothing is said."""
+
+
 class Explanation(Frozen):
     """One object, and in turn what it waits for."""
 
@@ -55,6 +68,8 @@ class Explanation(Frozen):
     """Jobs in line before it; None: it is not in line;"""
     ahead_higher: int = 0
     """and how many of these count for more than it."""
+    expected: Expected | None = None
+    """When it would start; None: it is in no line, or nobody has asked."""
 
 
 def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:

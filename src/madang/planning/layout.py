@@ -297,7 +297,7 @@ def watts_of(spec: AcceleratorSpec, pool: PoolSpec | None) -> Watts | None:
 
 def drawing(snapshot: Snapshot) -> Iterator[tuple[AcceleratorSpec, str, Watts | None, bool]]:
     """Give every accelerator, under a limit or not: its pool, its figures, whether it works."""
-    held = {name for r in snapshot.replicas.values() for name in r.status.accelerators}
+    held = {name for holding in snapshot.holdings() for name in holding.accelerators}
     pools = snapshot.all(Pool)
     for each in snapshot.accelerators.values():
         node = snapshot.nodes.get(Ref("", each.spec.node))

@@ -73,7 +73,7 @@ class Passed(NamedTuple):
 
 
 def held(snapshot: Snapshot) -> Iterator[Held]:
-    """Return all that has accelerators and whose sums are not closed."""
+    """Return all that has accelerators and whose sums are not closed, in the order of uids."""
     found: dict[str, Held] = {}
     for owner, place, since, _ in holders(snapshot):
         assert isinstance(owner, Replica | Attempt)
@@ -81,7 +81,7 @@ def held(snapshot: Snapshot) -> Iterator[Held]:
         known = found.get(owner.uid)
         places = (*known.places, place) if known else (place,)
         found[owner.uid] = Held(owner, epoch, since, places)
-    return (each for each in found.values() if not each.meter.closed)
+    return (found[uid] for uid in sorted(found) if not found[uid].meter.closed)
 
 
 def passed(of: Held, snapshot: Snapshot) -> Passed:

@@ -109,11 +109,11 @@ def change(
 def _named(snapshot: Snapshot, nodes: Iterable[str], sites: Iterable[str]) -> Iterator[str]:
     """Give the nodes that are to go, by their names and by their sites."""
     for name in nodes:
-        _known("twin.no-such-node", name, [ref.name for ref in snapshot.nodes])
+        check_known("twin.no-such-node", name, [ref.name for ref in snapshot.nodes])
         yield name
     where = sites_of(snapshot)
     for site in sites:
-        _known("twin.no-such-site", site, _sites(snapshot))
+        check_known("twin.no-such-site", site, _sites(snapshot))
         yield from (ref.name for ref, node in snapshot.nodes.items() if where[node.name] == site)
 
 
@@ -127,7 +127,7 @@ def _sites(snapshot: Snapshot) -> list[str]:
     return sorted(ref.name for ref in snapshot.kept.get("site", {}))
 
 
-def _known(code: str, name: str, known: Sequence[str]) -> None:
+def check_known(code: str, name: str, known: Sequence[str]) -> None:
     """Raise `NotFound` for a name that is not among these, with the most like it."""
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0) or ["-"]
@@ -136,7 +136,7 @@ def _known(code: str, name: str, known: Sequence[str]) -> None:
 
 def _arrivals(asked: Addition, snapshot: Snapshot, made: int) -> Iterator[Arrival]:
     """Give the new nodes of one addition: `made` have been made before it."""
-    _known("twin.no-such-site", asked.site, _sites(snapshot))
+    check_known("twin.no-such-site", asked.site, _sites(snapshot))
     shape = _shape(asked, snapshot)
     pool = _pool(asked, shape, snapshot)
     taken = {ref.name for ref in snapshot.nodes}
@@ -230,7 +230,7 @@ def _pool(asked: Addition, shape: Shape, snapshot: Snapshot) -> str:
     pools, like = snapshot.kept.get("pool", {}), shape.node.spec.pool
     own = sorted(ref.name for ref, pool in pools.items() if pool.spec.site == asked.site)
     if asked.pool:
-        _known("twin.no-such-pool", asked.pool, own)
+        check_known("twin.no-such-pool", asked.pool, own)
         return asked.pool
     if like in own or len(own) == 1:
         return like if like in own else own[0]

@@ -26,9 +26,12 @@ from madang.twin.queue import Discipline, Queue
 class Madang:
     """Ours."""
 
-    def __init__(self, projects: int, rule: Rule = RULE) -> None:
+    def __init__(
+        self, projects: int, rule: Rule = RULE, ledger: Ledger | None = None,
+        lives: Lives | None = None,
+    ) -> None:  # fmt: skip
         self.every_s, self._rule = rule.every_s, rule
-        self._ledger, self._lives = Ledger.blank(projects), Lives.blank(projects)
+        self._ledger, self._lives = ledger or Ledger.blank(projects), lives or Lives.blank(projects)
         self._learnt_s = -inf
         self._worth: Floats = np.zeros(0)
         self._order: list[int] = []
@@ -62,11 +65,11 @@ class Madang:
 def line_of(queue: Queue, who: Ints, rule: Rule = RULE) -> Line:
     """Return what planning sees of these jobs."""
     runs = queue.runs[who]
-    kept = [*queue.often_stopped(rule.preempted_max), *queue.to_save_first()]
+    kept = [*queue.often_stopped(rule.preempted_max), *queue.to_save_first(), *queue.pinned]
     fixed = runs & np.isin(who, kept)
     return Line(
         queue.project[who], queue.size[who], queue.work_s(who), queue.waited_s(who),
-        np.where(runs, queue.unsaved(who), 0.0), runs, fixed, np.ones(len(who), np.int64),
+        np.where(runs, queue.unsaved(who), 0.0), runs, fixed, queue.height[who],
     )  # fmt: skip
 
 

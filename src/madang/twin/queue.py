@@ -7,7 +7,7 @@ not placed. Who is stopped goes on from its last checkpoint, and first takes a w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
@@ -17,7 +17,7 @@ import numpy as np
 
 from madang.errors import Rejected
 from madang.planning.share.ledger import Shares
-from madang.planning.share.line import Floats, Ints
+from madang.planning.share.line import Floats, Ints, Line
 from madang.planning.share.rule import HOUR_S
 from madang.planning.share.water import Claims
 from madang.twin.jobs import Asked
@@ -38,9 +38,9 @@ class Yard:
 class Queue:
     """A pool, what runs on it and what waits for it, at one instant."""
 
-    def __init__(self, jobs: Sequence[Asked], yard: Yard) -> None:
+    def __init__(self, jobs: Sequence[Asked], yard: Yard, projects: Sequence[str] = ()) -> None:
         self.yard, self.now, self.free = yard, 0.0, yard.capacity
-        names = sorted({job.project for job in jobs})
+        names = list(projects) or sorted({job.project for job in jobs})
         index = {name: i for i, name in enumerate(names)}
         self.projects, count = names, len(jobs)
         self.claims = Claims.even(len(names))
@@ -48,6 +48,9 @@ class Queue:
         self.size: Ints = np.array([job.size for job in jobs], np.int64)
         self.came_s: Floats = np.array([job.came_s for job in jobs])
         self.runs_s: Floats = np.array([job.runs_s for job in jobs])
+        self.height: Ints = np.ones(count, np.int64)
+        self.pinned: frozenset[int] = frozenset()
+        """Who is never asked to make room."""
         self.saved_s: Floats = np.zeros(count)
         """Work it starts from."""
         self.since_s: Floats = np.zeros(count)
@@ -72,6 +75,25 @@ class Queue:
         self._stopped: dict[int, deque[float]] = {}
         self._fruitless: set[int] = set()
         """Who was stopped last before it had saved anything new."""
+
+    @classmethod
+    def at_once(cls, line: Line, runs_s: Floats, yard: Yard, projects: int) -> Queue:
+        """Return one in which all of a line are there, and what runs has begun long ago."""
+        names = [f"{number:09}" for number in range(projects)]
+        came_s = (-line.waited_s - line.ran_s).tolist()
+        sizes, project = line.size.tolist(), line.project.tolist()
+        jobs = [
+            Asked(came, runs, size, names[own], "")
+            for came, runs, size, own in zip(came_s, runs_s.tolist(), sizes, project, strict=True)
+        ]
+        queue = cls(jobs, yard, names)
+        queue.height, queue.saved_s = line.height, line.ran_s.copy()
+        queue.held_s = line.ran_s.copy()
+        for job, runs in enumerate(line.runs.tolist()):
+            queue.come(job)
+            if runs:
+                queue.start(job)
+        return queue
 
     def work_s(self, who: Ints) -> Floats:
         """Return the work that each has done and not lost."""
@@ -225,24 +247,31 @@ def play(jobs: Sequence[Asked], yard: Yard, discipline: Discipline, tell: Tell) 
 
 def go_on(queue: Queue, discipline: Discipline, tell: Tell) -> None:
     """Play a queue to which nobody has come yet until its last job has ended."""
-    came = deque(enumerate(queue.came_s.tolist()))
-    last_s, every_s = came[-1][1], discipline.every_s
-    total = len(came)
-    ended, next_s = 0, inf
-    while ended < total:
+    total, told = len(queue.sizes), 0
+    for ended in events(queue, discipline):
+        if ended // TELL_EVERY > told:
+            told = ended // TELL_EVERY
+            tell(ended, total)
+
+
+def events(queue: Queue, discipline: Discipline) -> Iterator[int]:
+    """Go from event to event, and give after each how many jobs have ended; until all have."""
+    came = deque((job, at) for job, at in enumerate(queue.came_s.tolist()) if not queue.lives[job])
+    last_s, every_s = came[-1][1] if came else 0.0, discipline.every_s
+    ended, next_s = 0, inf if came else 0.0
+    while ended < len(queue.sizes):
         now = min(came[0][1] if came else inf, queue.next_end_s(), next_s)
         _pass(queue, discipline, now, last_s)
         while queue.next_end_s() <= now:
             discipline.end(queue, queue.end())
             ended += 1
-            if ended % TELL_EVERY == 0:
-                tell(ended, total)
         while came and came[0][1] <= now:
             queue.come(came.popleft()[0])
         queue.measure()
         if queue.waiting:
             _turn(queue, discipline, is_due=now >= next_s or not every_s)
         next_s = (now // every_s + 1) * every_s if every_s and queue.waiting else inf
+        yield ended
 
 
 def _pass(queue: Queue, discipline: Discipline, now: float, last_s: float) -> None:

@@ -1,4 +1,4 @@
-"""What would become of everything if nodes came or went: two ideal worlds, told side by side.
+"""What would become of all if nodes, weights or grants were others: two worlds, side by side.
 
 Both worlds start from one snapshot, are planned for by the very code that control runs, and go on
 until nothing is left to plan. What differs between them is what the change does.
@@ -15,6 +15,7 @@ from madang.planning.explain import Explanation, explain
 from madang.planning.layout import drawing
 from madang.planning.replicas import accelerator_kind
 from madang.planning.snapshot import Probed, Snapshot
+from madang.resources.manifest import Manifest
 from madang.resources.power import Watts
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import Ref
@@ -23,6 +24,8 @@ from madang.supervisor.protocol import Process
 from madang.twin.change import Change, change
 from madang.twin.form import plain
 from madang.twin.ideal import Ideal
+from madang.twin.merit import with_merit
+from madang.twin.standings import jobs, queues
 
 QUIET_S = 900.0
 """Longer than anything is put off by planning."""
@@ -37,6 +40,10 @@ class Asked:
     """Names of nodes that go."""
     sites: tuple[str, ...] = ()
     """Names of sites all of whose nodes go."""
+    weights: tuple[str, ...] = ()
+    """Of projects, as `acme/lab=2`."""
+    grants: tuple[Manifest, ...] = ()
+    """That are given, with all they ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,7 @@ def whatif(snapshot: Snapshot, asked: Asked) -> Json:
     """Answer what would start, wait, be gained and lost, and drawn; raises as `change`."""
     is_seen = bool(snapshot.seen.nodes)
     start = awake(snapshot)
-    made = change(start, asked.add, asked.nodes, asked.sites)
+    made = _changed(start, asked)
     before, after = Outcome.of(start), Outcome.of(made.snapshot)
     services = list(_services(before, after))
     accelerators = list(_accelerators(before.snapshot, after.snapshot))
@@ -83,9 +90,20 @@ def whatif(snapshot: Snapshot, asked: Asked) -> Json:
         "waits": list(_waits(after, before)),
         "services": services,
         "projects": _projects(services),
+        "jobs": list(jobs(before.snapshot, after.snapshot)),
+        "queues": list(queues(before.snapshot, after.snapshot)),
         "accelerators": accelerators,
         "watts": _watts(accelerators),
     }
+
+
+def _changed(start: Snapshot, asked: Asked) -> Change:
+    has_merit = bool(asked.weights or asked.grants)
+    if has_merit and not (asked.add or asked.nodes or asked.sites):
+        made = Change(start, (), ())
+    else:
+        made = change(start, asked.add, asked.nodes, asked.sites)
+    return replace(made, snapshot=with_merit(made.snapshot, asked.weights, asked.grants))
 
 
 def awake(snapshot: Snapshot) -> Snapshot:

@@ -51,12 +51,16 @@ class Lives:
 
         [groups, ages], in chances to end per second.
         """
+        return _best(self.hazard(line))
+
+    def hazard(self, line: Line) -> Floats:
+        """Return how sure a job that reached an age is to end at it, by group and age."""
         living = np.zeros_like(self.ended)
         np.add.at(living, (groups(line.project, line.size), ages(line.ran_s)), 1)
         reached = (self.ended + living)[:, ::-1].cumsum(axis=1)[:, ::-1]
         common = (self.ended.sum(axis=0) + 0.1) / (reached.sum(axis=0) + 1.0)
-        hazard = np.minimum(MOST, (self.ended + ALIKE * common) / (reached + ALIKE))
-        return _best(hazard)
+        found: Floats = np.minimum(MOST, (self.ended + ALIKE * common) / (reached + ALIKE))
+        return found
 
 
 def _best(hazard: Floats) -> Floats:

@@ -264,6 +264,15 @@ def test_what_comes_back_goes_to_the_next_in_line_once(back: str) -> None:
         town.act("a", "decline", who("a/x", Role.MEMBER, "a/lab"))
 
 
+def test_what_somebody_has_is_not_given_on_to_a_higher_rank() -> None:
+    town = Town(asked("a", 2, 90), asked("b", 3, 80, least=3), asked("c", 2, 70))
+    town.do("award")
+    assert town.counts() == {"a": 2, "b": 0, "c": 2}
+    town.act("a", "decline", who("a/x", Role.MEMBER, "a/lab"))
+    town.do("next")
+    assert town.counts() == {"a": 0, "b": 0, "c": 2}
+
+
 def test_who_has_given_back_what_lay_unused_is_not_next_in_line_for_it() -> None:
     town = Town(asked("a", 4, 70), asked("b", 4, 60))
     town.do("award")

@@ -59,8 +59,8 @@ async def test_a_round_goes_from_its_call_to_an_award_and_each_request_is_explai
     await yard.until("grant", "a", "active")
     lost = await yard.get("grant/b/explanation", project=LAB)
     assert lost["reason"]["code"] == "round.none-units"
-    assert [each["code"] for each in lost["findings"]][-4:] == [
-        "round.deed-award", "round.holds", "round.none-units", "round.may-appeal",
+    assert [each["code"] for each in lost["findings"]][-5:] == [
+        "round.deed-award", "round.note", "round.holds", "round.none-units", "round.may-appeal",
     ]  # fmt: skip
     again = await yard.post("round/spring/act", {"what": "award"}, 409)
     assert again["error"]["code"] == "round.awarded-already"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from madang.resources.idle import MonthUse
+from madang.resources.grant import Grant, GrantPhase
+from madang.resources.idle import IdleWatch, MonthUse
 from madang.resources.job import Job
 from madang.resources.resource import Ref
 from madang.resources.rights import CONTROL
@@ -67,6 +68,25 @@ async def test_a_member_is_told_of_its_own_project_alone(yard: Yard) -> None:
         assert seen["project"] == "local/main"
         other = await me.get("/api/v1/usage", params={**month, "project": OTHER})
         assert other.status_code == 404
+
+
+async def test_status_names_what_stands_idle_to_who_may_see_it(yard: Yard) -> None:
+    reclaim = {"below": 0.5, "over": "2d"}
+    grant = {"kind": "grant", "accelerator": "cpu", "count": 2, "from": "2020-01-01",
+             "until": "2999-01-01", "reclaim": reclaim}  # fmt: skip
+    await yard.apply({**grant, "name": "burst"}, {**grant, "name": "used"})
+    found = yard.desk.world.get(CONTROL, Grant, Ref("local/main", "burst"))
+    assert found is not None
+    watch = IdleWatch(below=0.5, idle_s=86_400 * 1.5, warned_s=86_400.0, peak_milli=900)
+    await yard.desk.world.commit(
+        CONTROL, [found.with_status(phase=GrantPhase.WARNED, watch=watch, count=2)]
+    )
+    (told,) = (await yard.get("status"))["idle"]
+    assert (told["kind"], told["name"], told["reason"]["code"]) == (
+        "grant", "burst", "grant.warned-idle",
+    )  # fmt: skip
+    values = told["reason"]["values"]
+    assert (values["left"], values["used"], values["idle"]) == ("12h", 1, "1d12h")
 
 
 async def test_what_is_no_month_is_refused(yard: Yard) -> None:

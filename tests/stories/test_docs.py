@@ -35,7 +35,7 @@ GUIDES = (
 GUIDE_PAIRS = tuple((guide, guide.replace("docs/", "docs/ko/", 1)) for guide in GUIDES)
 """Typed in English only; what is typed is the same in Korean."""
 PAGES_TYPED = (*QUICKSTARTS, *OPERATIONS, *GUIDES)
-APART = frozenset({"postgresql", "upgrade"})
+APART = frozenset({"postgresql", "upgrade", "reclaim"})
 """Marks of blocks that are typed somewhere else than the rest of their page."""
 PAGES = (
     "README.md", "README.ko.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md",
@@ -54,11 +54,12 @@ LOOKS = (
     "madang events",
     "madang logs",
     "madang watch",
+    "madang usage",
     "curl",
     "madang audit",
 )
 """What may be asked again while the world still moves."""
-LOOKS_S = 30.0
+LOOKS_S = 90.0
 DONE_S = 90.0
 """How long one command may take: a small model may talk until its context is full."""
 MARK = "\x1e"
@@ -275,6 +276,16 @@ def test_an_upgrade_is_what_the_guide_says(page: str, tmp_path: Path) -> None:
         assert reader.shell.type("madang up --port 0")[0] == 0
         follow(reader, steps(page, "upgrade"))
         assert (reader.home / "run/supervisor.sock").exists(), "it ends with everything up"
+
+
+@pytest.mark.timeout(400)
+def test_a_reclaim_is_what_the_guide_says(tmp_path: Path) -> None:
+    """On the simulated fleet: a job stops using its accelerators, is warned, saves and rests."""
+    page, korean = "docs/guides/sharing.md", "docs/ko/guides/sharing.md"
+    with reading("en", tmp_path) as reader:
+        follow(reader, steps(page, "reclaim"))
+    both = ([step.command for step in steps(each, "reclaim")] for each in (page, korean))
+    assert next(both) == next(both)
 
 
 @pytest.mark.parametrize("page", OPERATIONS)

@@ -26,7 +26,7 @@ from madang.api.desk import (
 )
 from madang.api.once import Asking, answered, once
 from madang.api.shown import shown
-from madang.api.usage import usage_of
+from madang.api.usage import usage_of, warned_of
 from madang.control.doctor import examine, examine_models, examine_store
 from madang.control.first import PROJECT
 from madang.control.intake import Applied, Revoked
@@ -106,11 +106,13 @@ async def whoami(who: Caller) -> dict[str, Any]:
 async def status(who: Reader, desk: AtDesk) -> dict[str, Any]:
     """Return everything at a glance, as far as the caller may see it."""
     seen = desk.observer.seen()
+    now = desk.world.snapshot(CONTROL, seen)
     pools = shown(desk.world, desk.intake.list(who, "pool", None))
     return {
         **desk.where(),
         **report(who, desk.world, desk.intake, seen),
         "accelerators": usage_of(who, desk, None, None).model_dump(mode="json"),
+        "idle": [each.model_dump(mode="json") for each in warned_of(who, now)],
         "pools": [{"name": each["name"], **each["spec"], **each["status"]} for each in pools],
     }
 

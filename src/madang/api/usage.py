@@ -9,9 +9,12 @@ from fastapi import APIRouter, Query, Response
 from madang.api.desk import AtDesk, Caller, Desk, Project, Reader, ref_of
 from madang.api.once import Asking, once
 from madang.control.steering import resumed
+from madang.planning.idle import Owner, told_of, warning_of
 from madang.planning.metering import ProjectUse, used_by
+from madang.planning.snapshot import Snapshot
+from madang.planning.unused import warning_of as unused_warning
 from madang.resources.month import month_of
-from madang.resources.resource import AnyResource, Frozen
+from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.rights import CONTROL, Principal, Right
 from madang.resources.tenancy import Project as ProjectKind
 
@@ -35,6 +38,30 @@ async def usage(
     """Return accelerator hours held, used and idle, and what they cost, by project and kind."""
     desk.intake.look(who, project)
     return usage_of(who, desk, project, month)
+
+
+class Warned(Frozen):
+    """Something that is warned of since its accelerators stand idle."""
+
+    kind: str
+    project: str
+    name: str
+    reason: Reason
+
+
+def warned_of(who: Principal, snapshot: Snapshot) -> tuple[Warned, ...]:
+    """Return what of the caller's stands idle, with what becomes of it and when."""
+    holders: list[Owner] = [*snapshot.living, *snapshot.replicas.values()]
+    found: list[tuple[AnyResource, Reason | None]] = [
+        *((told_of(each, snapshot), warning_of(each, snapshot)) for each in holders),
+        *((each, unused_warning(each, snapshot)) for each in snapshot.grants.values()),
+    ]
+    warned = {
+        told.uid: Warned(kind=told.kind, project=told.project, name=told.name, reason=why)
+        for told, why in found
+        if why and who.sees(told.project)
+    }
+    return tuple(sorted(warned.values(), key=lambda each: (each.kind, each.project, each.name)))
 
 
 def usage_of(who: Principal, desk: Desk, project: str | None, month: str | None) -> UsageOf:

@@ -16,6 +16,8 @@ POOL = (
     "column.pool", "column.nodes", "column.phase", "column.cores", "column.memory",
     "column.accelerators",
 )  # fmt: skip
+IDLE_MAX = 10
+"""So many are named that stand idle."""
 HOURS_MIN = 0.1
 """Less is not told."""
 NODES_MAX = 12
@@ -56,6 +58,7 @@ def status(*, options: Options = DEFAULTS) -> None:
         table(PROCESS, [_process(process) for process in found["processes"]])
         say()
     _had(found.get("accelerators", {"items": ()})["items"])
+    _idle(found.get("idle", ()))
     tell("status.usage", **found["usage"])
     for service in found["services"]:
         if service["phase"] != "ready":
@@ -76,6 +79,13 @@ def _had(items: Sequence[Mapping[str, Any]]) -> None:
         "status.had", held=round(held_h, 1), percent=share, idle=round(idle_h, 1),
         krw=f"{krw:,}", idle_krw=f"{idle_krw:,}",
     )  # fmt: skip
+
+
+def _idle(warned: Sequence[Mapping[str, Any]]) -> None:
+    """Name what stands idle, and what becomes of it."""
+    for each in warned[:IDLE_MAX]:
+        subject = f"{each['kind']}/{each['name']}"
+        say(f"{subject} ({each['project']}): {reason(each['reason'], subject)}")
 
 
 def _node(node: Mapping[str, Any]) -> tuple[object, ...]:

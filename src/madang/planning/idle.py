@@ -123,10 +123,11 @@ def warning(owner: Owner, meter: Meter, policy: Reclaim) -> Reason:
 
 def warning_of(owner: Owner, snapshot: Snapshot) -> Reason | None:
     """Say that a holder is warned of, as it is by now; None: it is not."""
-    policy, meter = policy_of(owner, snapshot), owner.status.meter
-    if policy is None or meter is None or meter.warned_s is None:
+    meter = owner.status.meter
+    if meter is None or meter.warned_s is None or meter.closed:
         return None
-    return warning(owner, meter, policy)
+    policy = policy_of(owner, snapshot)
+    return warning(owner, meter, policy) if policy else None
 
 
 def values_of(idle_s: float, warned_s: float | None, policy: Reclaim) -> dict[str, Value]:

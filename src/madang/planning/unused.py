@@ -18,7 +18,7 @@ from madang.planning.idle import WARNED_AT, is_due, policy_in, slice_s, values_o
 from madang.planning.layout import MILLI
 from madang.planning.metering import used_in
 from madang.planning.snapshot import Snapshot
-from madang.resources.grant import Deed, Grant, GrantPhase
+from madang.resources.grant import GIVEN, Deed, Grant, GrantPhase
 from madang.resources.idle import IdleWatch, Reclaim, Then
 from madang.resources.resource import Reason, Ref
 from madang.resources.tenancy import Project
@@ -143,10 +143,11 @@ def _warning(grant: Grant, watch: IdleWatch, policy: Reclaim) -> Reason:
 
 def warning_of(grant: Grant, snapshot: Snapshot) -> Reason | None:
     """Say that a grant is warned of since it is not used, as it is by now; None: it is not."""
-    policy, watch = grant.spec.reclaim or policy_in(grant.project, snapshot), grant.status.watch
-    if policy is None or watch is None or watch.warned_s is None:
+    watch = grant.status.watch
+    if watch is None or watch.warned_s is None or grant.status.phase not in GIVEN:
         return None
-    return _warning(grant, watch, policy)
+    policy = grant.spec.reclaim or policy_in(grant.project, snapshot)
+    return _warning(grant, watch, policy) if policy else None
 
 
 def going(grant: Grant) -> GrantPhase:

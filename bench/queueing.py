@@ -23,6 +23,7 @@ from madang.planning.share.water import Claims
 from madang.twin.queue import Yard
 from madang.twin.waits import compare
 from philly import jobs, sized, window
+from queueing_control import measured
 from rows import Row, write
 
 PUBLISHED = (
@@ -145,4 +146,4 @@ def a_turn() -> list[Row]:
 
 if __name__ == "__main__":
     assert jobs()
-    write("queue", [*published(), *others(), *a_turn()])
+    write("queue", [*published(), *others(), *a_turn(), *measured()])

@@ -40,6 +40,11 @@ class Want:
             return ground.fits(self.ask)
         return not isinstance(place_gang(self, ground), Refused)
 
+    def may_fit(self, ground: Ground) -> bool:
+        """Tell whether there are as many nodes as it asks for, each with room for its part."""
+        options = ground.layout.options(self.ask)
+        return any(int(ground.fitting(each.demand).sum()) >= self.nodes for each in options)
+
     def take(self, ground: Ground) -> None:
         """Let it have its places, if there are any."""
         found = place_gang(self, ground)

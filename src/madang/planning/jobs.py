@@ -15,7 +15,7 @@ from madang.planning.barrier import AFTER_FAILED, bared, barrier, shared, too_fu
 from madang.planning.blame import ASKED_ITSELF, Blame
 from madang.planning.cadence import lost_s, suggested_s
 from madang.planning.fix import smallest_fix
-from madang.planning.gangs import keep, place_gang
+from madang.planning.gangs import Want, keep, place_gang
 from madang.planning.ground import Ground
 from madang.planning.order import Order
 from madang.planning.place import NO_ROOM, Placement
@@ -308,20 +308,29 @@ def _find_room(job: Job, snapshot: Snapshot, ground: Ground, order: Order) -> It
     if known := ground.lines.get(want):
         yield from _line_up(job, snapshot, known)
         return
+    told, is_long = job.status.reason, len(order.waiting) > LONG
+    if is_long and told and told.code in NO_ROOM and not want.may_fit(ground):
+        _refuse(job, want, told, ground, order)  # nor would counting again what is in the way help
+        return
     found = place_gang(want, ground)
     if not isinstance(found, Refused):
         yield _start(job, found, snapshot)
         return
-    if coming := order.coming_for(job):
-        keep(want, coming, ground)
-    elif (place := order.place(job)) and place.is_eldest:
-        ground.closed.add(place.lane.kind)
-    ground.lines[want] = found.reason
-    if len(order.waiting) > LONG:
+    _refuse(job, want, found.reason, ground, order)
+    if is_long:
         yield from _line_up(job, snapshot, found.reason)
     else:
         fix = smallest_fix(found, ground, snapshot, job)
         yield from hold(job, snapshot, found.reason, fix=fix)
+
+
+def _refuse(job: Job, want: Want, reason: Reason, ground: Ground, order: Order) -> None:
+    """Let those behind know why there is no room, and leave them nothing that is kept for it."""
+    if coming := order.coming_for(job):
+        keep(want, coming, ground)
+    elif (place := order.place(job)) and place.is_eldest:
+        ground.closed.add(place.lane.kind)
+    ground.lines[want] = reason
 
 
 def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:

@@ -42,6 +42,8 @@ class Member:
     """and who of all came first in front."""
     had_s: float = 0.0
     """Of that it had something for so long."""
+    room_mark: str = ""
+    """By what is known that others make room for it."""
     attempt: Attempt | None = None
     """Of a job that runs."""
     runs: bool = False

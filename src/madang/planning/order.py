@@ -145,6 +145,10 @@ class Order:
 
     def _inside(self, members: Sequence[Member]) -> Iterator[Member]:
         """Leave those at the door of whose project, or organization, there are enough inside."""
+        asking = Counter(member.project for member in members)
+        if not self._snapshot.quotas and max(asking.values(), default=0) <= QUEUED_MAX:
+            yield from members
+            return
         limits: dict[str, list[tuple[str, int]]] = {}
         count: Counter[str] = Counter()
         for member in members:
@@ -274,7 +278,7 @@ class Order:
                 rank[lane.eldest] = ELDEST
             why = made.why.tolist()
             for at, job in waits:
-                is_made = bool(self.promised) and mark_of(job) in self.promised
+                is_made = lane.present[at].room_mark in self.promised
                 key = -lane.present[at].height, not is_made, rank[at], kind
                 rows.append((key, job, lane, why[at]))
         rows.sort(key=itemgetter(0))
@@ -289,7 +293,7 @@ class Order:
                 found[mark] = (*found.get(mark, ()), *attempt.status.places)
         for job in self._snapshot.open_jobs:
             status = job.status
-            if status.phase is JobPhase.WAITING and status.preempted_at:
+            if status.preempted_at and status.phase is JobPhase.WAITING:
                 last = self._snapshot.attempts.get(Ref(job.project, f"{job.name}-{status.attempt}"))
                 is_fresh = self._snapshot.now - status.preempted_at[-1] < MARKED_S
                 if last and last.status.room_for and is_fresh:
@@ -313,7 +317,7 @@ class Order:
         now, status = self._snapshot.now, job.status
         came = status.line.since if status.line else now
         return Member.of(
-            job, milli, came, had_s=self._had_s(job),
+            job, milli, came, had_s=self._had_s(job), room_mark=mark_of(job),
             ran_s=max(0.0, status.run_s - status.lost_s), height=job.spec.priority.height,
         )  # fmt: skip
 

@@ -58,7 +58,18 @@ STREAM_TIMEOUT_S = 600.0
 WAIT_S = 20.0
 """How long one long poll waits for news."""
 SITE_WIDE = frozenset(
-    {"organization", "project", "user", "quota", "round", "site", "pool", "node", "accelerator"}
+    {
+        "organization",
+        "project",
+        "user",
+        "quota",
+        "round",
+        "queue",
+        "site",
+        "pool",
+        "node",
+        "accelerator",
+    }
 )
 """Kinds that are looked up without a project."""
 ANSWER_BYTES_MAX = 64 << 20

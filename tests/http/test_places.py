@@ -85,7 +85,7 @@ async def test_a_pool_tells_what_it_draws_now_and_stores_none_of_it(yard: Yard) 
     assert [p["status"]["power_kw"] for p in (await yard.get("pool"))["items"]] == [0.2]
     assert (await yard.get("status"))["pools"] == [
         {"name": "default", "site": "local", "power_kw_max": 0.5, "power_kw": 0.2, "no_watts": [],
-         "run_s": 0.0, "faults": 0, "price_krw_per_hour": {},
+         "run_s": 0.0, "faults": 0, "price_krw_per_hour": {}, "reclaim": None,
          "watts": {"cpu": {"idle": 50.0, "full": 200.0}}},
     ]  # fmt: skip
     (changed,) = (await yard.get("changes", after=0, kind="pool"))["items"]

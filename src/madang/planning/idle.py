@@ -36,14 +36,32 @@ WORKING = frozenset({AttemptPhase.STARTING, AttemptPhase.RUNNING})
 Owner = Replica | Attempt
 
 
+class Policies:
+    """What holds for whom, looked up once for each project and node."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._of_projects: dict[str, Reclaim | None] = {}
+        self._of_nodes: dict[str, Reclaim | None] = {}
+
+    def of(self, owner: Owner) -> Reclaim | None:
+        """Return what holds: of its project, else its organization, else its pool."""
+        place = owner.project
+        if place not in self._of_projects:
+            self._of_projects[place] = policy_in(place, self._snapshot)
+        if own := self._of_projects[place]:
+            return own
+        places = owner.status.places if isinstance(owner, Attempt) else (owner.status,)
+        node = places[0].node if places else ""
+        if node not in self._of_nodes:
+            pool = pool_of(node, self._snapshot)
+            self._of_nodes[node] = pool.spec.reclaim if pool else None
+        return self._of_nodes[node]
+
+
 def policy_of(owner: Owner, snapshot: Snapshot) -> Reclaim | None:
-    """Return what holds for a holder: of its project, else its organization, else its pool."""
-    own = policy_in(owner.project, snapshot)
-    if own:
-        return own
-    places = owner.status.places if isinstance(owner, Attempt) else (owner.status,)
-    pool = pool_of(places[0].node, snapshot) if places else None
-    return pool.spec.reclaim if pool else None
+    """Return what holds for one holder."""
+    return Policies(snapshot).of(owner)
 
 
 def policy_in(project: str, snapshot: Snapshot) -> Reclaim | None:
@@ -75,8 +93,9 @@ def plan_idle(snapshot: Snapshot) -> Iterator[Action]:
     """Warn whoever has stood idle for half of the time, and take back what has for all of it."""
     smaller: dict[Ref, Service] = {}
     owners: list[Owner] = [*snapshot.living, *snapshot.replicas.values()]
-    for owner in sorted((each for each in owners if _stays(each)), key=lambda each: each.ref):
-        meter, policy = owner.status.meter, policy_of(owner, snapshot)
+    idle, policies = (each for each in owners if _is_idle(each)), Policies(snapshot)
+    for owner in sorted(idle, key=lambda each: each.ref):
+        meter, policy = owner.status.meter, policies.of(owner)
         if meter is None or policy is None or meter.below != policy.below:
             continue
         if meter.warned_s is None and meter.idle_s >= WARNED_AT * policy.over:
@@ -99,7 +118,10 @@ def takes(owner: Owner, policy: Reclaim) -> bool:
     return policy.then is Then.SCALE_DOWN
 
 
-def _stays(owner: Owner) -> bool:
+def _is_idle(owner: Owner) -> bool:
+    """Tell whether it stood idle when it was last looked at, and is not about to leave."""
+    if owner.status.meter is None or not owner.status.meter.idle_s:
+        return False
     if isinstance(owner, Attempt):
         return owner.status.phase in WORKING
     return owner.status.phase is ReplicaPhase.READY

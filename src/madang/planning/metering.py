@@ -7,20 +7,22 @@ counts as held, and neither as used nor as idle.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from madang.planning.action import Action, Unkept, Verb
-from madang.planning.idle import policy_of, slice_s, told_of
+from madang.planning.idle import Policies, slice_s, told_of
 from madang.planning.layout import MILLI
-from madang.planning.quotas import HOUR_S, LETTING_GO, Books, holders
+from madang.planning.quotas import HOUR_S, LETTING_GO, Books
 from madang.planning.snapshot import Load, Snapshot
 from madang.planning.tally import spent_in
 from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.holding import Holding
-from madang.resources.idle import Meter, MonthUse
+from madang.resources.idle import Meter, MonthUse, Reclaim
 from madang.resources.month import month_of
+from madang.resources.place import Pool
+from madang.resources.quota import Quota
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.tenancy import Project
@@ -30,8 +32,10 @@ MONTHS_KEPT = 24
 JUMP_S = 10.0
 """A wall clock that goes by so much more or less than time itself has been set."""
 NOTHING = Load()
-Key = tuple[int, str]
-"""A month, and a kind."""
+AMOUNTS = ("held", "busy", "idle", "mkrw", "idle_mkrw")
+"""What is added up;"""
+Sums = dict[tuple[int, str], list[int]]
+"""by month and kind, in that order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +77,20 @@ class Passed(NamedTuple):
 
 
 def held(snapshot: Snapshot) -> Iterator[Held]:
-    """Return all that has accelerators and whose sums are not closed, in the order of uids."""
-    found: dict[str, Held] = {}
-    for owner, place, since, _ in holders(snapshot):
-        assert isinstance(owner, Replica | Attempt)
-        epoch = owner.status.epoch if isinstance(owner, Replica) else owner.spec.number
-        known = found.get(owner.uid)
-        places = (*known.places, place) if known else (place,)
-        found[owner.uid] = Held(owner, epoch, since, places)
-    return (found[uid] for uid in sorted(found) if not found[uid].meter.closed)
+    """Return all that has accelerators and whose sums are not closed."""
+    for replica in snapshot.replicas.values():
+        status = replica.status
+        if status.accelerators:
+            since = status.held_since or status.started_at or snapshot.now
+            each = Held(replica, status.epoch, since, (status,))
+            if not each.meter.closed:
+                yield each
+    for attempt in snapshot.living:
+        places = tuple(place for place in attempt.status.places if place.accelerators)
+        if places:
+            each = Held(attempt, attempt.spec.number, attempt.status.started_at, places)
+            if not each.meter.closed:
+                yield each
 
 
 def passed(of: Held, snapshot: Snapshot) -> Passed:
@@ -105,20 +114,22 @@ def passed(of: Held, snapshot: Snapshot) -> Passed:
 
 def plan_meters(snapshot: Snapshot) -> Iterator[Action]:
     """Read all meters for which it is time, in one action; quiet where there are none."""
-    due = [each for each in held(snapshot) if _is_due(each, snapshot)]
+    policies = Policies(snapshot)
+    found = (each for each in held(snapshot) if _is_due(each, policies.of(each.owner), snapshot))
     known = {each.project: each for each in snapshot.all(Project).values()}
-    due = [each for each in due if each.owner.project in known]
+    due = [each for each in found if each.owner.project in known]
     if not due:
         return
+    due.sort(key=lambda each: each.owner.uid)
     writes: list[AnyResource] = []
-    sums: dict[str, dict[Key, MonthUse]] = {}
+    sums: dict[str, Sums] = {}
     books, again = Books(snapshot, are_empty=True), []
     for each in due:
         since = passed(each, snapshot)
         project = known[each.owner.project]
         own = sums.setdefault(project.project, _by_key(project.status.used))
         _add(own, each, since, snapshot, books)
-        read = _read(each, since, snapshot)
+        read = _read(each, since, policies.of(each.owner), snapshot)
         writes.append(read)
         if each.meter.warned_s is not None and read.status.meter.warned_s is None:
             again.append(each.owner)
@@ -131,21 +142,23 @@ def plan_meters(snapshot: Snapshot) -> Iterator[Action]:
         yield Action(Verb.BUSY_AGAIN, subject, Reason(code="idle.used-again"))
 
 
-def _is_due(each: Held, snapshot: Snapshot) -> bool:
+def _is_due(each: Held, policy: Reclaim | None, snapshot: Snapshot) -> bool:
     """Tell whether a meter is to be read: at the turn of its hour, and before all is let go.
 
     All at once, so that there are few writes; those that are judged by a shorter time, earlier.
     """
     if each.lets_go:
         return True
-    length_s, at = slice_s(policy_of(each.owner, snapshot)), each.meter.at
+    length_s, at = slice_s(policy), each.meter.at
     is_turn = snapshot.now // length_s > at // length_s
     return is_turn or snapshot.age_s(each.owner.uid, at) >= length_s
 
 
-def _read(each: Held, since: Passed, snapshot: Snapshot) -> AnyResource:
+def _read(
+    each: Held, since: Passed, policy: Reclaim | None, snapshot: Snapshot
+) -> AnyResource:  # fmt: skip
     """Return the holder with its meter read, and judged."""
-    meter, policy = each.meter, policy_of(each.owner, snapshot)
+    meter = each.meter
     load = snapshot.seen.loads.get((each.owner.uid, each.epoch), NOTHING)
     below = policy.below if policy else None
     is_idle = below is not None and since.busy_s < below * since.known_s
@@ -163,35 +176,27 @@ def _read(each: Held, since: Passed, snapshot: Snapshot) -> AnyResource:
     return read
 
 
-def _add(
-    sums: dict[Key, MonthUse], each: Held, since: Passed, snapshot: Snapshot, books: Books
-) -> None:
+def _add(sums: Sums, each: Held, since: Passed, snapshot: Snapshot, books: Books) -> None:
     """Add what has passed to its months: by how much of it each has."""
-    begins = snapshot.now - since.held_s
+    months = list(_parts(snapshot.now - since.held_s, snapshot.now))
     for place in each.places:
         amounts = books.amounts(place)
         kinds = {kind: milli for (what, kind), milli in amounts.items() if what == "accelerators"}
         for kind, milli in kinds.items():
             rate = amounts["krw", ""] * milli / sum(kinds.values())
-            for month, part in _parts(begins, snapshot.now):
-                sums[month, kind] = _more(
-                    sums.get((month, kind)) or MonthUse(month=month, accelerator=kind),
-                    milli, rate, since, part,
-                )  # fmt: skip
+            for month, part in months:
+                known = sums.setdefault((month, kind), [0] * len(AMOUNTS))
+                for number, more in enumerate(_amounts(milli, rate / HOUR_S, since, part)):
+                    known[number] += more
 
 
-def _more(use: MonthUse, milli: int, rate: float, since: Passed, part: float) -> MonthUse:
-    """Return it with this part of what has passed; `rate` in thousandths of a won per hour."""
-    per_s = rate / HOUR_S
+def _amounts(milli: int, krw_per_s: float, since: Passed, part: float) -> tuple[int, ...]:
+    """Return this part of what has passed, in the order of AMOUNTS; won in thousandths."""
     held = round(milli * since.held_s * part)
     busy = min(held, round(milli * since.busy_s * part))
     idle = min(held - busy, round(milli * since.idle_s * part))
-    return MonthUse(
-        month=use.month, accelerator=use.accelerator,
-        held=use.held + held, busy=use.busy + busy, idle=use.idle + idle,
-        mkrw=use.mkrw + round(per_s * since.held_s * part),
-        idle_mkrw=use.idle_mkrw + round(per_s * since.idle_s * part),
-    )  # fmt: skip
+    costs = round(krw_per_s * since.held_s * part), round(krw_per_s * since.idle_s * part)
+    return held, busy, idle, *costs
 
 
 def _parts(begins: float, ends: float) -> Iterator[tuple[int, float]]:
@@ -206,14 +211,19 @@ def _parts(begins: float, ends: float) -> Iterator[tuple[int, float]]:
         at = until
 
 
-def _by_key(used: tuple[MonthUse, ...]) -> dict[Key, MonthUse]:
-    return {(each.month, each.accelerator): each for each in used}
+def _by_key(used: tuple[MonthUse, ...]) -> Sums:
+    return {
+        (each.month, each.accelerator): [getattr(each, name) for name in AMOUNTS] for each in used
+    }
 
 
-def _kept(sums: Mapping[Key, MonthUse]) -> tuple[MonthUse, ...]:
+def _kept(sums: Sums) -> tuple[MonthUse, ...]:
     """Return the newest months, in one order."""
     newest = sorted({month for month, _ in sums})[-MONTHS_KEPT:]
-    return tuple(use for (month, _), use in sorted(sums.items()) if month in newest)
+    return tuple(
+        MonthUse(month=month, accelerator=kind, **dict(zip(AMOUNTS, amounts, strict=True)))
+        for (month, kind), amounts in sorted(sums.items()) if month in newest
+    )  # fmt: skip
 
 
 def used_in(project: Project, snapshot: Snapshot) -> tuple[MonthUse, ...]:
@@ -226,9 +236,12 @@ def used_in(project: Project, snapshot: Snapshot) -> tuple[MonthUse, ...]:
 
 
 def wake_s(snapshot: Snapshot) -> float | None:
-    """Return the seconds until the next meter is to be read."""
-    lengths = {slice_s(policy_of(each.owner, snapshot)) for each in held(snapshot)}
-    return min((each - snapshot.now % each for each in lengths), default=None)
+    """Return the seconds until the next meter may be to be read; None: nobody has one."""
+    if next(held(snapshot), None) is None:
+        return None
+    policies = (each.spec.reclaim for kind in (Pool, Quota) for each in snapshot.all(kind).values())
+    lengths = {slice_s(policy) for policy in policies} | {slice_s(None)}
+    return min(each - snapshot.now % each for each in lengths)
 
 
 class Use(Frozen):

@@ -186,13 +186,11 @@ class Client:
 
     def whoami(self) -> Json:
         """Return the key's actor, role, project, place, rights and user."""
-        said: Json = self._json("GET", "whoami")
-        return said
+        return cast("Json", self._json("GET", "whoami"))
 
     def status(self) -> Json:
         """Return the whole of it: version, addresses, nodes, services, processes, usage."""
-        said: Json = self._json("GET", "status")
-        return said
+        return cast("Json", self._json("GET", "status"))
 
     def usage(self, project: str = "", month: str = "") -> Usage:
         """Return what a project, or each that is seen, had and used in a month: `2026-11`."""
@@ -211,25 +209,21 @@ class Client:
 
     def doctor(self) -> Sequence[Check]:
         """Return what was looked at, and whether it is well."""
-        items: Sequence[Check] = self._json("GET", "doctor")["items"]
-        return items
+        return cast("Sequence[Check]", self._json("GET", "doctor")["items"])
 
     def list(self, kind: str) -> Listing:
         """Return everything of that kind: in the project, or all there is where it has none."""
         query = {} if kind in SITE_WIDE else {"project": self.project}
-        found: Listing = self._json("GET", kind, query)
-        return found
+        return cast("Listing", self._json("GET", kind, query))
 
     def get(self, kind: str, name: str) -> Resource:
         """Return one object; a project's name is the full one, `organization/project`."""
-        found: Resource = self._json("GET", *self._ref(kind, name))
-        return found
+        return cast("Resource", self._json("GET", *self._ref(kind, name)))
 
     def explain(self, kind: str, name: str) -> Explanation:
         """Return why it is as it is, worked out now."""
         path, query = self._ref(kind, name)
-        found: Explanation = self._json("GET", f"{path}/explanation", query)
-        return found
+        return cast("Explanation", self._json("GET", f"{path}/explanation", query))
 
     def logs(
         self, kind: str, name: str, lines: int = 100, rank: int | None = None
@@ -244,29 +238,25 @@ class Client:
     def course(self, job: str) -> Course:
         """Return where a job is."""
         path, query = self._ref("job", job)
-        found: Course = self._json("GET", f"{path}/course", query)
-        return found
+        return cast("Course", self._json("GET", f"{path}/course", query))
 
     def sweep(self, job: str) -> SweepCourse:
         """Return where a sweep is, and each of its jobs."""
         path, query = self._ref("job", job)
-        found: SweepCourse = self._json("GET", f"{path}/sweep", query)
-        return found
+        return cast("SweepCourse", self._json("GET", f"{path}/sweep", query))
 
     def progress(self, job: str, rank: int = 0, after: int = 0) -> RankLines:
         """Return what a rank of the newest attempt has said of its progress behind that byte."""
         path, query = self._ref("job", job)
         query = {**query, "rank": rank, "after": after}
-        found: RankLines = self._json("GET", f"{path}/progress", query)
-        return found
+        return cast("RankLines", self._json("GET", f"{path}/progress", query))
 
     def changes(self, after: int, wait_s: float = WAIT_S, kind: str = "") -> Changes:
         """Wait for what changes after that revision, at most `wait_s`; in the project, if any."""
         query: Json = {"after": after, "wait_s": wait_s}
         query |= {"kind": kind} if kind else {}
         query |= {} if kind in SITE_WIDE else {"project": self.project}
-        found: Changes = self._json("GET", "changes", query, timeout_s=wait_s + TIMEOUT_S)
-        return found
+        return cast("Changes", self._json("GET", "changes", query, timeout_s=wait_s + TIMEOUT_S))
 
     def watch(self, kind: str, name: str = "") -> Iterator[Change]:
         """Yield everything of that kind (or the one object), then each change, without end."""
@@ -289,14 +279,12 @@ class Client:
 
     def audit(self, after: int = 0, limit: int = 1000) -> AuditPage:
         """Return audit records after that number, and which state they are of."""
-        page: AuditPage = self._json("GET", "audit", {"after": after, "limit": limit})
-        return page
+        return cast("AuditPage", self._json("GET", "audit", {"after": after, "limit": limit}))
 
     def apply(self, documents: Sequence[Any], dry_run: bool = False) -> Applied:
         """Make it so; with `dry_run` only say what would change and follow."""
         body = {"documents": documents, "project": self.project, "dry_run": dry_run}
-        done: Applied = self._json("POST", "apply", body=body)
-        return done
+        return cast("Applied", self._json("POST", "apply", body=body))
 
     def add_code(self, digest: str, packed: str = "", project: str = "") -> bool:
         """Send a job's program, or only ask for it; tell whether the server has it now."""
@@ -306,8 +294,7 @@ class Client:
     def set_secret(self, name: str, text: str) -> Resource:
         """Keep a text under a name, for jobs; nobody is told it again."""
         body = {"name": name, "text": text, "project": self.project}
-        kept: Resource = self._json("POST", "secret", body=body)
-        return kept
+        return cast("Resource", self._json("POST", "secret", body=body))
 
     def act(self, kind: str, name: str, what: str, **said: Any) -> Any:
         """Do something about a grant or a round; return the one, or how the other stands."""
@@ -321,14 +308,12 @@ class Client:
 
     def delete(self, kind: str, name: str) -> Resource:
         """Take it down; returns before it is gone, with what it was."""
-        going: Resource = self._json("DELETE", *self._ref(kind, name))
-        return going
+        return cast("Resource", self._json("DELETE", *self._ref(kind, name)))
 
     def drain(self, node: str, *, drain: bool) -> Resource:
         """Have a node emptied, or used again; returns what it is from then on."""
         body = {"drain": drain}
-        found: Resource = self._json("POST", f"node/{quote(node, safe='')}/drain", body=body)
-        return found
+        return cast("Resource", self._json("POST", f"node/{quote(node, safe='')}/drain", body=body))
 
     def release(self, accelerator: str) -> Resource:
         """Have a fenced accelerator offered again; returns before control has done so."""
@@ -367,8 +352,7 @@ class Client:
         More: `expires_s`, `where` (a place; "" is the whole site), `scopes` (rights), `user`.
         """
         body = {"name": name, "role": role, "project": self.project, **more}
-        made: NewKey = self._json("POST", "key", body=body)
-        return made
+        return cast("NewKey", self._json("POST", "key", body=body))
 
     def backup(self) -> Iterator[bytes]:
         """Yield a backup of the whole home piece by piece; for operators of the site."""

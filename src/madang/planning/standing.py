@@ -29,7 +29,7 @@ def findings(waiter: Job | Replica, order: Order, snapshot: Snapshot) -> Iterato
     if lane is None:
         return
     place = order.place(waiter) if isinstance(waiter, Job) else None
-    if place:
+    if place and place.ahead:
         yield from _ahead(place, order)
     yield _fixed(lane)
     yield _project(waiter.project, lane)
@@ -65,8 +65,8 @@ def _project(project: str, lane: Lane) -> Reason:
     at, now, claims = lane.index[project], lane.shares, lane.claims
     values: dict[str, Value] = {
         "project": project, "capacity": lane.capacity, "weight": float(claims.weight[at]),
-        "entitled": round(float(now.entitled[at]), 1), "held": round(float(now.held[at]), 1),
-        "guaranteed": round(float(claims.guaranteed[at]), 1),
+        "entitled": round(float(now.entitled[at]), 2), "held": round(float(now.held[at]), 2),
+        "guaranteed": round(float(claims.guaranteed[at]), 2),
         "short": round(100 * float(lane.ledger.shortfall()[at]), 1),
     }  # fmt: skip
     return Reason(code="queue.project", values=values)

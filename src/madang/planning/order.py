@@ -134,6 +134,11 @@ class Order:
         lanes = sorted(members.items())
         return {kind: self._lane(kind, own, known.get(kind)) for kind, own in lanes}
 
+    @property
+    def are_kept(self) -> bool:
+        """Tell whether something is stored already of each lane in which there is anything."""
+        return all(lane.queue or not lane.members for lane in self.lanes.values())
+
     def _lane(self, kind: str, members: list[Member], queue: Queue | None) -> Lane:
         members.sort(key=attrgetter("mark"))
         inside = self._inside(members)

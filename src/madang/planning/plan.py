@@ -74,13 +74,15 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
             or tuple(plan_room(snapshot, memo.ground(snapshot), memo.order(snapshot)))
             or tuple(plan_turns(snapshot, memo.ground(snapshot), memo.order(snapshot)))
             or tuple(_words(houses, snapshot))
-            or tuple(plan_queues(snapshot, memo.order(snapshot)))
         )
-        if not chosen:
-            wake_s = _wake_s(snapshot, memo.ground(snapshot), memo.order(snapshot))
-            return Plan(tuple(actions), wake_s)
+        order = memo.order(snapshot)
+        kept = tuple(plan_queues(snapshot, order)) if not chosen else ()
+        actions.extend(kept)
+        if not chosen and order.are_kept:
+            # What is kept of queues that are there changes nothing else: no need to look again.
+            return Plan(tuple(actions), _wake_s(snapshot, memo.ground(snapshot), order))
         actions.extend(chosen)
-        snapshot = assume(snapshot, Plan(chosen))
+        snapshot = assume(snapshot, Plan((*chosen, *kept)))
     raise AssertionError(f"no quiet after {ROUNDS_MAX} rounds: {actions[-1]}")
 
 

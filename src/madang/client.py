@@ -57,9 +57,10 @@ STREAM_TIMEOUT_S = 600.0
 """Longest silence within a stream: a large file is read, a cold model loads."""
 WAIT_S = 20.0
 """How long one long poll waits for news."""
-SITE_WIDE = frozenset(
-    "organization project user quota queue round site pool node accelerator".split()
-)
+SITE_WIDE = frozenset({
+    "organization", "project", "user", "quota", "queue", "round", "site", "pool", "node",
+    "accelerator",
+})  # fmt: skip
 """Kinds that are looked up without a project."""
 ANSWER_BYTES_MAX = 64 << 20
 LINE_BYTES_MAX = 1 << 20

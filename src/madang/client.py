@@ -201,9 +201,9 @@ class Client:
         """Return what was looked at, and whether it is well."""
         return cast("Sequence[Check]", self._json("GET", "doctor")["items"])
 
-    def list(self, kind: str) -> Listing:
+    def list(self, kind: str, *, everywhere: bool = False) -> Listing:
         """Return everything of that kind: in the project, or all there is where it has none."""
-        query = {} if kind in SITE_WIDE else {"project": self.project}
+        query = {} if everywhere or kind in SITE_WIDE else {"project": self.project}
         return cast("Listing", self._json("GET", kind, query))
 
     def get(self, kind: str, name: str) -> Resource:

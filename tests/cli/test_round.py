@@ -13,6 +13,7 @@ from madang.cli.options import Options
 from madang.control import granting, rounding
 from madang.control.rounding import RoundAsked
 from madang.planning.calls import outcome
+from madang.planning.grants import Around
 from madang.planning.snapshot import Snapshot
 from madang.resources.grant import Grant
 from madang.resources.resource import Ref
@@ -22,12 +23,13 @@ from madang.testing.builders import grant, node, round_, snapshot
 from .conftest import Run
 
 LEE = Principal(actor="key/lee", role=Role.OPERATOR, rights=RIGHTS[Role.OPERATOR], user="x/lee")
+PLENTY = Around((), ("nvidia/h100",) * 100)
 
 
 def asked(name: str, count: int, effect: float) -> Grant:
     made = grant(name, f"{name}/lab", count=count, round="first", sector="academia")
     said = granting.Asked(what="review", points={"effect": effect})
-    return granting.act(LEE, made, said, 1_000.0)
+    return granting.act(LEE, made, said, 1_000.0, PLENTY)
 
 
 class Desk:
@@ -132,7 +134,7 @@ def test_explain_tells_what_is_otherwise_since_then(
     for what, said in (("review", {"points": {"effect": 40}}), ("appeal", {"text": "page 3"})):
         who = LEE if what == "review" else LEE.model_copy(update={"where": "b/lab"})
         deed = granting.Asked.model_validate({"what": what, **said})
-        found = granting.act(who, found, deed, desk.now.now)
+        found = granting.act(who, found, deed, desk.now.now, PLENTY)
     desk.now = desk.now.after([found])
     monkeypatch.setenv("MADANG_LANG", language)
     told = run("round", "explain", "first").out

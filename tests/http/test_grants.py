@@ -22,12 +22,15 @@ async def test_a_grant_goes_from_request_to_active_and_is_explained(yard: Yard) 
     assert (judged["status"]["phase"], judged["status"]["score"]) == ("reviewed", 90.2)
     refused = await yard.apply({**GRANT, "count": 5}, status=409)
     assert refused["error"]["code"] == "grant.fixed"
-    await yard.post(path, {"what": "approve", "count": 3, "text": "a part"})
+    beyond = await yard.post(path, {"what": "approve", "count": 3}, 409)
+    assert beyond["error"]["code"] == "grant.beyond"
+    ask = {"what": "approve", "count": 3, "text": "a part", "beyond": True}
+    await yard.post(path, ask)
     told = await yard.until("grant", "burst", "active")
     assert (told["status"]["count"], told["status"]["reason"]["code"]) == (3, "grant.active")
     found = await yard.get("grant/burst/explanation")
     assert [each["code"] for each in found["findings"]] == [
-        "grant.card", "grant.score", "grant.deed-approve",
+        "grant.card", "grant.score", "grant.deed-approve", "grant.deed-beyond",
     ]  # fmt: skip
     codes = [event["code"] for event in (await yard.get("event", limit=1000))["items"]]
     assert {"grant.created", "grant.was-reviewed", "grant.was-approved"} <= set(codes)

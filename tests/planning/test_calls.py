@@ -15,6 +15,7 @@ from madang.control.rounding import RoundAsked
 from madang.errors import Conflict, Forbidden, MadangError, Rejected
 from madang.planning.calls import outcome
 from madang.planning.explain import explain
+from madang.planning.grants import Around
 from madang.planning.rounds import holds
 from madang.planning.snapshot import Snapshot
 from madang.resources.grant import Deed, Grant, GrantPhase
@@ -25,6 +26,7 @@ from madang.testing.builders import grant, node, round_, snapshot
 from madang.testing.paper import Paper
 
 G, R = GrantPhase, RoundPhase
+PLENTY = Around((), ("nvidia/h100",) * 1000)
 DAY_S = 86_400.0
 
 
@@ -67,7 +69,7 @@ class Town:
 
     def act(self, name: str, what: Any, by: Principal = LEE, **said: Any) -> None:
         asked = granting.Asked(what=what, **said)
-        self.paper.put(granting.act(by, self.of(name), asked, self.now.now))
+        self.paper.put(granting.act(by, self.of(name), asked, self.now.now, PLENTY))
 
     def counts(self) -> dict[str, int]:
         return {each.name: each.status.count if each.stands else 0
@@ -83,7 +85,7 @@ def asked(
     if score is None:
         return made
     points = {"effect": score * 0.4, "plan": score * 0.35, "need": score * 0.25}
-    return granting.act(LEE, made, granting.Asked(what="review", points=points), 1_000.0)
+    return granting.act(LEE, made, granting.Asked(what="review", points=points), 1_000.0, PLENTY)
 
 
 def codes(town: Town, name: str) -> list[str]:
@@ -162,7 +164,8 @@ def test_only_operators_of_the_site_decide(what: str, by: Principal, error: str)
 
 def test_who_is_too_near_to_a_request_does_not_decide() -> None:
     near = granting.act(who("a/boss"), grant("a", "a/lab", round="first"),
-                        granting.Asked(what="review", points={"effect": 40}), 1.0)  # fmt: skip
+                        granting.Asked(what="review", points={"effect": 40}), 1.0,
+                        PLENTY)  # fmt: skip
     town = Town(asked("b", 1), near)
     with pytest.raises(Forbidden, match=r"round\.conflict"):
         town.do("award", by=who("a/boss"))
@@ -174,7 +177,7 @@ def test_nothing_is_promised_that_is_not_there_or_promised_to_others() -> None:
     other = asked("o", 3, project="zeta/lab").model_copy(
         update={"spec": grant("o", count=3).spec}
     )  # fmt: skip
-    other = granting.act(LEE, other, granting.Asked(what="approve"), 1.0)
+    other = granting.act(LEE, other, granting.Asked(what="approve"), 1.0, PLENTY)
     town = Town(asked("a", 4, 70), cards=6, others=[other])
     with pytest.raises(Conflict, match=r"round\.overcommit") as refused:
         town.do("award")
@@ -190,7 +193,7 @@ def test_what_others_are_promised_at_other_times_is_free() -> None:
     early = asked("e", 3, project="zeta/lab")
     spec = grant("e", count=6, **{"from": "2026-11-01", "until": "2026-12-01"}).spec
     early = granting.act(LEE, early.model_copy(update={"spec": spec}),
-                         granting.Asked(what="approve"), 1.0)  # fmt: skip
+                         granting.Asked(what="approve"), 1.0, PLENTY)  # fmt: skip
     town = Town(asked("a", 4), cards=6, others=[early])
     town.do("award")
     assert town.counts()["a"] == 4

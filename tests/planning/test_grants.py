@@ -10,9 +10,9 @@ import pytest
 from madang.control.granting import Asked, act
 from madang.errors import Conflict, Forbidden, MadangError, NotFound, Rejected
 from madang.planning.explain import explain
-from madang.planning.grants import WARNED_S, guaranteed, weights
+from madang.planning.grants import WARNED_S, Around, guaranteed, weights
 from madang.resources.attempt import AttemptPhase
-from madang.resources.grant import NEXT, Card, Grant, GrantPhase
+from madang.resources.grant import NEXT, Beyond, Card, Grant, GrantPhase
 from madang.resources.resource import Ref
 from madang.resources.rights import RIGHTS, Principal, Role
 from madang.testing.builders import PROJECT, grant, job, node, quota, snapshot
@@ -28,11 +28,12 @@ def who(user: str, role: Role = Role.OPERATOR, where: str = "") -> Principal:
     return Principal(actor="key/x", role=role, where=where, rights=RIGHTS[role], user=user)
 
 
+PLENTY = Around((), ("nvidia/h100",) * 64)
 KIM, LEE = who("beta/kim"), who("gamma/lee")
 
 
 def done(given: Grant, by: Principal, what: Any, **said: Any) -> Grant:
-    return act(by, given, Asked(what=what, **said), now=1_000.0)
+    return act(by, given, Asked(what=what, **said), 1_000.0, PLENTY)
 
 
 def approved(**spec: Any) -> Grant:
@@ -237,8 +238,79 @@ def test_the_same_inputs_explain_the_same_and_only_from_what_is_stored() -> None
 
 @pytest.mark.parametrize("days", [
     ("2026-13-01", "2027-01-01"), ("2026-02-29", "2027-01-01"), ("2027-01-01", "2027-01-01"),
-    ("2027-01-02", "2027-01-01"),
+    ("2027-01-02", "2027-01-01"), ("soon", "2027-01-01"), ("2026-1-1", "2027-01-01"),
+    ("٢٠٢٦-٠١-٠١", "2027-01-01"), ("2026-12-01\n", "2027-01-01"),
 ])  # fmt: skip
 def test_days_that_are_none_are_refused(days: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match=r"value\.(day|grant-days)"):
         grant(**{"from": days[0], "until": days[1]})
+
+
+def test_who_is_of_the_projects_own_organization_neither_approves_nor_prolongs() -> None:
+    judged = done(grant(), KIM, "review", points=LG)
+    own = who("acme/park")
+    with pytest.raises(Forbidden, match=r"grant\.conflict"):
+        done(judged, own, "approve")
+    given: Grant = done(judged, LEE, "approve").with_status(phase=G.ACTIVE)
+    with pytest.raises(Forbidden, match=r"grant\.conflict"):
+        done(given, own, "renew", until="2028-01-01")
+    assert done(given, own, "reclaim").status.phase is G.RECLAIMED
+
+
+def test_a_grant_whose_only_card_is_taken_back_waits_for_another() -> None:
+    judged = done(grant(), KIM, "review", points=LG)
+    taken = done(judged, KIM, "review", conflict=True)
+    assert (taken.status.phase, taken.status.score) == (G.REVIEWED, None)
+    assert taken.status.reason
+    assert taken.status.reason.code == "grant.requested"
+    with pytest.raises(Conflict, match=r"grant\.unreviewed"):
+        done(taken, LEE, "approve")
+
+
+def test_a_card_without_points_says_nothing() -> None:
+    with pytest.raises(Rejected, match=r"grant\.no-points"):
+        done(grant(), KIM, "review", text="fine")
+    assert done(grant(), KIM, "review", unmet="no plan").unmet == "no plan"
+
+
+def test_more_than_there_is_is_promised_only_where_that_is_said_and_the_numbers_are_kept() -> None:
+    now, there = 1_000.0, ("nvidia/h100",) * 3 + ("nvidia/l40s",)
+    other: Grant = approved(name="other", accelerator="nvidia/h100", count=2)
+    over: Grant = approved(name="over", count=3).with_status(phase=G.RECLAIMED)
+    judged = done(grant(accelerator="nvidia/h100", count=2), KIM, "review", points=LG)
+    around = Around([judged, other, over], there)
+    with pytest.raises(Conflict, match=r"grant\.beyond") as refused:
+        act(LEE, judged, Asked(what="approve"), now, around)
+    told = refused.value.values
+    assert [told[key] for key in ("kind", "there", "promised", "left")] == ["nvidia/h100", 3, 4, 1]
+    one = act(LEE, judged, Asked(what="approve", count=1), now, around)
+    assert one.status.deeds[0].beyond is None
+    all_the_same = act(LEE, judged, Asked(what="approve", beyond=True), now, around)
+    assert all_the_same.status.deeds[0].beyond == Beyond(kind="nvidia/h100", there=3, promised=4)
+    codes = [each.code for each in explain(all_the_same, snapshot(all_the_same)).findings]
+    assert codes[-2:] == ["grant.deed-approve", "grant.deed-beyond"]
+
+
+def test_what_is_prolonged_counts_from_now_on_and_with_what_begins_later() -> None:
+    long: Grant = approved(**{"from": "2026-01-01", "until": "2026-12-01"})
+    past: Grant = approved(name="past", **{"from": "2026-01-01", "until": "2026-02-01"})
+    given: Grant = long.with_status(phase=G.WARNED)
+    now = grant().begins - DAY_S
+    around = Around([given, past], ("nvidia/h100",) * 2)
+    longer = act(LEE, given, Asked(what="renew", until="2027-02-01"), now, around)
+    assert longer.status.phase is G.RENEWED
+    around = Around([given, approved(name="next")], ("nvidia/h100",) * 2)
+    with pytest.raises(Conflict, match=r"grant\.beyond"):
+        act(LEE, given, Asked(what="renew", until="2027-02-01"), now, around)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1_000_001, 2.0])
+def test_a_grant_is_of_at_least_one(count: float) -> None:
+    with pytest.raises(ValueError, match="count"):
+        grant(count=count)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0])
+def test_at_least_one_is_approved(count: float) -> None:
+    with pytest.raises(ValueError, match="count"):
+        Asked.model_validate({"what": "approve", "count": count})

@@ -30,7 +30,7 @@ async def act_on_grant(
     ref = ref_of(who, "grant", name, project)
 
     async def act() -> Sequence[AnyResource]:
-        return await desk.intake.act(who, "grant", ref, granting(who, asked, desk.world.clock.now))
+        return await desk.intake.act(who, "grant", ref, granting(who, asked, desk.world))
 
     return await once(desk, who, ask, act, lambda stored: stored[0].shown())
 

@@ -8,14 +8,15 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from madang.cli.explain import explain as explained
-from madang.cli.get import get
+from madang.cli.get import show
 from madang.cli.kinds import canonical, naming
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import phase, show_json, tell
+from madang.cli.output import phase, reason, say, show_json, tell
 from madang.client import Client
 from madang.errors import Rejected
 
 grant = App(name="grant", help_format="plaintext")
+Flag = Annotated[bool, Parameter(negative=())]
 
 
 @Parameter(name="*")
@@ -38,7 +39,9 @@ class Wanted:
 
     def spec(self, client: Client) -> dict[str, Any]:
         """Return it as a grant has it; what is not said, its round says."""
-        begins, _, until = self.days.partition("..")
+        begins, dots, until = self.days.partition("..")
+        if not (begins and dots and until) and (self.days or not self.round):
+            raise Rejected("grant.days", days=self.days)
         said = {
             "accelerator": self.accelerator, "from": begins, "until": until,
             "sector": self.sector, "least": self.least, "burst": self.burst,
@@ -80,8 +83,8 @@ def request(
 
 @grant.command
 def review(
-    name: str, /, *, points: str = "", conflict: bool = False, unmet: str = "", note: str = "",
-    options: Options = DEFAULTS,
+    name: str, /, *, points: str = "", conflict: Flag = False,
+    unmet: str = "", note: str = "", options: Options = DEFAULTS,
 ) -> None:  # fmt: skip
     """Give a request points; each reviewer's newest card counts, and none of its own organization.
 
@@ -98,17 +101,14 @@ def review(
     note
         Why.
     """
-    given = dict(part.split("=", 1) for part in points.split(",") if "=" in part)
-    try:
-        read = {key.strip(): float(value) for key, value in given.items()}
-    except ValueError as error:
-        raise Rejected("cli.usage", cause=f"--points {points}") from error
-    _act(name, "review", options, points=read, conflict=conflict, unmet=unmet, text=note)
+    said = {"points": _points(points), "conflict": conflict, "unmet": unmet, "text": note}
+    _act(name, "review", options, **said)
 
 
 @grant.command
 def approve(
-    name: str, /, *, count: int = 0, note: str = "", options: Options = DEFAULTS
+    name: str, /, *, count: int | None = None, beyond: Flag = False, note: str = "",
+    options: Options = DEFAULTS,
 ) -> None:  # fmt: skip
     """Approve a reviewed request, or a part of it: for operators of the site.
 
@@ -118,10 +118,12 @@ def approve(
         The grant.
     count
         How many are given; without it all that were asked for.
+    beyond
+        Promise them although there are not so many; the numbers are kept with it.
     note
         Why.
     """
-    _act(name, "approve", options, count=count, text=note)
+    _act(name, "approve", options, count=count, beyond=beyond, text=note)
 
 
 @grant.command
@@ -139,7 +141,10 @@ def refuse(name: str, /, *, note: str = "", options: Options = DEFAULTS) -> None
 
 
 @grant.command
-def renew(name: str, /, *, until: str, note: str = "", options: Options = DEFAULTS) -> None:
+def renew(
+    name: str, /, *, until: str, beyond: Flag = False, note: str = "",
+    options: Options = DEFAULTS,
+) -> None:  # fmt: skip
     """Let an active grant last longer: for operators of the site.
 
     Parameters
@@ -148,10 +153,12 @@ def renew(name: str, /, *, until: str, note: str = "", options: Options = DEFAUL
         The grant.
     until
         The first day on which it holds no more.
+    beyond
+        Promise them although there are not so many; the numbers are kept with it.
     note
         Why.
     """
-    _act(name, "renew", options, until=until, text=note)
+    _act(name, "renew", options, until=until, beyond=beyond, text=note)
 
 
 @grant.command
@@ -210,8 +217,19 @@ def explain(name: str, /, *, options: Options = DEFAULTS) -> None:
 
 @grant.command(name="list")
 def ls(*, options: Options = DEFAULTS) -> None:
-    """List the grants that you may see."""
-    get("grant", options=options)
+    """List the grants that you may see, of all projects unless one is named."""
+    with options.client() as client:
+        found = client.list("grant", everywhere=not options.project)["items"]
+    show(found, "json" if options.json else "table")
+
+
+def _points(written: str) -> dict[str, float]:
+    """Read points by criterion."""
+    parts = [part.partition("=") for part in written.split(",") if part.strip()]
+    try:
+        return {name.strip(): float(number) for name, _, number in parts}
+    except ValueError as error:
+        raise Rejected("grant.points-form", points=written) from error
 
 
 def _act(name: str, what: str, options: Options, **said: Any) -> None:
@@ -227,3 +245,5 @@ def _told(found: Any, options: Options) -> None:
     status = found["status"]
     tell("grant.is", name=found["name"], phase=phase(status["phase"]),
          count=status["count"] or found["spec"]["count"])  # fmt: skip
+    if status.get("reason"):
+        say(f"  {reason(status['reason'])}")

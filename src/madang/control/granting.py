@@ -2,7 +2,7 @@
 
 One door for all. Any member of a project requests, by applying one, and may give it back; whoever
 writes on the whole site reviews, but for projects of their own organization; only operators of the
-site decide.
+site decide, and none of that organization gives or prolongs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,24 @@ from pydantic import Field
 
 from madang.control import steering
 from madang.control.authority import allow
+from madang.control.world import World
 from madang.errors import Conflict, Forbidden, Rejected
-from madang.planning.grants import told
-from madang.resources.grant import CRITERIA, GIVEN, NEXT, Card, Day, Deed, Grant, GrantPhase, Text
+from madang.planning.grants import Around, told
+from madang.resources.grant import (
+    CRITERIA,
+    GIVEN,
+    NEXT,
+    Beyond,
+    Card,
+    Day,
+    Deed,
+    Grant,
+    GrantPhase,
+    Text,
+)
 from madang.resources.month import day_of
 from madang.resources.resource import AnyResource, Frozen, Name, Reason, Title
-from madang.resources.rights import Principal, Right
+from madang.resources.rights import CONTROL, Principal, Right
 
 What = Literal["review", "approve", "refuse", "renew", "reclaim", "decline", "appeal"]
 DEEDS_MAX = 100
@@ -29,6 +41,7 @@ DID = {
     "decline": "grant.was-declined",
 }  # fmt: skip
 """What is told of each deed."""
+KNOWN = ", ".join(f"{key} 0..{most}" for key, most in CRITERIA.items())
 G = GrantPhase
 
 
@@ -40,25 +53,34 @@ class Asked(Frozen):
     """By criterion, of a review."""
     conflict: bool = False
     unmet: Title = ""
-    count: int = Field(default=0, ge=0, strict=True)
-    """So many are approved; 0: all that were asked for."""
+    count: int | None = Field(default=None, ge=1, strict=True)
+    """So many are approved; None: all that were asked for."""
+    beyond: bool = False
+    """Promise them although there are not so many; that is kept with the numbers."""
     until: Day | None = None
     """Of a renewal."""
     text: Text = ""
 
 
-def granting(who: Principal, asked: Asked, now: Callable[[], float]) -> steering.Deed:
+def granting(who: Principal, asked: Asked, world: World) -> steering.Deed:
     """Do something about a grant."""
 
     def deed(grant: AnyResource) -> steering.Done:
         assert isinstance(grant, Grant)
-        changed = act(who, grant, asked, now())
+        changed = act(who, grant, asked, world.clock.now(), around_of(world))
         return steering.Done((changed,), ((changed, DID[asked.what], {"text": asked.text}),))
 
     return deed
 
 
-def act(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
+def around_of(world: World) -> Around:
+    """Return what is promised, and what there is to promise."""
+    grants = [each for each in world.list(CONTROL, "grant").values() if isinstance(each, Grant)]
+    cards = world.list(CONTROL, "accelerator").values()
+    return Around(grants, [card.spec.accelerator for card in cards])
+
+
+def act(who: Principal, grant: Grant, asked: Asked, now: float, around: Around) -> Grant:
     """Return a grant as it is after somebody's deed; raises where that may not be."""
     subject = f"grant/{grant.name}"
     if asked.what in {"appeal", "decline"}:
@@ -72,9 +94,31 @@ def act(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     changed = _DEEDS[asked.what](who, grant, asked, now)
     if asked.what == "review":
         return changed
-    deed = Deed(what=asked.what, by=who.user or who.actor, at=now, text=asked.text)
+    beyond = _beyond(changed, asked, now, around)
+    deed = Deed(what=asked.what, by=who.user or who.actor, at=now, text=asked.text, beyond=beyond)
     done: Grant = changed.with_status(deeds=(*changed.status.deeds, deed))
     return done
+
+
+def _beyond(grant: Grant, asked: Asked, now: float, around: Around) -> Beyond | None:
+    """Return what is promised beyond what there is; refused but for who says that it may be."""
+    if asked.what not in {"approve", "renew"}:
+        return None
+    found = around.beyond(grant, now)
+    if found and not asked.beyond:
+        left = max(0, grant.status.count - (found.promised - found.there))
+        raise Conflict(
+            "grant.beyond", f"grant/{grant.name}", kind=found.kind, there=found.there,
+            promised=found.promised, left=left,
+        )  # fmt: skip
+    return found
+
+
+def _is_near(who: Principal, grant: Grant) -> bool:
+    """Tell whether somebody is a user of the project's own organization, or has said to be near."""
+    has_said = any(card.conflict and card.reviewer == who.user for card in grant.status.cards)
+    organization = grant.project.partition("/")[0]
+    return bool(who.user) and (has_said or who.user.partition("/")[0] == organization)
 
 
 def _in(grant: Grant, *phases: GrantPhase) -> None:
@@ -102,20 +146,20 @@ def _review(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
         raise Conflict("grant.decided", subject)
     for name, points in asked.points.items():
         if not 0 <= points <= CRITERIA.get(name, -1):
-            known = ", ".join(f"{key} 0..{most}" for key, most in CRITERIA.items())
-            raise Rejected("grant.points", subject, criterion=name, points=points, known=known)
+            raise Rejected("grant.points", subject, criterion=name, points=points, known=KNOWN)
+    if not (asked.points or asked.conflict or asked.unmet):
+        raise Rejected("grant.no-points", subject, known=KNOWN)
     organization = (who.user or who.project).partition("/")[0]
-    is_near = organization == grant.project.partition("/")[0] and bool(who.user)
+    is_near = bool(who.user) and organization == grant.project.partition("/")[0]
     card = Card(
         reviewer=who.user or who.actor, organization=organization, points=asked.points,
         conflict=asked.conflict or is_near, unmet=asked.unmet, note=asked.text, at=now,
     )  # fmt: skip
     others = [each for each in grant.status.cards if each.reviewer != card.reviewer]
     cards = tuple(sorted([*others, card], key=lambda each: each.reviewer))
-    counts = any(not each.conflict for each in cards)
     judged: Grant = grant.with_status(cards=cards)
-    phase = G.REVIEWED if counts else G.REQUESTED
-    phase = grant.status.phase if grant.status.phase is G.REFUSED else phase
+    counts = judged.counting and grant.status.phase is not G.REFUSED
+    phase = G.REVIEWED if counts else grant.status.phase
     return _moved(judged, phase, now, score=judged.score, unmet=judged.unmet)
 
 
@@ -124,17 +168,20 @@ def _approve(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     subject = f"grant/{grant.name}"
     if grant.spec.round:
         raise Conflict("grant.by-round", subject, round=grant.spec.round)
-    if who.user and any(card.conflict and card.reviewer == who.user for card in grant.status.cards):
+    if _is_near(who, grant):
         raise Forbidden("grant.conflict", subject, project=grant.project)
+    if not grant.counting:
+        raise Conflict("grant.unreviewed", subject)
     if grant.unmet:
         raise Rejected("grant.ineligible", subject, unmet=grant.unmet)
     if grant.status.count:
         raise Conflict("grant.decided", subject)
-    if asked.count > grant.spec.count:
-        raise Rejected("grant.too-many", subject, count=asked.count, asked=grant.spec.count)
+    count = grant.spec.count if asked.count is None else asked.count
+    if count > grant.spec.count:
+        raise Rejected("grant.too-many", subject, count=count, asked=grant.spec.count)
     if grant.ends <= now:
         raise Rejected("grant.over", subject, until=grant.spec.until)
-    return _moved(grant, G.REVIEWED, now, count=asked.count or grant.spec.count)
+    return _moved(grant, G.REVIEWED, now, count=count)
 
 
 def _refuse(_who: Principal, grant: Grant, _asked: Asked, now: float) -> Grant:
@@ -142,10 +189,12 @@ def _refuse(_who: Principal, grant: Grant, _asked: Asked, now: float) -> Grant:
     return _moved(grant, G.REFUSED, now, count=0)
 
 
-def _renew(_who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
+def _renew(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     _in(grant, *GIVEN)
     if grant.spec.burst:
         raise Rejected("grant.short", f"grant/{grant.name}")
+    if _is_near(who, grant):
+        raise Forbidden("grant.conflict", f"grant/{grant.name}", project=grant.project)
     if asked.until is None or day_of(asked.until) <= max(now, grant.ends):
         until = grant.status.until or grant.spec.until
         raise Rejected("grant.no-longer", f"grant/{grant.name}", until=until)
@@ -180,8 +229,12 @@ _DEEDS: dict[str, Callable[[Principal, Grant, Asked, float], Grant]] = {
 }  # fmt: skip
 
 
-def check_request(before: AnyResource | None, after: Grant, subject: str) -> None:
-    """Refuse another spec for a grant that somebody has begun to judge."""
+def check_request(before: AnyResource | None, after: Grant, subject: str, now: float) -> None:
+    """Refuse days that are over, and another spec for a grant that somebody has begun to judge."""
+    if before is not None and before.spec == after.spec:
+        return
+    if after.ends <= now:
+        raise Rejected("grant.over", subject, until=after.spec.until)
     is_new = before is None or before.status.phase is G.REQUESTED
-    if not is_new and before is not None and before.spec != after.spec:
+    if not is_new:
         raise Conflict("grant.fixed", subject)

@@ -278,7 +278,7 @@ class Intake:
         allow_change(who, before, resource)
         if isinstance(resource, Job) and before is None:
             check_new(resource, self.world, subject)
-        check_changed(before, resource, subject)
+        check_changed(before, resource, subject, self.world.clock.now())
         check_applied(before, resource, [each.resource for each in changes], self.world)
         organization, _, project = resource.project.partition("/")
         if isinstance(resource, Project | User) or (isinstance(resource, Quota) and not project):

@@ -97,10 +97,12 @@ def check_new(job: Job, world: World, subject: str) -> None:
         raise Rejected(code, subject, project=job.project)
 
 
-def check_changed(before: AnyResource | None, after: AnyResource, subject: str) -> None:
+def check_changed(
+    before: AnyResource | None, after: AnyResource, subject: str, now: float
+) -> None:  # fmt: skip
     """Refuse to turn one into the other where it may not change so."""
     if isinstance(after, Grant):
-        check_request(before, after, subject)
+        check_request(before, after, subject, now)
     if isinstance(after, Job):
         check_swept(before if isinstance(before, Job) else None, after, subject)
         if isinstance(before, Job):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from madang.errors import Value
 from madang.planning.action import Action, Verb
+from madang.planning.ask import of_kind
 from madang.planning.snapshot import Snapshot
-from madang.resources.grant import CRITERIA, GIVEN, NEXT, Grant, GrantPhase
+from madang.resources.grant import CRITERIA, GIVEN, NEXT, Beyond, Deed, Grant, GrantPhase
 from madang.resources.resource import Reason
 
 WARNED_S = 14 * 86_400.0
@@ -49,7 +51,12 @@ def told(grant: Grant, phase: GrantPhase) -> Reason:
         "count": grant.status.count, "kind": grant.spec.accelerator, "begins": grant.spec.begins,
         "until": grant.status.until or grant.spec.until,
     }  # fmt: skip
-    return Reason(code=PHASES[phase], values=values)
+    code = PHASES[phase]
+    if phase is G.REVIEWED and not grant.counting:
+        code = PHASES[G.REQUESTED]
+    elif phase is G.REVIEWED and grant.status.count:
+        code = "grant.approved"
+    return Reason(code=code, values=values)
 
 
 PHASES = {
@@ -91,6 +98,49 @@ def given(snapshot: Snapshot) -> Iterator[Grant]:
     return (each for each in snapshot.grants.values() if each.status.phase in GIVEN)
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a decision about one grant has to reckon with."""
+
+    grants: Sequence[Grant]
+    """All that there are, itself included;"""
+    kinds: Sequence[str]
+    """and of each accelerator its kind."""
+
+    def beyond(self, grant: Grant, since: float) -> Beyond | None:
+        """Return where more would be promised than there is, at any moment of a grant from then on.
+
+        Kinds begin one another as branches do: so nothing is promised twice if, of each start of
+        its kind that somebody has named, no more is promised than there is.
+        """
+        own = grant.spec.accelerator
+        beside = [each for each in self.grants if each.ref != grant.ref and is_promised(each)]
+        starts = {own, *(each.spec.accelerator for each in beside)}
+        for start in sorted(each for each in starts if of_kind(own, each)):
+            there = sum(of_kind(kind, start) for kind in self.kinds)
+            rivals = [each for each in beside if of_kind(each.spec.accelerator, start)]
+            promised = grant.status.count + _most_at_once(
+                rivals, max(since, grant.begins), grant.ends
+            )
+            if promised > there:
+                return Beyond(kind=start, there=there, promised=promised)
+        return None
+
+
+def is_promised(grant: Grant) -> bool:
+    """Tell whether its project has it, or is to have it."""
+    return bool(grant.status.count) and grant.status.phase in {G.REVIEWED, *GIVEN}
+
+
+def _most_at_once(grants: Sequence[Grant], begins: float, ends: float) -> int:
+    """Return the most that these promise at one moment of that time."""
+    moments = [begins, *(each.begins for each in grants if begins < each.begins < ends)]
+    return max(
+        sum(each.status.count for each in grants if each.begins <= at < each.ends)
+        for at in moments
+    )  # fmt: skip
+
+
 def findings(grant: Grant) -> Iterator[Reason]:
     """Recompute from what is stored how a grant came to be what it is, step by step."""
     spec, status = grant.spec, grant.status
@@ -110,6 +160,14 @@ def findings(grant: Grant) -> Iterator[Reason]:
     for deed in status.deeds:
         values = {"by": deed.by, "text": deed.text, "count": status.count, "asked": spec.count}
         yield Reason(code=DEEDS[deed.what], values=values)
+        yield from _exceeded(deed)
+
+
+def _exceeded(deed: Deed) -> Iterator[Reason]:
+    """Say that more was promised than there was."""
+    if deed.beyond:
+        values: dict[str, Value] = {**deed.beyond.model_dump()}
+        yield Reason(code="grant.deed-beyond", values=values)
 
 
 DEEDS = {

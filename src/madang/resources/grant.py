@@ -11,13 +11,13 @@ import math
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, Strict, WithJsonSchema, model_validator
 
 from madang.errors import Unfit
 from madang.resources.idle import IdleWatch, Reclaim
 from madang.resources.month import day_of
 from madang.resources.place import AcceleratorStart
-from madang.resources.quota import Count
+from madang.resources.quota import ACCELERATORS_MAX, Count
 from madang.resources.resource import Condition, Frozen, Name, Resource, Title
 
 CRITERIA: dict[str, int] = {"effect": 40, "plan": 35, "need": 25}
@@ -32,7 +32,9 @@ def _check_day(written: str) -> str:
     return written
 
 
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_check_day)]
+Day = Annotated[
+    str, AfterValidator(_check_day), WithJsonSchema({"type": "string", "format": "date"})
+]
 """As 2026-12-01; it begins at midnight in Seoul."""
 Text = Annotated[str, Field(max_length=TEXT_CHARS_MAX, pattern=r"^[^\x00]*$")]
 
@@ -43,7 +45,7 @@ class GrantSpec(Frozen):
     model_config = ConfigDict(serialize_by_alias=True)
 
     accelerator: AcceleratorStart
-    count: Count = Field(ge=1)
+    count: Annotated[int, Field(ge=1, le=ACCELERATORS_MAX, strict=True)]
     begins: Day = Field(alias="from")
     until: Day
     """The first day on which it holds no more."""
@@ -126,6 +128,17 @@ class Card(Frozen):
         return math.fsum(self.points.values())
 
 
+class Beyond(Frozen):
+    """More is promised than there is."""
+
+    kind: str
+    """Of these accelerators, or of those whose kind begins so,"""
+    there: int
+    """there are so many,"""
+    promised: int
+    """and so many are promised at once, with what it is about."""
+
+
 class Deed(Frozen):
     """Something that somebody did about it."""
 
@@ -134,6 +147,8 @@ class Deed(Frozen):
     by: str
     at: float
     text: Text = ""
+    beyond: Beyond | None = None
+    """Where more was promised by it than there was."""
 
 
 class GrantStatus(Condition):

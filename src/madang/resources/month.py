@@ -6,6 +6,7 @@ years that begin in March, in eras of 400.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from madang.errors import Unfit
@@ -13,6 +14,7 @@ from madang.errors import Unfit
 DAY_S = 86_400
 KOREA_S = 9 * 3600
 ERA_DAYS = 146_097
+DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 TO_MARCH_0 = 719_468
 """Days from 1 March of the year 0 to 1 January 1970."""
 
@@ -74,6 +76,8 @@ def day_of(written: str) -> float:
     >>> day_of("2025-12-01")
     1764514800.0
     """
+    if not DAY.fullmatch(written):
+        raise Unfit("value.day", written=written)
     year, month, day = map(int, written.split("-"))
     if not 1 <= month <= 12 or year < 1970:
         raise Unfit("value.day", written=written)

@@ -32,6 +32,7 @@ from madang.api.app import build
 from madang.api.desk import Desk
 from madang.control.notary import last_words
 from madang.errors import MadangError
+from madang.planning.metering import wake_s as meter_wake_s
 from madang.planning.plan import plan
 from madang.ports import Found
 from madang.registry.blobs import FileBlobs
@@ -147,7 +148,8 @@ class Life:
             tick = desk.world.tick
             snapshot = desk.world.snapshot(CONTROL, desk.observer.seen())
             planned = await asyncio.to_thread(plan, snapshot)
-            is_quiet = not planned.actions and planned.wake_s is None
+            # Meters are read as long as something is held: that waits for no deed.
+            is_quiet = not planned.actions and planned.wake_s in {None, meter_wake_s(snapshot)}
             going = [job for job in snapshot.jobs.values() if job.deleted_at is not None]
             if is_quiet and not going and desk.world.tick == tick and self._is_still(desk):
                 return

@@ -182,22 +182,107 @@ def test_a_gang_larger_than_what_is_left_of_a_guarantee_is_taken_if_half_of_it_i
 
 
 def test_who_waited_too_long_comes_before_all_promises():
-    line = a_line({"waited_s": RULE.aged_s, "size": 8, "ran_s": 90 * HOUR_S}, {"project": 1})
+    line = a_line({"waited_s": RULE.aged_full_s, "size": 8, "ran_s": 90 * HOUR_S}, {"project": 1})
     found = decided(line, a_pool(8, (0.0, 8.0)))
     assert (found.starts, found.why.tolist()) == ([0], [Why.AGED, Why.NONE])
 
 
 def test_room_is_kept_for_a_gang_that_waited_too_long_and_does_not_fit_yet():
     held = {"runs": True, "fixed": True, "size": 3, "project": 1}
-    waits = {"size": 8, "waited_s": RULE.aged_s}
+    waits = {"size": 8, "waited_s": RULE.aged_full_s}
     assert decided(a_line(held, waits, {}), a_pool(8)).starts == []
     assert decided(a_line(held, {**waits, "waited_s": 0.0}, {}), a_pool(8)).starts == [2]
 
 
-def test_after_the_first_age_gives_away_only_a_part_of_the_pool():
-    old = {"waited_s": RULE.aged_s, "ran_s": 90 * HOUR_S}
-    line = a_line(*[old] * 20, *[{"project": 1}] * 20)
-    assert (decided(line, a_pool(20)).why[:20] > 0).sum() == 1 + RULE.aged_part * 20
+OLD = {"waited_s": RULE.aged_full_s, "ran_s": 90 * HOUR_S}
+NEWER = {"project": 1}
+
+
+def test_age_gives_away_more_of_the_pool_the_longer_some_have_waited_but_never_all_of_it():
+    def given(waited_s: float) -> int:
+        line = a_line(*[{**OLD, "waited_s": waited_s}] * 40, *[NEWER] * 40)
+        return int((decided(line, a_pool(40)).why[:40] == Why.AGED).sum())
+
+    half_s = (RULE.aged_s + RULE.aged_full_s) / 2
+    assert given(RULE.aged_s) == 0
+    assert given(half_s) == RULE.aged_worth / 2 * 40
+    assert given(RULE.aged_full_s) == given(2 * RULE.aged_full_s) == RULE.aged_worth * 40
+
+
+def test_of_those_who_waited_too_long_some_go_by_when_they_came_and_more_by_worth():
+    worse = {**OLD, "project": 1, "ran_s": 900 * HOUR_S}
+    line = a_line(*[worse] * 40, *[OLD] * 40, *[NEWER] * 40)
+    found = decided(line, a_pool(40)).why == Why.AGED
+    # The first of all, too, is of the part that goes by when they came.
+    assert found[:40].sum() == RULE.aged_first * 40
+    assert found[40:80].sum() == RULE.aged_worth * 40
+
+
+def test_who_waited_too_long_has_no_room_kept_above_what_age_may_give():
+    held = {"runs": True, "fixed": True, "size": 35, "project": 1}
+    half_s = (RULE.aged_s + RULE.aged_full_s) / 2
+    line = a_line(held, *[{**OLD, "waited_s": half_s, "size": 2}] * 8, NEWER)
+    found = decided(line, a_pool(40))
+    # Two fit into what is free, the third has what is left kept for it.
+    assert found.starts == [1, 2]
+
+
+def leaving(unsaved: float, between_s: float = 1800.0, **starts: object):
+    """Decide of one that would make room for another which is worth more."""
+    line = a_line(
+        {"runs": True, "ran_s": 900 * HOUR_S, "unsaved": unsaved}, {"project": 1, **starts}
+    )
+    lives = Lives.blank(2)
+    for _ in range(50):
+        lives = lives.after(1, 1, 60.0)
+    return turn(replace(line, between_s=np.full(2, between_s)), a_pool(1), lives.worth(line))
+
+
+def test_who_would_lose_much_makes_room_when_it_has_saved_it():
+    assert leaving(0.1).preempts == {0: 1}
+    for unsaved in (0.2, 0.9):
+        found = leaving(unsaved)
+        assert (found.starts, found.preempts) == ([], {})
+    # What waits so is given its room all the same, and says so.
+    assert found.why.tolist() == [Why.NONE, Why.WORTH]
+
+
+def test_nobody_waits_for_a_checkpoint_that_is_far_off_overdue_or_unknown():
+    assert leaving(0.5, 4 * HOUR_S).preempts == {0: 1}
+    assert leaving(0.9, 4 * HOUR_S).preempts == {}
+    assert leaving(1.0).preempts == {0: 1}
+    assert leaving(0.9, 0.0).preempts == {0: 1}
+
+
+def test_nobody_waits_for_checkpoints_that_come_as_often_as_turns():
+    assert leaving(0.9, RULE.every_s).preempts == {0: 1}
+
+
+def test_who_waited_too_long_waits_for_nobody_to_save():
+    assert leaving(0.9, waited_s=RULE.aged_full_s).preempts == {0: 1}
+
+
+def test_of_those_that_could_make_room_who_saved_of_late_goes_first():
+    lives = Lives.blank(2)
+    for _ in range(50):
+        lives = lives.after(0, 1, 60.0).after(1, 1, 10 * HOUR_S)
+    runs = {"runs": True, "project": 1}
+    late = {**runs, "ran_s": 900 * HOUR_S, "unsaved": 0.3}
+    line = a_line(late, {**runs, "ran_s": 9 * HOUR_S}, {}, {})
+    assert turn(line, a_pool(2), lives.worth(line)).preempts == {0: 2, 1: 3}
+    saving = replace(line, between_s=np.full(4, 1800.0))
+    assert turn(saving, a_pool(2), lives.worth(line)).preempts == {1: 2}
+
+
+def test_a_gang_goes_when_those_who_make_room_lose_half_at_most():
+    def found(*unsaved: float):
+        runs = [{"runs": True, "ran_s": 900 * HOUR_S, "unsaved": u, "size": 2} for u in unsaved]
+        line = a_line(*runs, {"size": 4, "project": 1})
+        line = replace(line, between_s=np.full(3, 1800.0))
+        return decided(line, a_pool(4, (0.0, 4.0))).preempts
+
+    assert found(0.9, 0.05) == {0: 2, 1: 2}
+    assert found(0.9, 0.3) == {}
 
 
 def test_priority_goes_first_within_a_project_and_takes_nothing_of_what_others_must_have():
@@ -229,8 +314,8 @@ def a_world(chance: random.Random) -> tuple[list[dict], Pool]:
             "name": f"{chance.random()}-{number}", "came_s": chance.choice((0.0, 1.0, 5.0)),
             "project": chance.randrange(projects), "size": size, "runs": runs,
             "ran_s": chance.choice((0.0, 60.0, 9e3, 9e5)), "fixed": runs and chance.random() < 0.2,
-            "waited_s": chance.choice((0.0, 4e5)), "unsaved": chance.random() if runs else 0.0,
-            "height": chance.choice((1, 1, 2)),
+            "waited_s": chance.choice((0.0, 4e5, 5e5)), "unsaved": chance.random() if runs else 0.0,
+            "height": chance.choice((1, 1, 2)), "between_s": chance.choice((0.0, 600.0, 1800.0)),
         })  # fmt: skip
     most = [chance.choice((np.inf, 6.0)) for _ in range(projects)]
     due = tuple(chance.random() * capacity / projects for _ in range(projects))
@@ -239,8 +324,9 @@ def a_world(chance: random.Random) -> tuple[list[dict], Pool]:
 
 def lined(jobs: list[dict]) -> tuple[Line, list[str]]:
     order = by_coming([job["came_s"] for job in jobs], [job["name"] for job in jobs])
+    between_s = np.array([jobs[i]["between_s"] for i in order])
     rows = [{k: v for k, v in jobs[i].items() if k in NEW} for i in order]
-    return a_line(*rows), [jobs[i]["name"] for i in order]
+    return replace(a_line(*rows), between_s=between_s), [jobs[i]["name"] for i in order]
 
 
 @settings(derandomize=True, max_examples=200, deadline=None)
@@ -271,7 +357,7 @@ def test_in_any_world_nothing_is_given_twice_and_nobody_leaves_for_nothing(seed)
 @given(st.integers(0, 10**6))
 def test_of_those_that_make_room_none_is_the_first_to_get_it_back(seed):
     jobs, pool = a_world(random.Random(seed))
-    line, _ = lined([{**job, "size": 1} for job in jobs])
+    line, _ = lined([{**job, "size": 1, "waited_s": min(4e5, job["waited_s"])} for job in jobs])
     pool = a_pool(pool.capacity, (0.0,) * len(pool.guarantees))
     worth = Lives.blank(len(pool.guarantees)).worth(line)
     found = turn(line, pool, worth)

@@ -226,7 +226,7 @@ def test_nobody_waits_for_ever_whatever_comes_after(seed):
     wait_s = found.ended_s - found.came_s - found.runs_s
     gangs = [i for i in range(len(found.size)) if found.size[i] == 4]
     # At their age limit each goes before all others, one after the other.
-    assert max(wait_s[gangs]) <= RULE.aged_s + 2 * 41 * HOUR_S
+    assert max(wait_s[gangs]) <= RULE.aged_full_s + 2 * 41 * HOUR_S
 
 
 def test_the_command_answers_in_the_keys_that_are_promised(capsys, tmp_path):

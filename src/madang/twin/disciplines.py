@@ -70,6 +70,7 @@ def line_of(queue: Queue, who: Ints, rule: Rule = RULE) -> Line:
     return Line(
         queue.project[who], queue.size[who], queue.work_s(who), queue.waited_s(who),
         np.where(runs, queue.unsaved(who), 0.0), runs, fixed, queue.height[who],
+        np.full(len(who), queue.yard.checkpoint_s),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,19 @@ class Line:
     had saved anything, and has saved nothing since. So no two chase each other to and fro."""
     height: Ints
     """Its priority class: what is higher goes first among the jobs of its project."""
+    between_s: Floats = field(default_factory=lambda: np.zeros(1))
+    """Seconds of work from one checkpoint to the next; an entry each, or one for all: 0 where
+    nobody knows of any."""
+
+    @property
+    def loses_s(self) -> Floats:
+        """Return the seconds of work that each would lose if it stopped now."""
+        return self.unsaved * self.between_s
+
+    @property
+    def saves_s(self) -> Floats:
+        """Return in how many seconds each saves next; infinite where that is not known, or late."""
+        return np.where(self.unsaved < 1, (1 - self.unsaved) * self.between_s, np.inf)
 
     def __len__(self) -> int:
         return len(self.project)

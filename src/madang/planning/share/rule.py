@@ -21,9 +21,18 @@ class Rule:
     unsaved: float = 30.0
     """So many times more, again, with a whole interval of work that is not saved."""
     aged_s: float = 96 * HOUR_S
-    """Who has waited so long in all goes before the others, who came first in front,"""
-    aged_part: float = 0.65
-    """but only so much of the pool is given by age: else all would wait as long."""
+    """Who has waited so long in all may be given room for it, before others worth more;"""
+    aged_full_s: float = 120 * HOUR_S
+    """the more of the pool the longer it waited, until here: so the longest wait is bounded, and
+    what that costs the others is paid as late as can be."""
+    aged_first: float = 0.15
+    """The part of the pool that is so given to who came first of them,"""
+    aged_worth: float = 0.75
+    """and up to that which goes to those of them who are worth most. Not all: else all would wait
+    as long."""
+    patience_s: float = 1800.0
+    """A job that saves so soon is asked to make room only then, if it would lose more than a turn's
+    work now."""
     size_power: float = 0.75
     """How much a gang's size counts against it: 1 is per accelerator, 0 not at all."""
     every_s: float = 300.0

@@ -3,8 +3,9 @@
 Everything is asked anew, as if nothing ran, but what runs counts for more: for running at all, and
 for the work it has not saved. First come those that may not be touched, and the first of all who
 have waited far too long: so nobody waits for ever. Then what each project is guaranteed, then
-others who have waited too long, then all by what a second given to them is worth. Who waited too
-long and finds no room yet, since some may not be touched, has it kept free.
+others who have waited too long, more of them the longer they waited, then all by what a second
+given to them is worth. Who waited too long and finds no room yet, since some may not be touched,
+has it kept free. Who makes room does so just after a checkpoint, where one is near.
 """
 
 from __future__ import annotations
@@ -80,15 +81,26 @@ def turn(line: Line, pool: Pool, worth: Floats, rule: Rule = RULE) -> Turn:
     share = _Sharing(line, pool)
     for job in np.flatnonzero(line.fixed).tolist():
         share.take(job, Why.FIXED)
-    aged = np.flatnonzero(line.waited_s >= rule.aged_s).tolist()
-    share.by_age(aged[:1], pool.capacity)
+    aged = np.flatnonzero(line.waited_s >= rule.aged_s)
+    late = pool.capacity * lateness(line.waited_s, rule)
+    first = aged[line.waited_s[aged] >= rule.aged_full_s][:1]
+    share.by_age(first, np.full(len(first), np.inf))
     share.guarantee(order.tolist())
-    share.by_age(aged[1:], int(rule.aged_part * pool.capacity))
+    share.by_age(aged, rule.aged_first * late[aged])
+    worthy = order[line.waited_s[order] >= rule.aged_s]
+    share.by_age(worthy, rule.aged_worth * late[worthy])
     for job in order.tolist():
         if share.free <= 0:
             break
         share.give(job, Why.WORTH)
-    return _told(line, order, np.array(share.why, np.int64), pool)
+    return _told(line, order, np.array(share.why, np.int64), pool, rule)
+
+
+def lateness(waited_s: Floats, rule: Rule = RULE) -> Floats:
+    """Return how far each is from the wait at which age counts to that where it counts in full."""
+    late = (waited_s - rule.aged_s) / (rule.aged_full_s - rule.aged_s)
+    found: Floats = np.clip(late, 0.0, 1.0)
+    return found
 
 
 class _Sharing:
@@ -119,15 +131,16 @@ class _Sharing:
         self._held[self._project[job]] += self._size[job]
         self.why[job] = why
 
-    def by_age(self, aged: Sequence[int], most: int) -> None:
-        """Give so much to those who waited too long, or keep it for them; who came first in front.
+    def by_age(self, aged: Ints, room: Floats) -> None:
+        """Give to those who waited too long, each while all before it have less than its room.
 
-        Not who waited longest: that would be another as soon as this one runs.
+        Not who waited longest first: that would be another as soon as this one runs.
         """
-        for job in aged:
-            if most <= 0:
-                return
-            most -= self._size[job]
+        used = 0
+        for job, most in zip(aged.tolist(), room.tolist(), strict=True):
+            if used >= most:
+                continue
+            used += self._size[job]
             if not self.give(job, Why.AGED) and not self._is_over(job):
                 self.free = max(0, self.free - self._size[job])
 
@@ -158,33 +171,74 @@ class _Sharing:
                 yield job
 
 
-def _told(line: Line, order: Ints, why: Ints, pool: Pool) -> Turn:
+def _told(line: Line, order: Ints, why: Ints, pool: Pool, rule: Rule) -> Turn:
     """Say who starts, and who makes room for whom: those of least worth for the first.
 
     Who runs and was given nothing goes only where its room is needed, or its project would hold
-    more than it may.
+    more than it may; and who would lose much of its work only when it has saved it.
     """
     given, runs = why[order] > 0, line.runs[order]
-    starts: list[int] = order[given & ~runs].tolist()
-    starts.sort(key=lambda job: int(why[job]))
-    leaves: list[int] = order[~given & runs][::-1].tolist()
-    free = pool.capacity - int(line.size[line.runs].sum())
-    held = line.demand(len(pool.guarantees), line.runs)
-    preempts: dict[int, int] = {}
-    for job in starts:
-        project = line.project[job]
-        free -= int(line.size[job])
-        held[project] += line.size[job]
-        while (over := bool(held[project] > pool.claims.most[project])) or free < 0:
-            own = (v for v in leaves if line.project[v] == project)
-            victim = next(own if over else iter(leaves), None)
-            if victim is None:
-                break
-            leaves.remove(victim)
-            preempts[victim] = job
-            free += int(line.size[victim])
-            held[line.project[victim]] -= line.size[victim]
+    wished: list[int] = order[given & ~runs].tolist()
+    wished.sort(key=lambda job: int(why[job]))
+    leaving = _Leaving(line, order[~given & runs][::-1], pool, rule)
+    starts, preempts = [], {}
+    for job in wished:
+        victims = leaving.for_one(job)
+        if why[job] == Why.AGED or leaving.is_time(victims):
+            leaving.go(job, victims)
+            starts.append(job)
+            preempts.update(dict.fromkeys(victims, job))
     return Turn(order, why, starts, preempts)
+
+
+class _Leaving:
+    """Those that run and were given nothing: of least worth first, but who saved of late before."""
+
+    def __init__(self, line: Line, leaves: Ints, pool: Pool, rule: Rule) -> None:
+        self._line, self._most = line, pool.claims.most
+        self._free = pool.capacity - int(line.size[line.runs].sum())
+        self._held = line.demand(len(pool.guarantees), line.runs)
+        self._late = line.loses_s > rule.every_s
+        self._late &= line.saves_s < rule.patience_s
+        self._leaves: list[int] = [*leaves[~self._late[leaves]], *leaves[self._late[leaves]]]
+
+    def for_one(self, job: int) -> list[int]:
+        """Return who makes room for this one."""
+        line, project = self._line, self._line.project[job]
+        free = self._free - line.size[job]
+        over = self._held[project] + line.size[job] - self._most[project]
+        found: list[int] = []
+        if over > 0:
+            for victim in (v for v in self._leaves if line.project[v] == project):
+                found.append(victim)
+                free += line.size[victim]
+                over -= line.size[victim]
+                if over <= 0:
+                    break
+        for victim in self._leaves:
+            if free >= 0:
+                break
+            if victim not in found:
+                found.append(victim)
+                free += line.size[victim]
+        return found
+
+    def is_time(self, victims: Sequence[int]) -> bool:
+        """Return whether they lose little: one no more than a turn's work, of more half at most."""
+        if len(victims) == 1:
+            return not self._late[victims[0]]
+        size = self._line.size[victims]
+        late = self._late[victims]
+        return bool((self._line.unsaved[victims] * late * size).sum() <= size.sum() / 2)
+
+    def go(self, job: int, victims: Sequence[int]) -> None:
+        """Have them make room."""
+        line = self._line
+        self._free += int(line.size[victims].sum()) - int(line.size[job])
+        self._held[line.project[job]] += line.size[job]
+        for victim in victims:
+            self._leaves.remove(victim)
+            self._held[line.project[victim]] -= line.size[victim]
 
 
 def filled(order: Sequence[int], sizes: Sequence[int], free: int) -> list[int]:

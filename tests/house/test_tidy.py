@@ -86,7 +86,7 @@ ROOM_LINES_DEFAULT = 1_500
 # a load, a flood and a soak are measured by what is no part of the gateway. 4,300, since hostile
 # requests come to two doors, to the gateway byte by byte over its socket.
 ROOM_LINES_MAX = {
-    "planning": 8_700, "traffic": 1_500, "control": 3_270, "gateway": 2_000, "supervisor": 1_880,
+    "planning": 8_740, "traffic": 1_500, "control": 3_270, "gateway": 2_000, "supervisor": 1_880,
     "cli": 3_870, "stores": 2_190, "testing": 4_300, "twin": 2_080, "resources": 1_750,
 }  # fmt: skip
 """Lines that bear code: no blank ones, no comments, no docstrings."""

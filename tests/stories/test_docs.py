@@ -35,7 +35,7 @@ GUIDES = (
 GUIDE_PAIRS = tuple((guide, guide.replace("docs/", "docs/ko/", 1)) for guide in GUIDES)
 """Typed in English only; what is typed is the same in Korean."""
 PAGES_TYPED = (*QUICKSTARTS, *OPERATIONS, *GUIDES)
-APART = frozenset({"postgresql", "upgrade", "reclaim"})
+APART = frozenset({"postgresql", "upgrade", "reclaim", "squeeze"})
 """Marks of blocks that are typed somewhere else than the rest of their page."""
 PAGES = (
     "README.md", "README.ko.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md",
@@ -279,12 +279,13 @@ def test_an_upgrade_is_what_the_guide_says(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_reclaim_is_what_the_guide_says(tmp_path: Path) -> None:
-    """On the simulated fleet: a job stops using its accelerators, is warned, saves and rests."""
+@pytest.mark.parametrize("part", ["squeeze", "reclaim"])
+def test_a_squeeze_and_a_reclaim_are_what_the_guide_says(tmp_path: Path, part: str) -> None:
+    """On the simulated fleet: who has too little gets room, and what stands idle is taken back."""
     page, korean = "docs/guides/sharing.md", "docs/ko/guides/sharing.md"
     with reading("en", tmp_path) as reader:
-        follow(reader, steps(page, "reclaim"))
-    both = ([step.command for step in steps(each, "reclaim")] for each in (page, korean))
+        follow(reader, steps(page, part))
+    both = ([step.command for step in steps(each, part)] for each in (page, korean))
     assert next(both) == next(both)
 
 

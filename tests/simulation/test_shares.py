@@ -105,7 +105,7 @@ def test_no_gang_starves_nobody_is_chased_and_a_plan_is_done_at_once(seed: int) 
         world.submit(TWO, chance.uniform(2, 9) * HOUR_S, chance.choice((1, 2)))
     world.go_on(600)
     gang = world.submit(ONE, HOUR_S, 4, nodes=2)
-    came = world.now - RULE.aged_s + 3 * HOUR_S
+    came = world.now - RULE.aged_full_s + 3 * HOUR_S
     line = InLine(queue="nvidia-h100", since=came, size=8.0)
     stored = world.snapshot.jobs[gang.ref]
     world.put(stored.model_copy(update={"status": stored.status.model_copy(update={"line": line})}))
@@ -120,7 +120,7 @@ def test_no_gang_starves_nobody_is_chased_and_a_plan_is_done_at_once(seed: int) 
             break
     ended_at = world.snapshot.jobs[gang.ref].status.ended_at
     assert ended_at is not None
-    assert ended_at - came < RULE.aged_s + 6 * HOUR_S
+    assert ended_at - came < RULE.aged_full_s + 6 * HOUR_S
     asked: dict[str, list[float]] = {}
     for attempt in world.snapshot.attempts.values():
         if attempt.status.room_for and attempt.status.ended_at:

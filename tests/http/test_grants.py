@@ -24,7 +24,7 @@ async def test_a_grant_goes_from_request_to_active_and_is_explained(yard: Yard) 
     assert refused["error"]["code"] == "grant.fixed"
     beyond = await yard.post(path, {"what": "approve", "count": 3}, 409)
     assert beyond["error"]["code"] == "grant.beyond"
-    ask = {"what": "approve", "count": 3, "text": "a part", "beyond": True}
+    ask = {"what": "approve", "count": 3, "text": "a part", "overcommit": True}
     await yard.post(path, ask)
     told = await yard.until("grant", "burst", "active")
     assert (told["status"]["count"], told["status"]["reason"]["code"]) == (3, "grant.active")

@@ -285,7 +285,7 @@ def test_more_than_there_is_is_promised_only_where_that_is_said_and_the_numbers_
     assert [told[key] for key in ("kind", "there", "promised", "left")] == ["nvidia/h100", 3, 4, 1]
     one = act(LEE, judged, Asked(what="approve", count=1), now, around)
     assert one.status.deeds[0].beyond is None
-    all_the_same = act(LEE, judged, Asked(what="approve", beyond=True), now, around)
+    all_the_same = act(LEE, judged, Asked(what="approve", overcommit=True), now, around)
     assert all_the_same.status.deeds[0].beyond == Beyond(kind="nvidia/h100", there=3, promised=4)
     codes = [each.code for each in explain(all_the_same, snapshot(all_the_same)).findings]
     assert codes[-2:] == ["grant.deed-approve", "grant.deed-beyond"]

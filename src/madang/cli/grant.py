@@ -107,7 +107,7 @@ def review(
 
 @grant.command
 def approve(
-    name: str, /, *, count: int | None = None, beyond: Flag = False, note: str = "",
+    name: str, /, *, count: int | None = None, overcommit: Flag = False, note: str = "",
     options: Options = DEFAULTS,
 ) -> None:  # fmt: skip
     """Approve a reviewed request, or a part of it: for operators of the site.
@@ -118,12 +118,12 @@ def approve(
         The grant.
     count
         How many are given; without it all that were asked for.
-    beyond
+    overcommit
         Promise them although there are not so many; the numbers are kept with it.
     note
         Why.
     """
-    _act(name, "approve", options, count=count, beyond=beyond, text=note)
+    _act(name, "approve", options, count=count, overcommit=overcommit, text=note)
 
 
 @grant.command
@@ -142,7 +142,7 @@ def refuse(name: str, /, *, note: str = "", options: Options = DEFAULTS) -> None
 
 @grant.command
 def renew(
-    name: str, /, *, until: str, beyond: Flag = False, note: str = "",
+    name: str, /, *, until: str, overcommit: Flag = False, note: str = "",
     options: Options = DEFAULTS,
 ) -> None:  # fmt: skip
     """Let an active grant last longer: for operators of the site.
@@ -153,12 +153,12 @@ def renew(
         The grant.
     until
         The first day on which it holds no more.
-    beyond
+    overcommit
         Promise them although there are not so many; the numbers are kept with it.
     note
         Why.
     """
-    _act(name, "renew", options, until=until, beyond=beyond, text=note)
+    _act(name, "renew", options, until=until, overcommit=overcommit, text=note)
 
 
 @grant.command

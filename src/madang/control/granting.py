@@ -55,7 +55,7 @@ class Asked(Frozen):
     unmet: Title = ""
     count: int | None = Field(default=None, ge=1, strict=True)
     """So many are approved; None: all that were asked for."""
-    beyond: bool = False
+    overcommit: bool = False
     """Promise them although there are not so many; that is kept with the numbers."""
     until: Day | None = None
     """Of a renewal."""
@@ -105,7 +105,7 @@ def _beyond(grant: Grant, asked: Asked, now: float, around: Around) -> Beyond | 
     if asked.what not in {"approve", "renew"}:
         return None
     found = around.beyond(grant, now)
-    if found and not asked.beyond:
+    if found and not asked.overcommit:
         left = max(0, grant.status.count - (found.promised - found.there))
         raise Conflict(
             "grant.beyond", f"grant/{grant.name}", kind=found.kind, there=found.there,

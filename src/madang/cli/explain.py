@@ -58,11 +58,7 @@ def lines(found: Explanation) -> Iterator[str]:
 
 
 def turn(found: Explanation) -> Iterator[str]:
-    """Say how many are in line before a job that waits."""
-    if found["ahead"]:
-        yield word("explain.ahead", jobs=found["ahead"], higher=found["ahead_higher"])
-    elif found["ahead"] == 0:
-        yield word("explain.first")
+    """Say when a job that is in line would start."""
     if when := found.get("expected"):
         yield expected(when)
 

@@ -58,7 +58,9 @@ def lines(found: Explanation) -> Iterator[str]:
 
 
 def turn(found: Explanation) -> Iterator[str]:
-    """Say when a job that is in line would start."""
+    """Say that a job is the first in line, if it is, and when it would start."""
+    if found["ahead"] == 0:
+        yield word("explain.first")
     if when := found.get("expected"):
         yield expected(when)
 

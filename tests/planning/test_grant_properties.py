@@ -78,7 +78,7 @@ class Committee(RuleBasedStateMachine):
         self.paper.put(one)
         points = {"effect": said["points"], "need": said["points"]}
         self.do(one.ref, said["user"], what="review", points=points)
-        self.do(one.ref, "delta/dan", what="approve", beyond=said["beyond"] == 0)
+        self.do(one.ref, "delta/dan", what="approve", overcommit=said["beyond"] == 0)
 
     @rule(data=st.data(), user=st.sampled_from(PEOPLE), conflict=st.integers(0, 4),
           unmet=st.integers(0, 5), points=st.floats(0, 25))  # fmt: skip
@@ -91,13 +91,13 @@ class Committee(RuleBasedStateMachine):
     @rule(data=st.data(), user=st.sampled_from(PEOPLE), beyond=st.booleans(),
           count=st.sampled_from([None, None, 1, 2, 9]))  # fmt: skip
     def approve(self, data: st.DataObject, user: str, beyond: bool, count: int | None) -> None:
-        self.do(self.one(data), user, what="approve", beyond=beyond, count=count)
+        self.do(self.one(data), user, what="approve", overcommit=beyond, count=count)
 
     @rule(data=st.data(), user=st.sampled_from(PEOPLE), beyond=st.booleans(),
           longer=st.integers(-3, 60))  # fmt: skip
     def renew(self, data: st.DataObject, user: str, beyond: bool, longer: int) -> None:
         until = written(self.paper.now + longer * DAY_S)
-        self.do(self.one(data), user, what="renew", beyond=beyond, until=until)
+        self.do(self.one(data), user, what="renew", overcommit=beyond, until=until)
 
     @rule(data=st.data(), what=st.sampled_from(["refuse", "reclaim", "appeal"]))
     def end(self, data: st.DataObject, what: str) -> None:
@@ -131,7 +131,7 @@ class Committee(RuleBasedStateMachine):
         assert after.status.phase is before or after.status.phase in NEXT[before]
         if asked["what"] in {"approve", "renew"}:
             assert not is_near(user, one)
-            self.is_told_what_is_beyond(after, asked["beyond"])
+            self.is_told_what_is_beyond(after, asked["overcommit"])
         self.paper.put(after)
         self.paper.turn()
 

@@ -162,13 +162,15 @@ def test_only_operators_of_the_site_decide(what: str, by: Principal, error: str)
     assert refused.value.code == error
 
 
-def test_who_is_too_near_to_a_request_does_not_decide() -> None:
-    near = granting.act(who("a/boss"), grant("a", "a/lab", round="first"),
-                        granting.Asked(what="review", points={"effect": 40}), 1.0,
+@pytest.mark.parametrize(("user", "says_so"), [("a/boss", False), ("", True)])
+def test_who_is_too_near_to_a_request_does_not_decide(user: str, says_so: bool) -> None:
+    """Known by the organization, or by what was said: by a key that is nobody's, too."""
+    near = granting.act(who(user), grant("a", "a/lab", round="first"),
+                        granting.Asked(what="review", points={"effect": 40}, conflict=says_so), 1.0,
                         PLENTY)  # fmt: skip
     town = Town(asked("b", 1), near)
     with pytest.raises(Forbidden, match=r"round\.conflict"):
-        town.do("award", by=who("a/boss"))
+        town.do("award", by=who(user))
     town.do("award")
     assert town.counts() == {"a": 0, "b": 1}
 

@@ -95,7 +95,7 @@ def act(who: Principal, grant: Grant, asked: Asked, now: float, around: Around) 
     if asked.what == "review":
         return changed
     beyond = _beyond(changed, asked, now, around)
-    deed = Deed(what=asked.what, by=who.user or who.actor, at=now, text=asked.text, beyond=beyond)
+    deed = Deed(what=asked.what, by=who.name, at=now, text=asked.text, beyond=beyond)
     done: Grant = changed.with_status(deeds=(*changed.status.deeds, deed))
     return done
 
@@ -116,9 +116,8 @@ def _beyond(grant: Grant, asked: Asked, now: float, around: Around) -> Beyond | 
 
 def _is_near(who: Principal, grant: Grant) -> bool:
     """Tell whether somebody is a user of the project's own organization, or has said to be near."""
-    has_said = any(card.conflict and card.reviewer == who.user for card in grant.status.cards)
-    organization = grant.project.partition("/")[0]
-    return bool(who.user) and (has_said or who.user.partition("/")[0] == organization)
+    has_said = any(card.conflict and card.reviewer == who.name for card in grant.status.cards)
+    return has_said or who.user.partition("/")[0] == grant.project.partition("/")[0]
 
 
 def _in(grant: Grant, *phases: GrantPhase) -> None:
@@ -152,7 +151,7 @@ def _review(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     organization = (who.user or who.project).partition("/")[0]
     is_near = bool(who.user) and organization == grant.project.partition("/")[0]
     card = Card(
-        reviewer=who.user or who.actor, organization=organization, points=asked.points,
+        reviewer=who.name, organization=organization, points=asked.points,
         conflict=asked.conflict or is_near, unmet=asked.unmet, note=asked.text, at=now,
     )  # fmt: skip
     others = [each for each in grant.status.cards if each.reviewer != card.reviewer]

@@ -92,7 +92,7 @@ def act(
     if not (asked.dry_run or asked.overcommit):
         _check_there(subject, bids, awards, (had, promised))
     decision = Decision(
-        what=what, by=who.user or who.actor, at=snapshot.now, text=asked.text, had=had,
+        what=what, by=who.name, at=snapshot.now, text=asked.text, had=had,
         promised=promised, rules=found.spec, bids=bids, digest=digest_of(found.spec, bids),
         awards=awards,
     )  # fmt: skip
@@ -127,17 +127,17 @@ def _ready(who: Principal, found: Round, asked: RoundAsked, snapshot: Snapshot) 
         raise Rejected("round.no-text", subject)
     if len(found.status.decisions) >= DECISIONS_MAX:
         raise Rejected("round.too-much", subject, limit=DECISIONS_MAX)
-    near = who.user and _too_near(who.user, applied(found.name, snapshot))
+    near = _too_near(who.name, applied(found.name, snapshot))
     if near:
         raise Forbidden("round.conflict", subject, grant=near)
     return what
 
 
-def _too_near(user: str, grants: Iterable[Grant]) -> str:
-    """Return the first request of which that user has said, or is known, to be too near to it."""
+def _too_near(name: str, grants: Iterable[Grant]) -> str:
+    """Return the first request of which somebody has said, or is known, to be too near to it."""
     return next(
         (full_name(each) for each in grants for card in each.status.cards
-         if card.conflict and card.reviewer == user), "",
+         if card.conflict and card.reviewer == name), "",
     )  # fmt: skip
 
 

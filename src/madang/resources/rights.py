@@ -94,6 +94,11 @@ class Principal(Frozen):
     audited: bool = True
     """Whether its changes go into the audit records; only the loop's own bookkeeping does not."""
 
+    @property
+    def name(self) -> str:
+        """By which reviews and decisions name this caller: the user, or else the key."""
+        return self.user or self.actor
+
     def sees(self, place: str) -> bool:
         """Tell whether things at that place exist for this caller.
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from madang.control.granting import Asked, act
+from madang.control.granting import DEEDS_MAX, Asked, act
 from madang.errors import Conflict, Forbidden, MadangError, NotFound, Rejected
 from madang.planning.explain import explain
-from madang.planning.grants import WARNED_S, Around, guaranteed, weights
+from madang.planning.grants import WARNED_S, Around, due, guaranteed, wake_s, weights
 from madang.resources.attempt import AttemptPhase
-from madang.resources.grant import NEXT, Beyond, Card, Grant, GrantPhase
-from madang.resources.resource import Ref
+from madang.resources.grant import NEXT, Beyond, Card, Deed, Grant, GrantPhase
+from madang.resources.resource import Reason, Ref
 from madang.resources.rights import RIGHTS, Principal, Role
 from madang.testing.builders import PROJECT, grant, job, node, quota, snapshot
 from madang.testing.paper import Paper
@@ -59,9 +59,38 @@ def test_a_grant_lives_by_the_clock() -> None:
     assert dict(guaranteed(paper.snapshot)) == {}
 
 
-def test_the_next_look_is_when_a_grant_changes_by_itself() -> None:
-    paper = Paper(snapshot(approved(), now=grant().begins - 100))
-    assert paper.intend().wake_s == 100
+EARLY, LATE = grant().begins - 1, grant().ends - WARNED_S
+
+
+@pytest.mark.parametrize(("before", "count", "at", "after"), [
+    (G.REVIEWED, 2, EARLY, G.REVIEWED), (G.REVIEWED, 2, EARLY + 1, G.ACTIVE),
+    (G.REVIEWED, 2, LATE, G.ACTIVE), (G.REVIEWED, 0, grant().begins, G.REVIEWED),
+    (G.REVIEWED, 0, grant().ends, G.REVIEWED), (G.ACTIVE, 2, LATE - 1, G.ACTIVE),
+    (G.ACTIVE, 2, LATE, G.WARNED), (G.WARNED, 2, LATE - 1, G.WARNED),
+    (G.RENEWED, 2, LATE, G.WARNED), (G.WARNED, 2, grant().ends, G.EXPIRED),
+    (G.REQUESTED, 0, grant().ends, G.REQUESTED), (G.RECLAIMED, 2, LATE, G.RECLAIMED),
+])  # fmt: skip
+def test_a_grant_is_in_each_phase_from_its_very_first_moment(
+    before: GrantPhase, count: int, at: float, after: GrantPhase
+) -> None:
+    """One that is warned of since it is not used stays so; one that nobody decided never begins."""
+    assert due(grant().with_status(phase=before, count=count), at) is after
+
+
+def test_what_a_round_has_not_decided_expires_only_where_it_was_reviewed() -> None:
+    asked = grant(round="first")
+    assert due(asked, grant().ends) is G.REQUESTED
+    assert due(asked.with_status(phase=G.REVIEWED), grant().begins) is G.REVIEWED
+    assert due(asked.with_status(phase=G.REVIEWED), grant().ends) is G.EXPIRED
+
+
+@pytest.mark.parametrize("at", [grant().begins, LATE, grant().ends])
+def test_the_next_look_is_when_a_grant_changes_by_itself(at: float) -> None:
+    assert wake_s(snapshot(approved(), now=at - 100)) == 100
+
+
+def test_all_of_planning_looks_again_when_a_grant_begins() -> None:
+    assert Paper(snapshot(approved(), now=grant().begins - 100)).intend().wake_s == 100
 
 
 def test_an_active_grant_promises_and_weighs() -> None:
@@ -69,6 +98,17 @@ def test_an_active_grant_promises_and_weighs() -> None:
     paper.settle()
     assert guaranteed(paper.snapshot) == {PROJECT: {"nvidia": 2}}
     assert weights(paper.snapshot) == {PROJECT: 6.0}
+
+
+def test_a_project_is_promised_all_its_grants_and_counts_for_the_best_of_them() -> None:
+    """What was approved of each; and an organization has no weight among projects."""
+    given = [
+        grant(name, count=9, weight=weight).with_status(phase=G.ACTIVE, count=count)
+        for name, count, weight in [("a", 2, 3), ("b", 1, 2)]
+    ]  # fmt: skip
+    world = snapshot(given, quota("acme", weight=5))
+    assert guaranteed(world) == {PROJECT: {"nvidia": 3}}
+    assert weights(world) == {PROJECT: 3.0}
 
 
 def test_what_is_granted_comes_on_top_of_a_quota_and_leaves_politely_with_the_grant() -> None:
@@ -314,3 +354,45 @@ def test_a_grant_is_of_at_least_one(count: float) -> None:
 def test_at_least_one_is_approved(count: float) -> None:
     with pytest.raises(ValueError, match="count"):
         Asked.model_validate({"what": "approve", "count": count})
+
+
+def test_a_condition_that_only_one_who_is_near_finds_unmet_is_not_found() -> None:
+    said = done(grant(), KIM, "review", points=LG, unmet="late", conflict=True)
+    assert said.unmet == ""
+    assert [each.code for each in explain(said, snapshot(said)).findings] == ["grant.card-conflict"]
+
+
+def test_a_grant_says_what_it_is_before_it_begins() -> None:
+    judged = done(grant(), KIM, "review", points=LG)
+    told = [each.status.reason for each in (judged, done(judged, LEE, "approve"))]
+    assert [each and each.code for each in told] == ["grant.reviewed", "grant.approved"]
+
+
+def test_what_a_round_has_decided_is_told_whoever_reviews_it_again() -> None:
+    decided = Reason(code="round.below", values={"round": "first"})
+    asked: Grant = grant(round="first").with_status(phase=G.REFUSED, reason=decided)
+    again = done(asked, KIM, "review", points=LG)
+    assert (again.status.phase, again.status.reason, again.score) == (G.REFUSED, decided, 90.2)
+
+
+def test_nobody_adds_deeds_to_a_grant_without_end() -> None:
+    said = Deed(what="appeal", by="acme/a", at=1.0, text="no")
+    full: Grant = approved().with_status(deeds=(said,) * DEEDS_MAX)
+    with pytest.raises(Rejected, match=r"grant\.too-much"):
+        done(full, who("acme/a", Role.MEMBER, PROJECT), "appeal", text="no")
+
+
+def test_where_others_are_promised_more_than_there_is_nothing_is_left() -> None:
+    judged = done(grant(count=1), KIM, "review", points=LG)
+    around = Around([approved(name="other", count=9)], ("nvidia/h100",) * 4)
+    with pytest.raises(Conflict, match=r"grant\.beyond") as refused:
+        act(LEE, judged, Asked(what="approve"), 1_000.0, around)
+    assert refused.value.values["left"] == 0
+
+
+def test_a_key_that_is_nobodys_and_said_to_be_near_decides_nothing_either() -> None:
+    judged = done(done(grant(), KIM, "review", points=LG), who(""), "review", conflict=True)
+    with pytest.raises(Forbidden, match=r"grant\.conflict"):
+        done(judged, who(""), "approve")
+    other = Principal(actor="key/y", role=Role.OPERATOR, where="", rights=RIGHTS[Role.OPERATOR])
+    assert done(judged, other, "approve").status.count == 2

@@ -19,9 +19,9 @@ from madang.planning.action import assume
 from madang.planning.jobs import plan_job, tasks
 from madang.planning.memo import Memo
 from madang.planning.plan import plan
-from madang.planning.queues import plan_queues
+from madang.planning.queue.queues import plan_queues
+from madang.planning.queue.turns import plan_turns
 from madang.planning.snapshot import Snapshot
-from madang.planning.turns import plan_turns
 from madang.resources.attempt import (
     Attempt,
     AttemptPhase,

@@ -15,7 +15,7 @@ import pytest
 from madang.accelerators.kernel_log import KernelLog, Logged, parse
 from madang.accelerators.tools import Told, Tool, furiosa, nvidia, rebellions
 from madang.accelerators.watch import BUSY_S, HOT_S, LIMIT_S, Asked, Sentry
-from madang.planning.xids import XIDS
+from madang.planning.health.xids import XIDS
 from madang.symptoms import HUNG, Symptoms, Watch, busy, read, written
 
 NVIDIA = """<?xml version="1.0" ?>

@@ -12,8 +12,8 @@ import pytest
 from madang.cli.options import Options
 from madang.control import granting, rounding
 from madang.control.rounding import RoundAsked
-from madang.planning.calls import outcome
 from madang.planning.grants import Around
+from madang.planning.rounds.calls import outcome
 from madang.planning.snapshot import Snapshot
 from madang.resources.grant import Grant
 from madang.resources.resource import Ref

@@ -13,10 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from madang.control import granting, rounding
 from madang.control.rounding import RoundAsked
 from madang.errors import Conflict, Forbidden, MadangError, Rejected
-from madang.planning.calls import outcome
 from madang.planning.explain import explain
 from madang.planning.grants import Around
-from madang.planning.rounds import holds
+from madang.planning.rounds.calls import outcome
+from madang.planning.rounds.rounds import holds
 from madang.planning.snapshot import Snapshot
 from madang.resources.grant import Deed, Grant, GrantPhase
 from madang.resources.resource import Ref

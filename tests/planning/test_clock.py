@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from madang.planning.replicas import ANNOUNCE_S, DRAIN_S, GATE_S
+from madang.planning.services.replicas import ANNOUNCE_S, DRAIN_S, GATE_S
 from madang.resources.resource import Ref
 from madang.testing.builders import PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper

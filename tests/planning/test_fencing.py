@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from madang.planning import fencing
 from madang.planning.action import Verb, assume
 from madang.planning.explain import explain
-from madang.planning.gangs import want_of
-from madang.planning.ground import NOTHING
+from madang.planning.health import fencing
+from madang.planning.health.xids import XIDS, Level
 from madang.planning.memo import Memo
+from madang.planning.place.gangs import want_of
+from madang.planning.place.ground import NOTHING
 from madang.planning.plan import plan
-from madang.planning.xids import XIDS, Level
 from madang.resources.attempt import AttemptPhase, Outcome
 from madang.resources.job import Job, JobPhase
 from madang.resources.place import Accelerator, AcceleratorPhase

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from madang.planning.health import MUTE_BUSY_S, MUTE_S, STUCK_S, hung_reason
+from madang.planning.health.engines import MUTE_BUSY_S, MUTE_S, STUCK_S, hung_reason
 from madang.planning.snapshot import Pulse
 from madang.testing.builders import model, node, service, snapshot
 from madang.testing.paper import Paper

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from madang.planning.action import Verb
 from madang.planning.ages import watched
 from madang.planning.explain import explain
-from madang.planning.idle import WARNED_AT
-from madang.planning.metering import used_by, used_in
 from madang.planning.plan import plan
 from madang.planning.snapshot import Load
+from madang.planning.use.idle import WARNED_AT
+from madang.planning.use.metering import used_by, used_in
 from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.idle import MonthUse
 from madang.resources.job import Job, JobPhase

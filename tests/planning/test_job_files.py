@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from madang.planning.action import Verb
-from madang.planning.attempts import AGAIN_S
+from madang.planning.attempts.attempts import AGAIN_S
 from madang.planning.plan import plan
 from madang.resources.job import Job
 from madang.testing.builders import job, node, snapshot

@@ -7,7 +7,7 @@ from dataclasses import replace
 from madang.planning.action import Stop
 from madang.planning.explain import explain
 from madang.planning.plan import plan
-from madang.planning.replicas import wake_s
+from madang.planning.services.replicas import wake_s
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Reason, Ref
 from madang.resources.revision import RevisionPhase

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from madang.planning.action import assume
-from madang.planning.moving import ARRIVALS, budget
 from madang.planning.plan import plan
+from madang.planning.services.moving import ARRIVALS, budget
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Ref
 from madang.testing.builders import PROJECT, model, node, service, snapshot

@@ -11,7 +11,7 @@ from madang.planning.action import Reprice, assume
 from madang.planning.ask import Ask
 from madang.planning.forecast import THINK_AGAIN_S, question
 from madang.planning.memo import Memo
-from madang.planning.place import place
+from madang.planning.place.place import place
 from madang.planning.plan import plan
 from madang.planning.reprice import reprice
 from madang.testing.builders import GB, model, node, service, snapshot

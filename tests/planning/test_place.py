@@ -10,7 +10,7 @@ import pytest
 from madang.planning.action import assume
 from madang.planning.ask import Ask, Filter, Refused
 from madang.planning.memo import Memo
-from madang.planning.place import Placement, place
+from madang.planning.place.place import Placement, place
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
 from madang.resources.place import (
@@ -365,7 +365,7 @@ def test_a_group_of_four_costs_as_much_as_four_and_is_left_to_those_who_need_it(
 
 
 def test_more_kinds_of_demand_than_are_kept_ready_are_placed_all_the_same(monkeypatch):
-    monkeypatch.setattr("madang.planning.ground.DEMANDS_MAX", 3)
+    monkeypatch.setattr("madang.planning.place.ground.DEMANDS_MAX", 3)
     ground = Memo().ground(snapshot(box("gpu", cards=8), box("core", "cpu", memory=64 * GB)))
     for size in (1, 2, 3, 1, 4, 2, 1):
         ask = Ask(kinds=ANY, memory_bytes=size * GB)

@@ -14,7 +14,7 @@ from madang.planning.action import assume
 from madang.planning.ask import Ask, Filter, Refused
 from madang.planning.layout import layout_of
 from madang.planning.memo import Memo
-from madang.planning.place import Placement, place
+from madang.planning.place.place import Placement, place
 from madang.planning.plan import plan
 from madang.planning.snapshot import Snapshot
 from madang.resources.place import AcceleratorSpec, Node, Pool, PoolSpec, PoolStatus

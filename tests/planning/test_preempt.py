@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from madang.planning.action import Verb, assume
 from madang.planning.plan import plan
-from madang.planning.queue import PER_HOUR_MAX
+from madang.planning.queue.waiting import PER_HOUR_MAX
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome
 from madang.resources.job import Job, JobPhase, Priority
 from madang.resources.resource import Ref

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madang.errors import Unfit
-from madang.planning.rounds import decide, digest_of, gate, holds
+from madang.planning.rounds.rounds import decide, digest_of, gate, holds
 from madang.resources.round import Award, Bid, Decision, Lane, RoundSpec
 
 DAYS = {"closes": "2026-12-10", "from": "2027-01-01", "until": "2027-07-01"}

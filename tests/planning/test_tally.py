@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from madang.planning.action import Verb
+from madang.planning.attempts.course import course
 from madang.planning.cadence import ACCELERATOR_MTBF_S, suggested_s
-from madang.planning.course import course
 from madang.planning.plan import plan
 from madang.planning.tally import spent, spent_in
 from madang.resources.attempt import Attempt

@@ -12,8 +12,8 @@ from collections import Counter
 import pytest
 
 from madang.planning.action import Verb
-from madang.planning.fencing import FENCED_WINDOW_S, LOST, fenced_max
-from madang.planning.xids import XIDS, Level
+from madang.planning.health.fencing import FENCED_WINDOW_S, LOST, fenced_max
+from madang.planning.health.xids import XIDS, Level
 from madang.resources.attempt import AttemptPhase
 from madang.resources.place import AcceleratorPhase
 from madang.resources.replica import ReplicaPhase

@@ -9,7 +9,7 @@ import pytest
 
 from madang.planning.action import assume
 from madang.planning.plan import plan
-from madang.planning.queue import PER_HOUR_MAX
+from madang.planning.queue.waiting import PER_HOUR_MAX
 from madang.planning.share.rule import RULE
 from madang.resources.attempt import AttemptPhase
 from madang.resources.job import InLine, Job, JobPhase

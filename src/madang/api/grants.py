@@ -13,7 +13,7 @@ from madang.control.granting import Asked, granting
 from madang.control.once import Ask
 from madang.control.rounding import RoundAsked, rounding
 from madang.errors import NotFound
-from madang.planning.calls import Outcome, outcome
+from madang.planning.rounds.calls import Outcome, outcome
 from madang.planning.snapshot import Snapshot
 from madang.resources.resource import AnyResource, Name, Ref
 from madang.resources.rights import CONTROL, Principal

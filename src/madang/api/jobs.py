@@ -11,7 +11,7 @@ from pydantic import Field
 from madang.api.desk import AtDesk, Caller, Desk, Project, ref_of
 from madang.control.first import PROJECT
 from madang.errors import NotFound
-from madang.planning.course import Course, course
+from madang.planning.attempts.course import Course, course
 from madang.planning.sweeps import SweepCourse, sweep_course
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.job import Job

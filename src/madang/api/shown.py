@@ -8,10 +8,10 @@ from typing import Any
 
 from madang.control.world import World
 from madang.planning.layout import drawing, is_processor
+from madang.planning.queue.standing import told as queue_told
 from madang.planning.quotas import Books
 from madang.planning.quotas import told as quota_told
 from madang.planning.snapshot import Snapshot
-from madang.planning.standing import told as queue_told
 from madang.planning.tally import spent_in
 from madang.resources.place import Pool, PoolStatus
 from madang.resources.power import milliwatts

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Query, Response
 from madang.api.desk import AtDesk, Caller, Desk, Project, Reader, ref_of
 from madang.api.once import Asking, once
 from madang.control.steering import resumed
-from madang.planning.idle import Owner, told_of, warning_of
-from madang.planning.metering import ProjectUse, used_by
 from madang.planning.snapshot import Snapshot
-from madang.planning.unused import warning_of as unused_warning
+from madang.planning.use.idle import Owner, told_of, warning_of
+from madang.planning.use.metering import ProjectUse, used_by
+from madang.planning.use.unused import warning_of as unused_warning
 from madang.resources.month import month_of
 from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.rights import CONTROL, Principal, Right

@@ -25,7 +25,7 @@ from madang.planning.action import (
     Warn,
 )
 from madang.planning.forecast import Question
-from madang.planning.replicas import STOP_GRACE_S
+from madang.planning.services.replicas import STOP_GRACE_S
 from madang.ports import Assignment
 from madang.resources.event import Event
 from madang.resources.place import Accelerator, Node

@@ -15,8 +15,8 @@ from madang.control import steering
 from madang.control.authority import allow
 from madang.control.world import World
 from madang.errors import Conflict, Forbidden, NotFound, Rejected, Value
-from madang.planning.calls import What, applied, bids_for, due, full_name, lane_of, there
-from madang.planning.rounds import DECIDES, decide, digest_of
+from madang.planning.rounds.calls import What, applied, bids_for, due, full_name, lane_of, there
+from madang.planning.rounds.rounds import DECIDES, decide, digest_of
 from madang.planning.snapshot import Snapshot
 from madang.resources.grant import GIVEN, Deed, Grant, GrantPhase, Text
 from madang.resources.month import DAY_S, day_of

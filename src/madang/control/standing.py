@@ -9,8 +9,8 @@ from pathlib import Path
 from madang.control.granting import check_request
 from madang.control.world import World
 from madang.errors import Conflict, Rejected
-from madang.planning.gangs import want_of
 from madang.planning.memo import Memo
+from madang.planning.place.gangs import want_of
 from madang.planning.preview import Change, misplaced
 from madang.planning.quotas import Books, Limit, storage_limit
 from madang.planning.snapshot import Snapshot

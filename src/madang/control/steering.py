@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from madang.errors import Conflict, Value
-from madang.planning.fencing import check
+from madang.planning.health.fencing import check
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import Job
 from madang.resources.place import Accelerator, AcceleratorPhase

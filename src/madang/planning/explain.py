@@ -6,22 +6,22 @@ from dataclasses import replace
 
 from madang.errors import Value
 from madang.planning.ask import Refused
-from madang.planning.barrier import barrier
-from madang.planning.calls import of_grant, of_round
-from madang.planning.fix import smallest_fix
-from madang.planning.gangs import Want, place_gang, want_of
+from madang.planning.attempts.barrier import barrier
 from madang.planning.grants import due, findings, told
-from madang.planning.ground import Ground
-from madang.planning.idle import WORKING, warning_of
 from madang.planning.memo import Memo
-from madang.planning.place import place
-from madang.planning.queue import is_in_line
+from madang.planning.place.fix import smallest_fix
+from madang.planning.place.gangs import Want, place_gang, want_of
+from madang.planning.place.ground import Ground
+from madang.planning.place.place import place
+from madang.planning.queue.standing import findings as stands
+from madang.planning.queue.waiting import is_in_line
 from madang.planning.quotas import Limit, held_back
 from madang.planning.relief import relief
+from madang.planning.rounds.calls import of_grant, of_round
 from madang.planning.snapshot import Snapshot
-from madang.planning.standing import findings as stands
 from madang.planning.template import ask_of
-from madang.planning.unused import warning_of as unused_warning
+from madang.planning.use.idle import WORKING, warning_of
+from madang.planning.use.unused import warning_of as unused_warning
 from madang.resources.grant import Grant
 from madang.resources.job import Job, JobPhase
 from madang.resources.place import Node

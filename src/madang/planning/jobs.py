@@ -10,16 +10,23 @@ from typing import Any
 from madang.errors import Value
 from madang.planning.action import Action, Discard, Launch, Record, Verb
 from madang.planning.ask import Refused
-from madang.planning.attempts import AGAIN_S, ask_to_save, end, is_over, newest_claim, read_in_s
-from madang.planning.barrier import AFTER_FAILED, bared, barrier, shared, too_full
-from madang.planning.blame import ASKED_ITSELF, Blame
+from madang.planning.attempts.attempts import (
+    AGAIN_S,
+    ask_to_save,
+    end,
+    is_over,
+    newest_claim,
+    read_in_s,
+)
+from madang.planning.attempts.barrier import AFTER_FAILED, bared, barrier, shared, too_full
+from madang.planning.attempts.blame import ASKED_ITSELF, Blame
 from madang.planning.cadence import lost_s, suggested_s
-from madang.planning.fix import smallest_fix
-from madang.planning.gangs import Want, keep, place_gang
-from madang.planning.ground import Ground
-from madang.planning.order import Order
-from madang.planning.place import NO_ROOM, Placement
-from madang.planning.queue import line_mark, retry_s
+from madang.planning.place.fix import smallest_fix
+from madang.planning.place.gangs import Want, keep, place_gang
+from madang.planning.place.ground import Ground
+from madang.planning.place.place import NO_ROOM, Placement
+from madang.planning.queue.order import Order
+from madang.planning.queue.waiting import line_mark, retry_s
 from madang.planning.quotas import Limit
 from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from madang.planning.forecast import is_for, mix_of
-from madang.planning.ground import Ground
 from madang.planning.layout import Layout, layout_of
-from madang.planning.order import Order, Wants
+from madang.planning.place.ground import Ground
 from madang.planning.placement.demand import Demand
+from madang.planning.queue.order import Order, Wants
+from madang.planning.queue.yard import Yard
 from madang.planning.quotas import Books
 from madang.planning.snapshot import Snapshot
-from madang.planning.yard import Yard
 from madang.resources.place import Pool
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from madang.planning.action import Action
-from madang.planning.attempts import ask_to_save
-from madang.planning.blame import Blame
-from madang.planning.ground import Ground
+from madang.planning.attempts.attempts import ask_to_save
+from madang.planning.attempts.blame import Blame
 from madang.planning.leaving import LEAVING
+from madang.planning.place.ground import Ground
 from madang.planning.quotas import Books, Holder, Limit, counted, holders, places_of
-from madang.planning.replicas import leave
+from madang.planning.services.replicas import leave
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome
 from madang.resources.replica import Replica

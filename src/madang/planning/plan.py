@@ -4,40 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from madang.planning import attempts, jobs
+from madang.planning import jobs
 from madang.planning.action import Action, Plan, Reprice, Stop, Unkept, Verb, assume
-from madang.planning.calls import plan_rounds
-from madang.planning.calls import wake_s as round_wake_s
-from madang.planning.fencing import plan_accelerators
-from madang.planning.fencing import wake_s as fencing_wake_s
+from madang.planning.attempts import attempts
 from madang.planning.forecast import question
 from madang.planning.grants import plan_grants
 from madang.planning.grants import wake_s as grant_wake_s
-from madang.planning.ground import Ground
-from madang.planning.idle import plan_idle
+from madang.planning.health.fencing import plan_accelerators
+from madang.planning.health.fencing import wake_s as fencing_wake_s
 from madang.planning.jobs import Task, plan_job, tasks
 from madang.planning.keeping import plan_forgetting
 from madang.planning.layout import Layout
 from madang.planning.memo import Memo
-from madang.planning.metering import plan_meters
-from madang.planning.metering import wake_s as meter_wake_s
-from madang.planning.moving import plan_moves
-from madang.planning.order import Order
 from madang.planning.overuse import plan_over
-from madang.planning.preempt import plan_room
-from madang.planning.queues import plan_queues
+from madang.planning.place.ground import Ground
+from madang.planning.queue.order import Order
+from madang.planning.queue.preempt import plan_room
+from madang.planning.queue.queues import plan_queues
+from madang.planning.queue.turns import plan_turns
+from madang.planning.queue.turns import wake_s as turn_wake_s
 from madang.planning.quotas import wake_s as quota_wake_s
-from madang.planning.replicas import step
-from madang.planning.replicas import wake_s as replica_wake_s
-from madang.planning.services import Household, households, plan_service
+from madang.planning.rounds.calls import plan_rounds
+from madang.planning.rounds.calls import wake_s as round_wake_s
+from madang.planning.services.moving import plan_moves
+from madang.planning.services.replicas import step
+from madang.planning.services.replicas import wake_s as replica_wake_s
+from madang.planning.services.services import Household, households, plan_service
 from madang.planning.snapshot import Snapshot
 from madang.planning.statuses import plan_nodes, plan_statuses
 from madang.planning.sweeps import plan_sweep
 from madang.planning.tally import plan_tallies
-from madang.planning.turns import plan_turns
-from madang.planning.turns import wake_s as turn_wake_s
-from madang.planning.unused import plan_unused
-from madang.planning.unused import wake_s as unused_wake_s
+from madang.planning.use.idle import plan_idle
+from madang.planning.use.metering import plan_meters
+from madang.planning.use.metering import wake_s as meter_wake_s
+from madang.planning.use.unused import plan_unused
+from madang.planning.use.unused import wake_s as unused_wake_s
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica
 from madang.resources.resource import Reason

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from madang.planning.ask import Ask
-from madang.planning.gangs import Want
-from madang.planning.ground import Ground
 from madang.planning.layout import MILLI
+from madang.planning.place.gangs import Want
+from madang.planning.place.ground import Ground
 from madang.planning.quotas import Books, Limit
 from madang.resources.quantity import written_size
 from madang.resources.resource import Reason

@@ -7,8 +7,8 @@ from typing import Any
 
 from madang.errors import Value
 from madang.planning.action import Action, Verb
-from madang.planning.replicas import build_of
-from madang.planning.services import Household
+from madang.planning.services.replicas import build_of
+from madang.planning.services.services import Household
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import Unmet, pin
 from madang.resources.place import Node, NodePhase

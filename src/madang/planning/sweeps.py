@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from madang.planning.action import Action, Verb
-from madang.planning.attempts import processes
-from madang.planning.barrier import AFTER_FAILED, comes_after
+from madang.planning.attempts.attempts import processes
+from madang.planning.attempts.barrier import AFTER_FAILED, comes_after
 from madang.planning.jobs import SUSPENDED, Task, finish, hold, take_down
-from madang.planning.queue import retry_s
+from madang.planning.queue.waiting import retry_s
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import OVER, Job, JobPhase, JobStatus
 from madang.resources.resource import Frozen, Reason, Ref

@@ -32,8 +32,8 @@ from madang.api.app import build
 from madang.api.desk import Desk
 from madang.control.notary import last_words
 from madang.errors import MadangError
-from madang.planning.metering import wake_s as meter_wake_s
 from madang.planning.plan import plan
+from madang.planning.use.metering import wake_s as meter_wake_s
 from madang.ports import Found
 from madang.registry.blobs import FileBlobs
 from madang.resources.revision import Check

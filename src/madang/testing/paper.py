@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from madang.planning.action import Plan
-from madang.planning.fitness import maker_of
+from madang.planning.health.fitness import maker_of
 from madang.planning.snapshot import Snapshot, rank_key
 from madang.resources.attempt import Attempt, member_uid
 from madang.resources.replica import Replica

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from madang.planning.explain import Expected
-from madang.planning.lanes import Lane
-from madang.planning.order import Order
+from madang.planning.queue.lanes import Lane
+from madang.planning.queue.order import Order
 from madang.planning.share.ledger import Ledger
 from madang.planning.share.line import Floats, Ints, Line
 from madang.planning.share.lives import EDGES_S, WIDTHS_S, Lives, ages, groups

@@ -20,7 +20,7 @@ from madang.planning.action import (
     Warn,
 )
 from madang.planning.ages import watched
-from madang.planning.blame import LATER
+from madang.planning.attempts.blame import LATER
 from madang.planning.memo import Memo
 from madang.planning.plan import plan
 from madang.planning.reprice import reprice

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from madang.answers import Json
-from madang.planning.lanes import Lane
 from madang.planning.memo import Memo
+from madang.planning.queue.lanes import Lane
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import Job, JobPhase
 from madang.resources.resource import Ref

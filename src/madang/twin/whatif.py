@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from madang.answers import Json
 from madang.planning.explain import Explanation, explain
 from madang.planning.layout import drawing
-from madang.planning.replicas import accelerator_kind
+from madang.planning.services.replicas import accelerator_kind
 from madang.planning.snapshot import Probed, Snapshot
 from madang.resources.manifest import Manifest
 from madang.resources.power import Watts

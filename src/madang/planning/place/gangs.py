@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from madang.planning.ask import Ask, Refused
-from madang.planning.ground import NOTHING, Ground
 from madang.planning.layout import Option
-from madang.planning.place import Placement, place, placement
+from madang.planning.place.ground import NOTHING, Ground
+from madang.planning.place.place import Placement, place, placement
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.gang import Gang, GangPlacement
 from madang.planning.template import ask_of_job

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from madang.planning.ask import Ask, Filter
-from madang.planning.draw import Draw
 from madang.planning.forecast import booked, milli_of
 from madang.planning.layout import Layout, Option, Usage
+from madang.planning.place.draw import Draw
 from madang.planning.placement.columns import MADANG, NOWHERE, Columns
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.fit import enough, fitting

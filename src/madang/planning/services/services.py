@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from madang.planning.action import Action, Verb
 from madang.planning.leaving import LEAVING, leaving_first, serial
-from madang.planning.replicas import leave, stop
+from madang.planning.services.replicas import leave, stop
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import Unmet, pin, same_template
 from madang.resources.endpoint import Endpoint, EndpointSpec

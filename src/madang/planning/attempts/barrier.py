@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from madang.errors import Value
-from madang.planning.ground import Ground
+from madang.planning.place.ground import Ground
 from madang.planning.quotas import storage_limit
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import OVER, Job, JobPhase

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from madang.errors import Value
 from madang.planning.action import Action, Verb
-from madang.planning.attempts import ask_to_save
-from madang.planning.blame import Blame
-from madang.planning.replicas import leave
+from madang.planning.attempts.attempts import ask_to_save
+from madang.planning.attempts.blame import Blame
+from madang.planning.services.replicas import leave
 from madang.planning.snapshot import Snapshot
 from madang.planning.tally import pool_of
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome

@@ -12,11 +12,11 @@ from itertools import islice
 
 from madang.planning.action import Action, Verb
 from madang.planning.ask import Ask
-from madang.planning.gangs import Want, want_of
-from madang.planning.ground import NOTHING, Ground
-from madang.planning.lanes import Lane, Member
-from madang.planning.order import Order, passed_s
-from madang.planning.preempt import Victim, coming_free, is_refused, make_room
+from madang.planning.place.gangs import Want, want_of
+from madang.planning.place.ground import NOTHING, Ground
+from madang.planning.queue.lanes import Lane, Member
+from madang.planning.queue.order import Order, passed_s
+from madang.planning.queue.preempt import Victim, coming_free, is_refused, make_room
 from madang.planning.share.rule import RULE
 from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from madang.errors import Value
-from madang.planning.lanes import MILLI, Lane, ledger_of
-from madang.planning.order import Order, Place, passed_s
+from madang.planning.queue.lanes import MILLI, Lane, ledger_of
+from madang.planning.queue.order import Order, Place, passed_s
+from madang.planning.queue.turns import due_s
 from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot
-from madang.planning.turns import due_s
 from madang.resources.job import Job
 from madang.resources.queue import Queue
 from madang.resources.replica import Replica

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from madang.planning.ask import Ask
-from madang.planning.gangs import Want
-from madang.planning.ground import UNSEEN, free_of
 from madang.planning.layout import MILLI, Layout
+from madang.planning.place.gangs import Want
+from madang.planning.place.ground import UNSEEN, free_of
 from madang.planning.placement.fit import fitting
 from madang.planning.placement.fleet import NO_DEVICE
 from madang.planning.quotas import Books, needed_milli

@@ -15,8 +15,8 @@ import numpy as np
 
 from madang.planning.action import Action, Unkept, Verb
 from madang.planning.cadence import lost_s
-from madang.planning.lanes import MILLI, Lane
-from madang.planning.order import Order, queue_name
+from madang.planning.queue.lanes import MILLI, Lane
+from madang.planning.queue.order import Order, queue_name
 from madang.planning.share.ledger import Ledger, Withdrawn
 from madang.planning.share.lives import SIZES, ages
 from madang.planning.snapshot import Snapshot

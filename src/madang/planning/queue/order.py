@@ -13,16 +13,16 @@ from functools import cached_property
 from operator import attrgetter, itemgetter
 
 from madang.planning.ask import Ask, of_kind
-from madang.planning.gangs import Want, want_of
 from madang.planning.grants import guaranteed, weights
-from madang.planning.lanes import MILLI, Lane, Member, Terms
 from madang.planning.leaving import LEAVING
-from madang.planning.queue import is_in_line, may_yield
+from madang.planning.place.gangs import Want, want_of
+from madang.planning.queue.lanes import MILLI, Lane, Member, Terms
+from madang.planning.queue.waiting import is_in_line, may_yield
+from madang.planning.queue.yard import Waits, Yard
 from madang.planning.quotas import Books, held_back, places_of
 from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
-from madang.planning.yard import Waits, Yard
 from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.holding import Holding
 from madang.resources.job import Job, JobPhase, JobSpec

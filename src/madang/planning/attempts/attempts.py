@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from madang.planning.action import Action, Halt, Launch, Stop, Verb, Warn
-from madang.planning.blame import Blame, blame, is_undecided
-from madang.planning.fencing import lost_one
+from madang.planning.attempts.blame import Blame, blame, is_undecided
+from madang.planning.health.fencing import lost_one
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import NEXT, Attempt, AttemptPhase, Outcome, member_uid
 from madang.resources.holding import Holding

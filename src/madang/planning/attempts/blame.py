@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from madang.errors import Value
-from madang.planning.fencing import lost_one, lost_reason
-from madang.planning.fitness import watch_of
+from madang.planning.health.fencing import lost_one, lost_reason
+from madang.planning.health.fitness import watch_of
 from madang.planning.snapshot import Snapshot, rank_key
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome, member_uid
 from madang.resources.place import Accelerator, AcceleratorPhase, NodePhase

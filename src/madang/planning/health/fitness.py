@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from madang.errors import Value
+from madang.planning.health.xids import Level, meaning
 from madang.planning.snapshot import Snapshot
-from madang.planning.xids import Level, meaning
 from madang.resources.place import Accelerator, AcceleratorPhase, AcceleratorStatus
 from madang.resources.resource import Reason
 from madang.symptoms import HUNG, Symptoms, Watch

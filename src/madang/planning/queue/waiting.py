@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from madang.planning.barrier import blocker, lacking
+from madang.planning.attempts.barrier import blocker, lacking
 from madang.planning.quotas import held_back
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import Job, JobPhase

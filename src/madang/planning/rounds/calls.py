@@ -9,7 +9,7 @@ from typing import Literal
 from madang.errors import Value
 from madang.planning.action import Action, Verb
 from madang.planning.ask import of_kind
-from madang.planning.rounds import gate, holds
+from madang.planning.rounds.rounds import gate, holds
 from madang.planning.snapshot import Snapshot
 from madang.resources.grant import GIVEN, OVER, Grant, GrantPhase
 from madang.resources.resource import Frozen, Reason, Ref

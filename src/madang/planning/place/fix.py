@@ -14,11 +14,11 @@ import numpy as np
 
 from madang.errors import Value
 from madang.planning.ask import Ask, Filter, Refused
-from madang.planning.draw import MANY
-from madang.planning.gangs import Want, demands, want_of
-from madang.planning.ground import NOTHING, Ground, empty, free_of
 from madang.planning.layout import MIB, MILLI, is_processor, made_for
 from madang.planning.leaving import LEAVING, leaving_first, serial
+from madang.planning.place.draw import MANY
+from madang.planning.place.gangs import Want, demands, want_of
+from madang.planning.place.ground import NOTHING, Ground, empty, free_of
 from madang.planning.placement.fit import fitting
 from madang.planning.quotas import held_back
 from madang.planning.snapshot import Snapshot

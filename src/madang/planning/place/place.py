@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from madang.planning.ask import Ask, Filter, Refused
-from madang.planning.ground import Ground
+from madang.planning.place.ground import Ground
 from madang.planning.placement.placer import Choice
 from madang.resources.holding import Holding
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from madang.planning.action import Action, Unkept, Verb
-from madang.planning.idle import Policies, slice_s, told_of
 from madang.planning.layout import MILLI
 from madang.planning.quotas import HOUR_S, LETTING_GO, Books
 from madang.planning.snapshot import Load, Snapshot
 from madang.planning.tally import spent_in
+from madang.planning.use.idle import Policies, slice_s, told_of
 from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.holding import Holding
 from madang.resources.idle import Meter, MonthUse, Reclaim

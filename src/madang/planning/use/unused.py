@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from madang.planning.action import Action, Verb
 from madang.planning.ask import of_kind
 from madang.planning.grants import given, told
-from madang.planning.idle import WARNED_AT, is_due, policy_in, slice_s, values_of
 from madang.planning.layout import MILLI
-from madang.planning.metering import used_in
 from madang.planning.snapshot import Snapshot
+from madang.planning.use.idle import WARNED_AT, is_due, policy_in, slice_s, values_of
+from madang.planning.use.metering import used_in
 from madang.resources.grant import GIVEN, Deed, Grant, GrantPhase
 from madang.resources.idle import IdleWatch, Reclaim, Then
 from madang.resources.resource import Reason, Ref

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-from madang.planning.attempts import processes
+from madang.planning.attempts.attempts import processes
 from madang.planning.snapshot import Snapshot
 from madang.planning.tally import pool_of
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome

@@ -10,12 +10,12 @@ from typing import Any
 
 from madang.planning.action import Action, Effect, RunGate, Start, Stop, Verb
 from madang.planning.ask import Refused
-from madang.planning.fencing import lost_one, lost_reason
-from madang.planning.fix import smallest_fix
-from madang.planning.gangs import Want
-from madang.planning.ground import Ground
-from madang.planning.health import exit_reason, hung_reason
-from madang.planning.place import Placement, place
+from madang.planning.health.engines import exit_reason, hung_reason
+from madang.planning.health.fencing import lost_one, lost_reason
+from madang.planning.place.fix import smallest_fix
+from madang.planning.place.gangs import Want
+from madang.planning.place.ground import Ground
+from madang.planning.place.place import Placement, place
 from madang.planning.quotas import Limit
 from madang.planning.relief import relief
 from madang.planning.snapshot import Snapshot

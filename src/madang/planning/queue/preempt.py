@@ -14,16 +14,16 @@ from itertools import islice
 from madang.errors import Value
 from madang.planning.action import Action, Verb
 from madang.planning.ask import Ask
-from madang.planning.attempts import ask_to_save, is_adrift
-from madang.planning.blame import Blame
-from madang.planning.fix import Line, line_of
-from madang.planning.gangs import Want, want_of
-from madang.planning.ground import NOTHING, Ground
+from madang.planning.attempts.attempts import ask_to_save, is_adrift
+from madang.planning.attempts.blame import Blame
 from madang.planning.leaving import LEAVING
-from madang.planning.moving import waiting as replicas_waiting
-from madang.planning.order import Order, mark_of
-from madang.planning.place import NO_ROOM
-from madang.planning.queue import may_yield
+from madang.planning.place.fix import Line, line_of
+from madang.planning.place.gangs import Want, want_of
+from madang.planning.place.ground import NOTHING, Ground
+from madang.planning.place.place import NO_ROOM
+from madang.planning.queue.order import Order, mark_of
+from madang.planning.queue.waiting import may_yield
+from madang.planning.services.moving import waiting as replicas_waiting
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome
 from madang.resources.holding import Holding

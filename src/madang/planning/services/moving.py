@@ -14,12 +14,12 @@ from itertools import islice
 
 from madang.planning.action import Action
 from madang.planning.ask import Ask
-from madang.planning.fix import Line, line_of
-from madang.planning.gangs import Want
-from madang.planning.ground import NOTHING, Ground
-from madang.planning.place import Placement, place
+from madang.planning.place.fix import Line, line_of
+from madang.planning.place.gangs import Want
+from madang.planning.place.ground import NOTHING, Ground
+from madang.planning.place.place import Placement, place
 from madang.planning.quotas import held_back
-from madang.planning.services import take_over
+from madang.planning.services.services import take_over
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.replica import Replica, ReplicaPhase

@@ -13,9 +13,9 @@ from typing import Any
 
 from madang.errors import Value
 from madang.planning.action import Action, Verb
-from madang.planning.fitness import Finding, examine, watch_of
+from madang.planning.health.fitness import Finding, examine, watch_of
+from madang.planning.health.xids import Level
 from madang.planning.snapshot import Snapshot
-from madang.planning.xids import Level
 from madang.resources.holding import Holding
 from madang.resources.place import Accelerator, AcceleratorPhase, AcceleratorStatus, Failure
 from madang.resources.resource import Reason, Ref

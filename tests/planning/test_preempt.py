@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from madang.planning.action import Verb, assume
 from madang.planning.plan import plan
@@ -186,6 +186,8 @@ JOBS = st.lists(
 @pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(JOBS)
+@example([(1, Priority.HIGH, 401), (4, Priority.LOW, 186), (4, Priority.HIGH, 127),
+          (2, Priority.LOW, 0), (2, Priority.LOW, 83), (2, Priority.HIGH, 0)])  # fmt: skip
 def test_nobody_is_chased_to_and_fro(wanted: list[tuple[int, Priority, int]]) -> None:
     paper = Paper(snapshot(node("n0", cards=4), node("n1", cards=2)))
     for number, (count, priority, pause_s) in enumerate(wanted):
@@ -196,7 +198,11 @@ def test_nobody_is_chased_to_and_fro(wanted: list[tuple[int, Priority, int]]) ->
         for left in made_room_since(paper, before):
             height = paper.snapshot.jobs[left.job].spec.priority.height
             gained = [a for a in paper.snapshot.living if a.uid not in before]
-            assert any(paper.snapshot.jobs[a.job].spec.priority.height > height for a in gained)
+            heights = [paper.snapshot.jobs[a.job].spec.priority.height for a in gained]
+            by_turn = left.status.reason.code == "attempt.yields-share"
+            assert max(heights) >= height + (not by_turn), (
+                "of one class only by a turn of the queue"
+            )
         paper.wait(pause_s)
     for known in paper.snapshot.jobs.values():
         own = [a for a in paper.attempts(known.name) if a.status.room_for]

@@ -11,7 +11,7 @@ from madang.planning.plan import plan
 from madang.planning.services.moving import ARRIVALS, budget
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Ref
-from madang.testing.builders import PROJECT, model, node, service, snapshot
+from madang.testing.builders import PROJECT, model, node, quota, service, snapshot
 from madang.testing.paper import Paper
 
 READY = ReplicaPhase.READY
@@ -63,6 +63,33 @@ def test_one_move_makes_room_for_what_waits_and_at_no_time_does_less_serve():
     moved = [r.spec for r in paper.replicas("one") if r.spec.replaces]
     assert len(moved) == 1
     assert "two" not in moved[0].model_dump_json(), "it may be another project's"
+
+
+def test_at_its_quota_one_is_moved_unless_something_else_takes_over_there_just_now():
+    other, cheap = "acme/other", {"accelerator": "nvidia/l40s"}
+    paper = scattered()
+    (pair,) = (s for s in paper.snapshot.services.values() if s.name == "two")
+    paper.snapshot = paper.snapshot.after([], [pair])
+    paper.put(*node("c", cards=2, kind="nvidia/l40s", memory_gb=48), model(project=other))
+    paper.snapshot = replace(
+        paper.snapshot, seen=replace(paper.snapshot.seen, nodes=paper.snapshot.seen.nodes | {"c"})
+    )
+    talk = service("talk", needs=cheap)
+    paper.put(talk, quota(accelerators={"nvidia": 3}))
+    paper.settle()
+    known = paper.snapshot.services[talk.ref]
+    revised = service("talk", needs=cheap, throughput=2.0)
+    paper.put(known.model_copy(update={"spec": revised.spec, "generation": 2}))
+    paper.turn()
+    assert {r.spec.revision for r in paper.replicas("talk")} == {"talk-1", "talk-2"}
+    paper.put(service("two", project=other, needs=PAIR))
+    for _ in range(3):
+        paper.turn()
+        assert not any(r.spec.replaces for r in paper.replicas("one"))
+    paper.settle()
+    assert where(paper, "two") == [(READY, where(paper, "two")[0][1])]
+    assert any(r.spec.replaces for r in paper.replicas("one"))
+    assert sum(phase is READY for phase, _ in where(paper, "one")) == 2
 
 
 @pytest.mark.parametrize(

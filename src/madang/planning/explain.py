@@ -189,7 +189,7 @@ def _waiting(replica: Replica, snapshot: Snapshot, memo: Memo) -> dict[str, obje
     if ask is None:
         return {}
     ground = memo.ground(snapshot)
-    allowed = ground.allowed(replica.project, ask)
+    allowed = ground.allowed_to(replica, ask)
     if isinstance(allowed, Limit):
         return _short(allowed, replica.project, Want(ask), ground)
     found = place(allowed, ground)

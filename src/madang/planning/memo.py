@@ -57,6 +57,7 @@ class Memo:
         books = Books(snapshot)
         if not ground.books.leaves_the_same(books):
             ground.refusals.clear()
+            ground.stuck.clear()
         ground.books = books
         ground.lines.clear()
         ground.savers.clear()

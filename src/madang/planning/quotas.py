@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from madang.errors import Value
 from madang.planning.ask import Ask, Stock, of_kind
 from madang.planning.grants import given
 from madang.planning.layout import MILLI, is_processor, milli_cores
+from madang.planning.overlap import Overlaps, overlaps
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.holding import Holding
@@ -94,6 +96,7 @@ class Limit:
         )  # fmt: skip
 
 
+NOTHING = Holding()
 LETTING_GO = frozenset({ReplicaPhase.STOPPING, ReplicaPhase.BACKING_OFF, ReplicaPhase.FAILED})
 
 
@@ -196,17 +199,33 @@ class Books:
         resets = self._month.day_after if limit.what == "krw" else ""
         return replace(limit, used=self.used(limit), resets=resets)
 
-    def narrow(self, project: str, ask: Ask, nodes: int, stocks: Sequence[Stock]) -> Ask | Limit:
-        """Return an ask without the stocks of which it may not have so much; or why it has none."""
+    @cached_property
+    def overlaps(self) -> Overlaps:
+        """Who takes over from whom."""
+        return overlaps(self._snapshot) if self.limits else Overlaps()
+
+    def taken_from(self, owner: AnyResource) -> Holding:
+        """Return what somebody has from whom this one is to take over."""
+        left = self.overlaps.before.get(owner.uid)
+        return left.status if left else NOTHING
+
+    def narrow(
+        self, project: str, ask: Ask, nodes: int, stocks: Sequence[Stock], but: Holding = NOTHING
+    ) -> Ask | Limit:
+        """Return an ask without the stocks of which it may not have so much; or why it has none.
+
+        `but`: what somebody has there that whoever asks takes over from counts for nothing.
+        """
         places = self._places(project) if self.limits else ()
         if not places:
             return ask
+        spared = self.amounts(but)
         first, is_open, ways = None, False, []
         for way in ask.ways:
             barred = set()
             for stock in stocks:
                 if stock.bars(way) is None:
-                    short = self._short(places, self._needs(way, stock, nodes))
+                    short = self._short(places, self._needs(way, stock, nodes), spared)
                     first, is_open = first or short, is_open or short is None
                     if short:
                         barred.add(stock.name)
@@ -254,13 +273,14 @@ class Books:
             ("krw", ""): round(self._prices.of(stock.pool, stock.kind) * milli),
         })  # fmt: skip
 
-    def _short(self, places: Sequence[str], needs: Amounts) -> Limit | None:
+    def _short(self, places: Sequence[str], needs: Amounts, spared: Amounts) -> Limit | None:
         """Return the first limit that these would break, with what they ask of it."""
         for place in places:
             for limit in self.limits[place]:
                 asked = counted(needs, limit)
                 used = self.used(limit) if asked else 0
-                beyond = used >= limit.most if limit.what == "krw" else used + asked > limit.most
+                more = asked - counted(spared, limit)
+                beyond = used >= limit.most if limit.what == "krw" else used + more > limit.most
                 if asked and beyond:
                     return replace(self.now(limit), asked=asked)
         return None

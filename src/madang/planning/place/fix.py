@@ -18,9 +18,9 @@ from madang.planning.layout import MIB, MILLI, is_processor, made_for
 from madang.planning.leaving import LEAVING, leaving_first, serial
 from madang.planning.place.draw import MANY
 from madang.planning.place.gangs import Want, demands, want_of
-from madang.planning.place.ground import NOTHING, Ground, empty, free_of
+from madang.planning.place.ground import Ground, empty, free_of
 from madang.planning.placement.fit import fitting
-from madang.planning.quotas import held_back
+from madang.planning.quotas import NOTHING, held_back
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.job import Job

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from madang.planning.ask import Ask, Refused
 from madang.planning.layout import Option
-from madang.planning.place.ground import NOTHING, Ground
+from madang.planning.place.ground import Ground
 from madang.planning.place.place import Placement, place, placement
 from madang.planning.placement.demand import Demand
 from madang.planning.placement.gang import Gang, GangPlacement
+from madang.planning.quotas import NOTHING
 from madang.planning.template import ask_of_job
 from madang.resources.holding import Holding
 from madang.resources.job import Job, Near

@@ -24,7 +24,7 @@ from madang.planning.placement.outlook import Outlook
 from madang.planning.placement.placer import Choice, Placer
 from madang.planning.placement.prices import Prices
 from madang.planning.placement.reserve import BONUS, Ledger
-from madang.planning.quotas import NO_BOOKS, Books, Limit
+from madang.planning.quotas import NO_BOOKS, NOTHING, Books, Limit
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of, ask_of_job
 from madang.resources.holding import Holding
@@ -33,7 +33,6 @@ from madang.resources.place import AcceleratorPhase
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
 from madang.resources.resource import Reason
 
-NOTHING = Holding()
 UNSEEN = -1
 """Free processors of a node that can't be seen: too few for anything."""
 DEMANDS_MAX = 2_000
@@ -164,9 +163,18 @@ class Ground:
         self.lines.clear()
         self.stuck.clear()
 
-    def allowed(self, project: str, ask: Ask, nodes: int = 1) -> Ask | Limit:
-        """Return what quotas leave of an ask, or which of them leaves nothing."""
-        return self.books.narrow(project, ask, nodes, self.layout.stocks)
+    def allowed(
+        self, project: str, ask: Ask, nodes: int = 1, but: Holding = NOTHING
+    ) -> Ask | Limit:
+        """Return what quotas leave of an ask, or which of them leaves nothing.
+
+        `but`: what is let go of as soon as that is there counts for nothing.
+        """
+        return self.books.narrow(project, ask, nodes, self.layout.stocks, but)
+
+    def allowed_to(self, owner: Job | Replica, ask: Ask, nodes: int = 1) -> Ask | Limit:
+        """Return the same of what somebody asks for, who may take over from somebody."""
+        return self.allowed(owner.project, ask, nodes, self.books.taken_from(owner))
 
     def choose(self, ask: Ask, but: Collection[str] = ()) -> tuple[Choice, Ask] | None:
         """Return where an ask is met best, `but` on these nodes, and in which of its ways.

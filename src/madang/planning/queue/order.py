@@ -19,7 +19,7 @@ from madang.planning.place.gangs import Want, want_of
 from madang.planning.queue.lanes import MILLI, Lane, Member, Terms
 from madang.planning.queue.waiting import is_in_line, may_yield
 from madang.planning.queue.yard import Waits, Yard
-from madang.planning.quotas import Books, held_back, places_of
+from madang.planning.quotas import NOTHING, Books, held_back, places_of
 from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
@@ -309,10 +309,16 @@ class Order:
         """Return what others are about to let go of for this one."""
         return self.promised.get(mark_of(waiter), ()) if self.promised else ()
 
-    def _waits(self, project: str, want: Want) -> Waits | None:
-        """Return for what a project's ask waits, as far as its quotas leave it anything."""
+    def _waits(self, project: str, want: Want, but: Holding = NOTHING) -> Waits | None:
+        """Return for what a project's ask waits, as far as its quotas leave it anything.
+
+        `but`: what it takes over from somebody counts for nothing.
+        """
         if not self._books.limits:
             return self._yard.waits(want)
+        if but is not NOTHING:
+            left = self._yard.allowed(self._books, project, want, but)
+            return self._yard.waits(left) if left else None
         if (project, want) not in self._left:
             left = self._yard.allowed(self._books, project, want)
             self._left[project, want] = self._yard.waits(left) if left else None
@@ -366,7 +372,9 @@ class Order:
                 )  # fmt: skip
             elif self._may_wait(replica):
                 ask = ask_of(replica.revision, self._snapshot)
-                waits = self._waits(replica.project, Want(ask)) if ask else None
+                waits = self._waits(
+                    replica.project, Want(ask), self._books.taken_from(replica)
+                ) if ask else None  # fmt: skip
                 if waits:
                     yield waits.kind, Member.of(replica, waits.milli, came)
 

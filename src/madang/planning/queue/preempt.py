@@ -19,10 +19,11 @@ from madang.planning.attempts.blame import Blame
 from madang.planning.leaving import LEAVING
 from madang.planning.place.fix import Line, line_of
 from madang.planning.place.gangs import Want, want_of
-from madang.planning.place.ground import NOTHING, Ground
+from madang.planning.place.ground import Ground
 from madang.planning.place.place import NO_ROOM
 from madang.planning.queue.order import Order, mark_of
 from madang.planning.queue.waiting import may_yield
+from madang.planning.quotas import NOTHING
 from madang.planning.services.moving import waiting as replicas_waiting
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome
@@ -64,7 +65,7 @@ def plan_room(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Acti
     top = max((priority.height for *_, priority in waiting), default=0)
     victims = tuple(_victims(snapshot, top)) if top else ()
     for waiter, want, priority in waiting if victims else ():
-        allowed = ground.allowed(waiter.project, want.ask, want.nodes)
+        allowed = ground.allowed_to(waiter, want.ask, want.nodes)
         if not isinstance(allowed, Ask):
             continue
         want = replace(want, ask=allowed)  # noqa: PLW2901

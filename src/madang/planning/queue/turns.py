@@ -13,10 +13,11 @@ from itertools import islice
 from madang.planning.action import Action, Verb
 from madang.planning.ask import Ask
 from madang.planning.place.gangs import Want, want_of
-from madang.planning.place.ground import NOTHING, Ground
+from madang.planning.place.ground import Ground
 from madang.planning.queue.lanes import Lane, Member
 from madang.planning.queue.order import Order, passed_s
 from madang.planning.queue.preempt import Victim, coming_free, is_refused, make_room
+from madang.planning.quotas import NOTHING
 from madang.planning.share.rule import RULE
 from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot
@@ -146,7 +147,7 @@ class _Room:
             want = Want(ask) if ask else None
         if want is None:
             return None
-        allowed = ground.allowed(owner.project, want.ask, want.nodes)
+        allowed = ground.allowed_to(owner, want.ask, want.nodes)
         return replace(want, ask=allowed) if isinstance(allowed, Ask) else None
 
     def _fewest(self, want: Want, may: Sequence[Member]) -> Sequence[Member]:

@@ -14,7 +14,7 @@ from madang.planning.place.gangs import Want
 from madang.planning.place.ground import UNSEEN, free_of
 from madang.planning.placement.fit import fitting
 from madang.planning.placement.fleet import NO_DEVICE
-from madang.planning.quotas import Books, needed_milli
+from madang.planning.quotas import NOTHING, Books, needed_milli
 from madang.planning.snapshot import Snapshot
 from madang.resources.holding import Holding
 from madang.resources.resource import Ref
@@ -59,9 +59,11 @@ class Yard:
             self._known[want] = None if best is None else ways[best]
         return self._known[want]
 
-    def allowed(self, books: Books, project: str, want: Want) -> Want | None:
-        """Return what quotas leave of what is asked for; None: nothing."""
-        left = books.narrow(project, want.ask, want.nodes, self._layout.stocks)
+    def allowed(
+        self, books: Books, project: str, want: Want, but: Holding = NOTHING
+    ) -> Want | None:
+        """Return what quotas leave of an ask, `but` what it takes over; None: nothing."""
+        left = books.narrow(project, want.ask, want.nodes, self._layout.stocks, but)
         return replace(want, ask=left) if isinstance(left, Ask) else None
 
     def _ways(self, want: Want) -> list[Waits]:

@@ -16,9 +16,9 @@ from madang.planning.action import Action
 from madang.planning.ask import Ask
 from madang.planning.place.fix import Line, line_of
 from madang.planning.place.gangs import Want
-from madang.planning.place.ground import NOTHING, Ground
+from madang.planning.place.ground import Ground
 from madang.planning.place.place import Placement, place
-from madang.planning.quotas import held_back
+from madang.planning.quotas import NOTHING, held_back
 from madang.planning.services.services import take_over
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
@@ -42,7 +42,7 @@ def plan_moves(snapshot: Snapshot, ground: Ground) -> Iterator[Action]:
     may_move: Movable | None = None
     for replica, ask in first:
         may_move = tuple(movable(snapshot)) if may_move is None else may_move
-        allowed = ground.allowed(replica.project, ask)
+        allowed = ground.allowed_to(replica, ask)
         if not may_move or not isinstance(allowed, Ask):
             continue
         line = line_of(Want(allowed), ground, snapshot, replica)
@@ -126,8 +126,11 @@ def _way(line: Line | None, ground: Ground, may_move: Movable) -> Replica | None
         return None
     for key in ground.make_room(line.ask, [(r.status, ask) for r, ask in may_move])[:WAYS_MAX]:
         replica, ask = may_move[key]
+        allowed = ground.allowed(replica.project, ask, but=replica.status)
+        if not isinstance(allowed, Ask):
+            continue
         with ground.trial():
-            goal = place(ask, ground, but=(replica.status.node,))
+            goal = place(allowed, ground, but=(replica.status.node,))
             if isinstance(goal, Placement):
                 ground.change(NOTHING, goal.holding())
                 ground.change(replica.status, NOTHING)

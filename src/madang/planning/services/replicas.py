@@ -107,7 +107,7 @@ def _place(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | Non
     revision, ask = snapshot.revisions.get(replica.revision), ask_of(replica.revision, snapshot)
     if revision is None or ask is None:
         return None
-    allowed = ground.allowed(replica.project, ask)
+    allowed = ground.allowed_to(replica, ask)
     if isinstance(allowed, Limit):
         if allowed.is_same(replica.status.reason):
             return None

@@ -16,6 +16,7 @@ from madang.testing.builders import PROJECT, job, model, node, quota, service, s
 from madang.testing.paper import Paper
 
 READY = ReplicaPhase.READY
+pytestmark = pytest.mark.timeout(600)
 ONE = {"accelerator": "nvidia"}
 
 
@@ -48,7 +49,7 @@ def serving(paper: Paper, name: str = "bot") -> int:
     return sum(r.status.phase is READY for r in paper.replicas(name))
 
 
-def watch(paper: Paper, *names: str, seconds: int = 200) -> tuple[int, int]:
+def watch(paper: Paper, *names: str, seconds: int = 60) -> tuple[int, int]:
     """Let time pass; return the fewest that served of each, and the most that was held."""
     fewest, most = 99, 0
     for _ in range(seconds):

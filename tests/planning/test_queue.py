@@ -190,6 +190,22 @@ def test_jobs_beyond_what_may_be_in_line_wait_at_the_door_and_count_for_nothing(
         "queue.door"] * 3  # fmt: skip
 
 
+def test_whatever_is_queued_beyond_the_door_nobody_is_entitled_to_more_or_to_less() -> None:
+    """Two of one project may be in line: so it never counts for the half of all that it could."""
+    stood = []
+    for fakes in (2, 3, 40):
+        own = [a_job(f"own{n}", TWO, priority="high") for n in range(8)]
+        fake = [a_job(f"fake{n}", created_at=float(n)) for n in range(fakes)]
+        paper = Paper(snapshot(node("n", cards=8), quota(ONE, queued=2), *own, *fake))
+        paper.settle()
+        paper.wait(12 * HOUR_S)
+        paper.put(a_job("more", TWO))
+        paper.settle()
+        stood.append(queue(paper).status.projects)
+    assert stood[0] == stood[1] == stood[2]
+    assert (stood[0][ONE].entitled, stood[0][TWO].entitled) == (2.0, 6.0)
+
+
 @pytest.mark.parametrize("unfit", [
     {"count": 5}, {"nodes": 3}, {"after": ["runs"]}, {"suspend": True},
 ])  # fmt: skip

@@ -84,6 +84,26 @@ def delete(kind: str, name: str) -> Deed:
     return Deed(f"delete {kind} {name}", "DELETE", f"/api/v1/{kind}/{name}")
 
 
+def called(name: str, *asks: str) -> Deed:
+    """Return the call of a round, with requests; it gives in a time that is yet to come."""
+    days = {"from": "2998-01-01", "until": "2999-01-01"}
+    call = {
+        "kind": "round", "name": name, "accelerator": "nvidia", "capacity": 1, "unit": 1,
+        "closes": "2997-01-01", "floors": {"academia": 0}, **days,
+    }  # fmt: skip
+    requests = [
+        {"kind": "grant", "name": ask, "accelerator": "nvidia", "count": 1, "round": name,
+         "sector": "academia", **days} for ask in asks
+    ]  # fmt: skip
+    return Deed(f"call {name}", "POST", "/api/v1/apply", {"documents": [call, *requests]})
+
+
+def act(kind: str, name: str, what: str, **more: Any) -> Deed:
+    """Return what is done about a grant or a round."""
+    path = f"/api/v1/{kind}/{name}/act"
+    return Deed(f"{what} {kind} {name}", "POST", path, {"what": what, **more})
+
+
 DEEDS: tuple[Deed, ...] = (
     Deed("first start"),
     Deed("the operator's key is lost", app="home"),
@@ -108,6 +128,13 @@ DEEDS: tuple[Deed, ...] = (
     delete("job", "train"),
     replace(job("eval"), known=True),
     Deed("a rank is done", app="node", exit_code=0),
+    replace(called("spring", "much", "less"), known=True),
+    replace(act("grant", "much", "review", points={"effect": 30}), known=True),
+    replace(act("grant", "less", "review", points={"effect": 20}), known=True),
+    replace(act("round", "spring", "close"), known=True),
+    act("round", "spring", "award"),
+    replace(act("grant", "much", "decline"), known=True),
+    act("round", "spring", "next"),
 )
 
 
@@ -187,6 +214,15 @@ def state(desk: Desk, node: LastingNode) -> dict[str, Any]:
             for a in kept("attempt")
             if isinstance(a, Attempt) and a.status.phase is not AttemptPhase.ENDED
         ),
+        "grants": {
+            g.name: [g.status.phase, g.status.count, [d.what for d in g.status.deeds]]
+            for g in kept("grant")
+        },
+        "rounds": {
+            r.name: [r.status.phase, [[a.grant, a.count] for d in r.status.decisions
+                                      for a in d.awards]]
+            for r in kept("round")
+        },
         "running": len(node.processes),
         "revisions": sorted([r.name, r.status.phase] for r in kept("revision")),
         "builds": sorted([b.spec.digest, b.status.verdict] for b in kept("build")),
@@ -234,6 +270,7 @@ _ONCE = frozenset({
     "service.created", "service.delete-asked", "service.deleted", "model.created", "key.created",
     "key.deleted", "build.passed", "build.failed", "revision.created", "endpoint.created",
     "job.created", "job.delete-asked", "job.deleted", "job.succeeded", "job.cancelled",
+    "round.was-awarded", "round.was-given-on",
 })  # fmt: skip
 """Events that one object has once in its life."""
 

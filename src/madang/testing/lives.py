@@ -36,6 +36,7 @@ from madang.planning.plan import plan
 from madang.planning.use.metering import wake_s as meter_wake_s
 from madang.ports import Found
 from madang.registry.blobs import FileBlobs
+from madang.resources.month import DAY_S
 from madang.resources.revision import Check
 from madang.resources.rights import CONTROL
 from madang.settings import Home
@@ -148,14 +149,17 @@ class Life:
             tick = desk.world.tick
             snapshot = desk.world.snapshot(CONTROL, desk.observer.seen())
             planned = await asyncio.to_thread(plan, snapshot)
-            # Meters are read as long as something is held: that waits for no deed.
-            is_quiet = not planned.actions and planned.wake_s in {None, meter_wake_s(snapshot)}
+            # Meters are read as long as something is held, and rounds have their days: that waits
+            # for no deed.
+            due_s = planned.wake_s
+            waits = due_s is not None and due_s < DAY_S and due_s != meter_wake_s(snapshot)
+            is_quiet = not planned.actions and not waits
             going = [job for job in snapshot.jobs.values() if job.deleted_at is not None]
             if is_quiet and not going and desk.world.tick == tick and self._is_still(desk):
                 return
             if self.loop.time() > until:
-                waits = [a.verb for a in planned.actions] or state(desk, self.node)
-                raise AssertionError(f"it does not come to rest: {waits}")
+                left = [a.verb for a in planned.actions] or state(desk, self.node)
+                raise AssertionError(f"it does not come to rest: {left}")
             await desk.world.moved(tick, 0.5)
 
     def _is_still(self, desk: Desk) -> bool:

@@ -143,6 +143,8 @@ REFUSED: list[tuple[str, tuple[str, ...], int, str]] = [
     ("kim", ("reclaim", "burst"), FORBIDDEN, NEXT),
     ("rev", ("approve", "burst"), FORBIDDEN, "needs the right to operate"),
     ("near", ("approve", "burst"), FORBIDDEN, "Another operator must."),
+    ("near", ("approve", "burst", "--own", "--note", "x"), FORBIDDEN, "Ask beta/boss"),
+    ("near", ("review", "burst", *POINTS, "--own", "--note", "x"), FORBIDDEN, "Ask beta/boss"),
     ("eun", ("explain", "burst"), MISSING, "there is no project acme/lab"),
     ("eun", ("approve", "burst"), MISSING, "there is no project acme/lab"),
     ("eun", ("appeal", "burst", "no"), MISSING, "there is no project acme/lab"),
@@ -186,6 +188,46 @@ async def test_what_may_not_be_is_refused_with_its_cause_and_its_exit_code(
         assert (said.status, said.out) == (status, ""), (name, words, said)
         assert told in said.err, (name, words)
         assert 1 <= len(said.err.strip().splitlines()) <= 2, "the cause, and the next step"
+
+
+async def test_where_all_operators_are_of_one_organization_they_decide_and_that_is_told(
+    typed: Typed, yard: Yard
+) -> None:
+    await typed("kim", "request", "burst", *ASKED, *LAB)
+    why = ("--own", "--note", "all operators are ours")
+    said = await typed("near", "review", "burst", *POINTS, *why, *LAB)
+    assert (said.status, "of another organization" in said.err) == (FORBIDDEN, True)
+    for name in ("rev", "boss"):
+        roles = {"beta/one": "member"}
+        await yard.apply({"kind": "user", "name": f"beta/{name}", "roles": roles})
+    said = await typed("near", "review", "burst", *POINTS, "--own", *LAB)
+    assert (said.status, "says why" in said.err) == (WRONG, True)
+    said = await typed("near", "review", "burst", *POINTS, *LAB)
+    assert "reviewed" not in said.out, "without saying so its card still counts for nothing"
+    assert (await typed("near", "review", "burst", *POINTS, *why, *LAB)).status == 0
+    assert (await typed("near", "approve", "burst", *LAB)).status == FORBIDDEN
+    assert (await typed("near", "approve", "burst", *why, *LAB)).status == 0
+    await yard.until("grant", "burst?project=acme/lab", "active")
+    until = ("--until", "3000-01-01")
+    assert (await typed("near", "renew", "burst", *until, *LAB)).status == FORBIDDEN
+    assert (await typed("near", "renew", "burst", *until, *why, *LAB)).status == 0
+    said = await typed("kim", "explain", "burst", *LAB)
+    told = "acme/near is of the project's own organization; nobody of another one could decide: "
+    assert said.out.count(told + "all operators are ours") == 3
+    codes = [event["code"] for event in (await yard.get("event", limit=1000))["items"]]
+    for did in ("reviewed", "approved", "renewed"):
+        assert codes.count(f"grant.was-{did}-within") == 1
+
+
+async def test_who_said_to_be_near_gives_nothing_however_alone(typed: Typed, yard: Yard) -> None:
+    for name in ("rev", "boss"):
+        await yard.apply({"kind": "user", "name": f"beta/{name}", "roles": {}})
+    await typed("kim", "request", "burst", *ASKED, *LAB)
+    why = ("--own", "--note", "alone")
+    assert (await typed("near", "review", "burst", *POINTS, *why, *LAB)).status == 0
+    assert (await typed("near", "review", "burst", "--conflict", *LAB)).status == 0
+    said = await typed("near", "approve", "burst", *why, *LAB)
+    assert (said.status, "too near" in said.err) == (FORBIDDEN, True)
 
 
 async def test_a_reviewer_finds_the_requests_of_all_projects_and_a_member_only_its_own(

@@ -58,6 +58,20 @@ class Wanted:
 NOTHING = Wanted()
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Near:
+    """How near somebody is to a request that they judge."""
+
+    conflict: Flag = False
+    """Say that you are too near to it: then your card counts for nothing."""
+    own: Flag = False
+    """Judge one of your own organization, since nobody of another one could; that is shown."""
+
+
+FAR = Near()
+
+
 @grant.command
 def request(
     name: str, /, *, count: int, reason: str = "", wanted: Wanted = NOTHING,
@@ -83,8 +97,8 @@ def request(
 
 @grant.command
 def review(
-    name: str, /, *, points: str = "", conflict: Flag = False,
-    unmet: str = "", note: str = "", options: Options = DEFAULTS,
+    name: str, /, *, points: str = "", unmet: str = "", note: str = "",
+    near: Near = FAR, options: Options = DEFAULTS,
 ) -> None:  # fmt: skip
     """Give a request points; each reviewer's newest card counts, and none of its own organization.
 
@@ -94,21 +108,19 @@ def review(
         The grant.
     points
         As effect=30,plan=31.6,need=25: of 40, 35 and 25.
-    conflict
-        Say that you are too near to it: then your card counts for nothing.
     unmet
         The condition for having any grant that its project does not meet.
     note
         Why.
     """
-    said = {"points": _points(points), "conflict": conflict, "unmet": unmet, "text": note}
-    _act(name, "review", options, **said)
+    said = {"points": _points(points), "unmet": unmet, "text": note}
+    _act(name, "review", options, conflict=near.conflict, own=near.own, **said)
 
 
 @grant.command
 def approve(
-    name: str, /, *, count: int | None = None, overcommit: Flag = False, note: str = "",
-    options: Options = DEFAULTS,
+    name: str, /, *, count: int | None = None, overcommit: Flag = False, own: Flag = False,
+    note: str = "", options: Options = DEFAULTS,
 ) -> None:  # fmt: skip
     """Approve a reviewed request, or a part of it: for operators of the site.
 
@@ -120,10 +132,12 @@ def approve(
         How many are given; without it all that were asked for.
     overcommit
         Promise them although there are not so many; the numbers are kept with it.
+    own
+        Decide within your own organization, since nobody of another one could; that is shown.
     note
         Why.
     """
-    _act(name, "approve", options, count=count, overcommit=overcommit, text=note)
+    _act(name, "approve", options, count=count, overcommit=overcommit, own=own, text=note)
 
 
 @grant.command
@@ -142,7 +156,7 @@ def refuse(name: str, /, *, note: str = "", options: Options = DEFAULTS) -> None
 
 @grant.command
 def renew(
-    name: str, /, *, until: str, overcommit: Flag = False, note: str = "",
+    name: str, /, *, until: str, overcommit: Flag = False, own: Flag = False, note: str = "",
     options: Options = DEFAULTS,
 ) -> None:  # fmt: skip
     """Let an active grant last longer: for operators of the site.
@@ -155,10 +169,12 @@ def renew(
         The first day on which it holds no more.
     overcommit
         Promise them although there are not so many; the numbers are kept with it.
+    own
+        Decide within your own organization, since nobody of another one could; that is shown.
     note
         Why.
     """
-    _act(name, "renew", options, until=until, overcommit=overcommit, text=note)
+    _act(name, "renew", options, until=until, overcommit=overcommit, own=own, text=note)
 
 
 @grant.command

@@ -2,12 +2,13 @@
 
 One door for all. Any member of a project requests, by applying one, and may give it back; whoever
 writes on the whole site reviews, but for projects of their own organization; only operators of the
-site decide, and none of that organization gives or prolongs.
+site decide, and none of that organization gives or prolongs. Where nobody of another organization
+could, they do so on record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -32,6 +33,7 @@ from madang.resources.grant import (
 from madang.resources.month import day_of
 from madang.resources.resource import AnyResource, Frozen, Name, Reason, Title
 from madang.resources.rights import CONTROL, Principal, Right
+from madang.resources.tenancy import User
 
 What = Literal["review", "approve", "refuse", "renew", "reclaim", "decline", "appeal"]
 DEEDS_MAX = 100
@@ -40,7 +42,12 @@ DID = {
     "renew": "grant.was-renewed", "reclaim": "grant.was-reclaimed", "appeal": "grant.was-appealed",
     "decline": "grant.was-declined",
 }  # fmt: skip
-"""What is told of each deed."""
+"""What is told of each deed,"""
+WITHIN = {
+    "review": "grant.was-reviewed-within", "approve": "grant.was-approved-within",
+    "renew": "grant.was-renewed-within",
+}  # fmt: skip
+"""and of what is done within one's own organization."""
 KNOWN = ", ".join(f"{key} 0..{most}" for key, most in CRITERIA.items())
 G = GrantPhase
 
@@ -57,6 +64,9 @@ class Asked(Frozen):
     """So many are approved; None: all that were asked for."""
     overcommit: bool = False
     """Promise them although there are not so many; that is kept with the numbers."""
+    own: bool = False
+    """Judge or give within one's own organization, since nobody of another one could; that is kept
+    with it, and says why."""
     until: Day | None = None
     """Of a renewal."""
     text: Text = ""
@@ -67,8 +77,10 @@ def granting(who: Principal, asked: Asked, world: World) -> steering.Deed:
 
     def deed(grant: AnyResource) -> steering.Done:
         assert isinstance(grant, Grant)
-        changed = act(who, grant, asked, world.clock.now(), around_of(world))
-        return steering.Done((changed,), ((changed, DID[asked.what], {"text": asked.text}),))
+        around = around_of(world)
+        changed = act(who, grant, asked, world.clock.now(), around)
+        did = (WITHIN if is_within(who, grant, asked, around) else DID)[asked.what]
+        return steering.Done((changed,), ((changed, did, {"text": asked.text}),))
 
     return deed
 
@@ -77,7 +89,8 @@ def around_of(world: World) -> Around:
     """Return what is promised, and what there is to promise."""
     grants = [each for each in world.list(CONTROL, "grant").values() if isinstance(each, Grant)]
     cards = world.list(CONTROL, "accelerator").values()
-    return Around(grants, [card.spec.accelerator for card in cards])
+    users = [each for each in world.list(CONTROL, "user").values() if isinstance(each, User)]
+    return Around(grants, [card.spec.accelerator for card in cards], users)
 
 
 def act(who: Principal, grant: Grant, asked: Asked, now: float, around: Around) -> Grant:
@@ -91,11 +104,14 @@ def act(who: Principal, grant: Grant, asked: Asked, now: float, around: Around) 
         allow(who, Right.OPERATE, "", subject)
     if len(grant.status.deeds) >= DEEDS_MAX:
         raise Rejected("grant.too-much", subject, limit=DEEDS_MAX)
-    changed = _DEEDS[asked.what](who, grant, asked, now)
+    within = is_within(who, grant, asked, around)
     if asked.what == "review":
-        return changed
+        return _review(who, grant, asked, now, within=within)
+    changed = _DEEDS[asked.what](who, grant, asked, now)
     beyond = _beyond(changed, asked, now, around)
-    deed = Deed(what=asked.what, by=who.name, at=now, text=asked.text, beyond=beyond)
+    deed = Deed(
+        what=asked.what, by=who.name, at=now, text=asked.text, beyond=beyond, own=within
+    )  # fmt: skip
     done: Grant = changed.with_status(deeds=(*changed.status.deeds, deed))
     return done
 
@@ -114,10 +130,38 @@ def _beyond(grant: Grant, asked: Asked, now: float, around: Around) -> Beyond | 
     return found
 
 
-def _is_near(who: Principal, grant: Grant) -> bool:
-    """Tell whether somebody is a user of the project's own organization, or has said to be near."""
+def is_within(who: Principal, grant: Grant, asked: Asked, around: Around) -> bool:
+    """Tell whether somebody judges or gives within their own organization; raises if not allowed.
+
+    Who has said to be near gives nothing. Others do where nobody of another organization could, and
+    say why.
+    """
+    subject = f"grant/{grant.name}"
+    is_own = who.user.partition("/")[0] == grant.project.partition("/")[0]
     has_said = any(card.conflict and card.reviewer == who.name for card in grant.status.cards)
-    return has_said or who.user.partition("/")[0] == grant.project.partition("/")[0]
+    gives = asked.what in {"approve", "renew"}
+    if gives and (has_said or (is_own and not asked.own)):
+        raise Forbidden("grant.conflict", subject, project=grant.project)
+    if not (is_own and asked.own and (gives or asked.what == "review")):
+        return False
+    right = Right.OPERATE if gives else Right.WRITE
+    if other := _other(grant, right, around.users):
+        raise Forbidden("grant.others-can", subject, user=other, project=grant.project)
+    if not asked.text:
+        raise Rejected("grant.own-text", subject)
+    return True
+
+
+def _other(grant: Grant, right: Right, users: Iterable[User]) -> str:
+    """Return a user of another organization who has a right on the whole site, and is not near."""
+    near = {card.reviewer for card in grant.status.cards if card.conflict}
+    own = grant.project.partition("/")[0]
+    names = (
+        f"{user.project}/{user.name}" for user in users
+        if user.project != own
+        and any(not each.where and right in each.rights for each in user.spec.grants())
+    )  # fmt: skip
+    return min((name for name in names if name not in near), default="")
 
 
 def _in(grant: Grant, *phases: GrantPhase) -> None:
@@ -133,7 +177,9 @@ def _moved(grant: Grant, phase: GrantPhase, now: float, **status: Any) -> Grant:
     return moved
 
 
-def _review(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
+def _review(
+    who: Principal, grant: Grant, asked: Asked, now: float, *, within: bool
+) -> Grant:  # fmt: skip
     """Keep a card; of a reviewer who is too near to the project it counts for nothing.
 
     What a round has decided may be judged again: it changes nothing until that is awarded again.
@@ -149,10 +195,10 @@ def _review(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     if not (asked.points or asked.conflict or asked.unmet):
         raise Rejected("grant.no-points", subject, known=KNOWN)
     organization = (who.user or who.project).partition("/")[0]
-    is_near = bool(who.user) and organization == grant.project.partition("/")[0]
+    is_near = bool(who.user) and organization == grant.project.partition("/")[0] and not within
     card = Card(
         reviewer=who.name, organization=organization, points=asked.points,
-        conflict=asked.conflict or is_near, unmet=asked.unmet, note=asked.text, at=now,
+        conflict=asked.conflict or is_near, unmet=asked.unmet, note=asked.text, at=now, own=within,
     )  # fmt: skip
     others = [each for each in grant.status.cards if each.reviewer != card.reviewer]
     cards = tuple(sorted([*others, card], key=lambda each: each.reviewer))
@@ -162,13 +208,11 @@ def _review(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     return _moved(judged, phase, now, score=judged.score, unmet=judged.unmet)
 
 
-def _approve(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
+def _approve(_who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     _in(grant, G.REVIEWED)
     subject = f"grant/{grant.name}"
     if grant.spec.round:
         raise Conflict("grant.by-round", subject, round=grant.spec.round)
-    if _is_near(who, grant):
-        raise Forbidden("grant.conflict", subject, project=grant.project)
     if not grant.counting:
         raise Conflict("grant.unreviewed", subject)
     if grant.unmet:
@@ -188,12 +232,10 @@ def _refuse(_who: Principal, grant: Grant, _asked: Asked, now: float) -> Grant:
     return _moved(grant, G.REFUSED, now, count=0)
 
 
-def _renew(who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
+def _renew(_who: Principal, grant: Grant, asked: Asked, now: float) -> Grant:
     _in(grant, *GIVEN)
     if grant.spec.burst:
         raise Rejected("grant.short", f"grant/{grant.name}")
-    if _is_near(who, grant):
-        raise Forbidden("grant.conflict", f"grant/{grant.name}", project=grant.project)
     if asked.until is None or day_of(asked.until) <= max(now, grant.ends):
         until = grant.status.until or grant.spec.until
         raise Rejected("grant.no-longer", f"grant/{grant.name}", until=until)
@@ -223,7 +265,7 @@ def _appeal(_who: Principal, grant: Grant, asked: Asked, _now: float) -> Grant:
 
 
 _DEEDS: dict[str, Callable[[Principal, Grant, Asked, float], Grant]] = {
-    "review": _review, "approve": _approve, "refuse": _refuse, "renew": _renew,
+    "approve": _approve, "refuse": _refuse, "renew": _renew,
     "reclaim": _reclaim, "decline": _decline, "appeal": _appeal,
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from madang.planning.ask import of_kind
 from madang.planning.snapshot import Snapshot
 from madang.resources.grant import CRITERIA, GIVEN, NEXT, Beyond, Deed, Grant, GrantPhase
 from madang.resources.resource import Reason
+from madang.resources.tenancy import User
 
 WARNED_S = 14 * 86_400.0
 """So long before its end it is said that a grant ends."""
@@ -105,7 +106,9 @@ class Around:
     grants: Sequence[Grant]
     """All that there are, itself included;"""
     kinds: Sequence[str]
-    """and of each accelerator its kind."""
+    """of each accelerator its kind;"""
+    users: Sequence[User] = ()
+    """and who could decide."""
 
     def beyond(self, grant: Grant, since: float) -> Beyond | None:
         """Return where more would be promised than there is, at any moment of a grant from then on.
@@ -154,12 +157,16 @@ def findings(grant: Grant) -> Iterator[Reason]:
         yield Reason(code=code, values=values)
         if card.unmet and not card.conflict:
             yield Reason(code="grant.unmet", values=values)
+        if card.own:
+            yield Reason(code="grant.within", values={"by": card.reviewer, "text": card.note})
     if grant.score is not None:
         values = {"score": grant.score, "cards": len(grant.counting)}
         yield Reason(code="grant.score", values=values)
     for deed in status.deeds:
         values = {"by": deed.by, "text": deed.text, "count": status.count, "asked": spec.count}
         yield Reason(code=DEEDS[deed.what], values=values)
+        if deed.own:
+            yield Reason(code="grant.within", values={"by": deed.by, "text": deed.text})
         yield from _exceeded(deed)
 
 

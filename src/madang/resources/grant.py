@@ -121,6 +121,8 @@ class Card(Frozen):
     note: Text = ""
     at: float = 0.0
     """Unix seconds."""
+    own: bool = False
+    """It counts although its reviewer is of the project's organization: nobody else could judge."""
 
     @property
     def total(self) -> float:
@@ -149,6 +151,8 @@ class Deed(Frozen):
     text: Text = ""
     beyond: Beyond | None = None
     """Where more was promised by it than there was."""
+    own: bool = False
+    """It was given within the project's own organization: no operator of another one was known."""
 
 
 class GrantStatus(Condition):

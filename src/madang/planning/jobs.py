@@ -25,6 +25,7 @@ from madang.planning.place.fix import smallest_fix
 from madang.planning.place.gangs import Want, keep, place_gang
 from madang.planning.place.ground import Ground
 from madang.planning.place.place import NO_ROOM, Placement
+from madang.planning.queue.lanes import Member
 from madang.planning.queue.order import Order
 from madang.planning.queue.waiting import line_mark, retry_s
 from madang.planning.quotas import Limit
@@ -82,28 +83,27 @@ def tasks(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Task]:
     Those in line come first; what is said of the others does not depend on who they are before.
     Who is known to wait behind another that asks for the same is left out.
     """
-    own: dict[Ref, list[Attempt]] = {}
-    for attempt in snapshot.living:
-        own.setdefault(attempt.job, []).append(attempt)
-    for job in order.waiting:
-        mine = own.get(job.ref, []) if job.status.attempt else []
-        if mine or not _waits_still(job, ground, order):
-            yield Task(job, None, tuple(mine))
-    rest = {job.uid: job for job in snapshot.open_jobs if not order.is_in(job)}
-    others = (snapshot.jobs.get(ref) for ref in own)
-    rest |= {each.uid: each for each in others if each and not order.is_in(each)}
+    muster, living = order.muster, order.muster.living
+    own = [job for ref in living if (job := snapshot.jobs.get(ref))]
+    both = {job.uid for job in own if order.is_in(job)}
+    for member in order.line:
+        has_more = bool(both) and member.job.uid in both
+        if has_more or not _waits_still(member, ground):
+            yield Task(member.job, None, living[member.job.ref] if has_more else ())
+    rest = {**muster.idle, **{uid: muster.waits[uid].job for uid in order.door}}
+    rest |= {job.uid: job for job in own if job.uid not in both}
     for job in sorted(rest.values(), key=line_mark):
         newest = snapshot.attempts.get(Ref(job.project, f"{job.name}-{job.status.attempt}"))
-        mine = sorted(own.get(job.ref, ()), key=lambda attempt: attempt.spec.number)
+        mine = sorted(living.get(job.ref, ()), key=lambda attempt: attempt.spec.number)
         yield Task(job, newest, tuple(mine))
 
 
-def _waits_still(job: Job, ground: Ground, order: Order) -> bool:
+def _waits_still(member: Member, ground: Ground) -> bool:
     """Tell whether there is no room for another that asks for the same, and it was told so."""
-    if ground.books.limits or ground.closed or job.spec.resume.source:
+    if ground.books.limits or ground.closed:
         return False
-    known, own = ground.lines.get(order.want(job)), job.status.reason
-    return known is not None and own is not None and own.code == known.code
+    known = ground.lines.get(member.want)
+    return known is not None and known.code == member.told
 
 
 def change(job: Job, phase: JobPhase, **status: Any) -> Job:
@@ -315,7 +315,7 @@ def _find_room(job: Job, snapshot: Snapshot, ground: Ground, order: Order) -> It
     if known := ground.lines.get(want):
         yield from _line_up(job, snapshot, known)
         return
-    told, is_long = job.status.reason, len(order.waiting) > LONG
+    told, is_long = job.status.reason, len(order.line) > LONG
     if is_long and told and told.code in NO_ROOM and not want.may_fit(ground):
         _refuse(job, want, told, ground, order)  # nor would counting again what is in the way help
         return

@@ -133,10 +133,9 @@ class Layout:
         for name in held.accelerators:
             place = self.places.get(name)
             if place is not None:
-                stock = self.stocks[self.fleet.kind[place[0]]]
+                stock = self.stocks[self.fleet.kind.item(place[0])]
                 is_part = stock.shared and not held.whole
-                part, whole = max(1, held.memory_bytes), int(self.fleet.free[place])
-                taken[place] = part if is_part else whole
+                taken[place] = max(1, held.memory_bytes) if is_part else self.fleet.free.item(place)
                 kind = stock.kind
         host_mib = -(-held.host_memory_bytes // MIB)
         if is_processor(kind):

@@ -8,9 +8,11 @@ from madang.planning.forecast import is_for, mix_of
 from madang.planning.layout import Layout, layout_of
 from madang.planning.place.ground import Ground
 from madang.planning.placement.demand import Demand
-from madang.planning.queue.order import Order, Wants
+from madang.planning.queue.members import Roll
+from madang.planning.queue.order import Order
 from madang.planning.queue.yard import Yard
 from madang.planning.quotas import Books
+from madang.planning.since import is_same
 from madang.planning.snapshot import Snapshot
 from madang.resources.place import Pool
 
@@ -25,7 +27,7 @@ class Memo:
         self._state: tuple[object, ...] = ()
         self._counted: tuple[object, ...] = ()
         self._mix: Counter[Demand] = Counter()
-        self._wants = Wants()
+        self._roll = Roll()
         self._yard: Yard | None = None
         self._built: tuple[object, ...] = ()
         self._order: Order | None = None
@@ -37,24 +39,26 @@ class Memo:
         specs = (pool.spec for pool in snapshot.all(Pool).values())
         hardware = (*_identity(snapshot, "accelerator", "node", "site"), *specs)
         before = ground = self._ground
-        if ground is None or not _same(hardware, self._hardware):
+        if ground is None or not is_same(hardware, self._hardware):
             layout = layout_of(snapshot)
             if ground is None or not ground.layout.is_like(layout):
                 ground = self._ground = Ground(layout, layout.fleet)
             self._hardware, self._state = hardware, ()
         outlook, layout = snapshot.seen.outlook, ground.layout
-        if not _same((outlook, layout), self._known):
+        if not is_same((outlook, layout), self._known):
             self._known = outlook, layout
             if outlook and not is_for(outlook, layout):
                 outlook = None
             if outlook is not ground.outlook:
                 ground = self._ground = Ground(layout, layout.fleet, outlook)
                 self._state = ()
+        books, is_known = Books(snapshot), snapshot is self._seen and ground is before
+        yard = self._yard_of(snapshot, ground.layout)
+        muster = None if is_known else self._roll.muster(snapshot, yard, books)
         state = (*_identity(snapshot, "replica", "service", "job", "attempt"), snapshot.seen.nodes)
-        if not (_same(state, self._state) and ground.is_fresh):
-            ground.sync(snapshot, self._wants.ask)
+        if not (is_same(state, self._state) and ground.is_fresh):
+            ground.sync(snapshot, self._roll.asks(snapshot))
             self._state = state
-        books = Books(snapshot)
         if not ground.books.leaves_the_same(books):
             ground.refusals.clear()
             ground.stuck.clear()
@@ -62,9 +66,8 @@ class Memo:
         ground.lines.clear()
         ground.savers.clear()
         ground.closed.clear()
-        if snapshot is not self._seen or ground is not before:
-            yard = self._yard_of(snapshot, ground.layout)
-            self._order, self._seen = Order(snapshot, yard, books, self._wants), snapshot
+        if muster:
+            self._order, self._seen = Order(snapshot, yard, books, muster), snapshot
             ground.ahead_of = self._order.ahead_of
         return ground
 
@@ -79,21 +82,17 @@ class Memo:
         """Return what there is to wait for; only hardware and services change that."""
         kept = _identity(snapshot, "accelerator", "node", "replica")
         built = (*kept, snapshot.seen.nodes, layout)
-        if self._yard is None or not _same(built, self._built):
+        if self._yard is None or not is_same(built, self._built):
             self._yard, self._built = Yard(layout, snapshot), built
         return self._yard
 
     def mix(self, snapshot: Snapshot, layout: Layout) -> Counter[Demand]:
         """Return the demands of this snapshot, counted again only if something in it changed."""
         counted = (*_identity(snapshot, "replica", "revision", "model", "job"), layout)
-        if not _same(counted, self._counted):
+        if not is_same(counted, self._counted):
             self._counted, self._mix = counted, mix_of(snapshot, layout)
         return self._mix
 
 
 def _identity(snapshot: Snapshot, *kinds: str) -> tuple[object, ...]:
     return tuple(snapshot.kept.get(kind) for kind in kinds)
-
-
-def _same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -105,7 +105,10 @@ class Priority(StrEnum):
     @property
     def height(self) -> int:
         """Compare by this: what is higher comes first."""
-        return list(Priority).index(self)
+        return HEIGHTS[self]
+
+
+HEIGHTS = {each: height for height, each in enumerate(Priority)}
 
 
 class JobSpec(Frozen):
@@ -202,6 +205,8 @@ class JobPhase(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    __hash__ = str.__hash__  # Enum's own is Python, and jobs are counted by the ten thousand
 
 
 _J = JobPhase

@@ -26,11 +26,10 @@ from madang.planning.placement.prices import Prices
 from madang.planning.placement.reserve import BONUS, Ledger
 from madang.planning.quotas import NO_BOOKS, NOTHING, Books, Limit
 from madang.planning.snapshot import Snapshot
-from madang.planning.template import ask_of, ask_of_job
 from madang.resources.holding import Holding
-from madang.resources.job import Job, JobPhase
+from madang.resources.job import Job
 from madang.resources.place import AcceleratorPhase
-from madang.resources.replica import Replica, ReplicaPhase, ReplicaStatus
+from madang.resources.replica import Replica, ReplicaStatus
 from madang.resources.resource import Reason
 
 UNSEEN = -1
@@ -49,8 +48,7 @@ def free_of(
     is ill is as if it were not there.
     """
     board = layout.fleet.board()
-    for held in snapshot.served() if but_jobs else snapshot.holdings():
-        _change(board, layout.usage(held), -1)
+    _take(board, map(layout.usage, snapshot.served() if but_jobs else snapshot.holdings()))
     np.maximum(board.free, 0, out=board.free, where=layout.fleet.free != NO_DEVICE)
     for place in ill(layout, snapshot):
         board.free[place] = NO_DEVICE
@@ -73,6 +71,20 @@ def ill(layout: Layout, snapshot: Snapshot) -> frozenset[tuple[int, int]]:
         for each in snapshot.accelerators.values()
         if each.status.phase is not AcceleratorPhase.OK and each.name in layout.places
     )
+
+
+def _take(board: Board, usages: Iterable[Usage]) -> None:
+    """Take all of these from what is free, at once."""
+    used = [usage for usage in usages if usage.devices]
+    devices = np.array([each for usage in used for each in usage.devices], np.int64).reshape(-1, 3)
+    np.subtract.at(board.free, (devices[:, 0], devices[:, 1]), devices[:, 2])
+    beside = np.array([
+        (host, usage.cpu_milli, usage.memory_mib)
+        for usage in used if usage.cpu_milli or usage.memory_mib
+        for host in board.start.of_node(usage.devices[0][0])
+    ], np.int64).reshape(-1, 3)  # fmt: skip
+    np.subtract.at(board.cpu_milli, beside[:, 0], beside[:, 1])
+    np.subtract.at(board.memory_mib, beside[:, 0], beside[:, 2])
 
 
 def _change(
@@ -142,8 +154,8 @@ class Ground:
         """What is free now; change it by `change` alone."""
         return self._placer.board
 
-    def sync(self, snapshot: Snapshot, ask: Callable[[Job], Ask] = ask_of_job) -> None:
-        """Go on from another state of the same hardware; `ask`: what a job asks for."""
+    def sync(self, snapshot: Snapshot, asks: Iterable[Ask]) -> None:
+        """Go on from another state of the same hardware; `asks`: of all that wait."""
         free = free_of(self.layout, snapshot)
         self._ill = ill(self.layout, snapshot)
         self.drained = drained(snapshot)
@@ -155,7 +167,6 @@ class Ground:
         self._now.clear()
         self._is_fresh = True
         # All that wait at once: each demand that comes later costs a look at every host.
-        asks = asks_waiting(snapshot, ask)
         self.know(o.demand for each in asks for o in self.layout.options(each))
 
     def _forget(self) -> None:
@@ -384,22 +395,6 @@ class Ground:
         prices = known.prices() if known else Prices.by_size(kinds)
         demands = list(self._demands)
         return Placer(free, demands, Columns(demands, kinds, measure, prices, MADANG))
-
-
-def asks_waiting(snapshot: Snapshot, ask: Callable[[Job], Ask] = ask_of_job) -> Iterator[Ask]:
-    """Return what is asked for by those that wait, once for each revision."""
-    replicas = snapshot.replicas.values()
-    for ref in dict.fromkeys(
-        r.revision for r in replicas if r.status.phase is ReplicaPhase.WAITING
-    ):
-        found = ask_of(ref, snapshot)
-        if found:
-            yield found
-    waiting = (
-        job for job in snapshot.open_jobs
-        if job.status.phase is JobPhase.WAITING and not job.spec.sweep
-    )  # fmt: skip
-    yield from dict.fromkeys(map(ask, waiting))
 
 
 def empty(layout: Layout) -> Ground:

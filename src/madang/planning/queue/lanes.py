@@ -7,15 +7,19 @@ all that the queue is told; what becomes of it is in `order`, `queues` and `turn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from itertools import compress
+from operator import attrgetter
 
 import numpy as np
+from numpy.typing import NDArray
 
+from madang.planning.place.gangs import Want
 from madang.planning.share.ledger import Ledger, Shares
-from madang.planning.share.line import Floats, Line
+from madang.planning.share.line import Bools, Floats, Ints, Line
 from madang.planning.share.lives import AGES, CLASSES, Lives
 from madang.planning.share.rule import RULE
 from madang.planning.share.turn import Pool, Turn, turn
@@ -26,39 +30,131 @@ from madang.resources.queue import Queue, Standing
 from madang.resources.replica import Replica
 
 MILLI = 1000
+INTERVAL_S = 1800.0
+"""In place of how often a job is asked to save, where it saves as it likes."""
 
 
-@dataclass(slots=True)
+ROW = np.dtype([
+    ("project", np.int64), ("milli", np.int64), ("came", np.float64), ("had_s", np.float64),
+    ("ran_s", np.float64), ("height", np.int64), ("runs", np.bool_), ("leaves", np.bool_),
+    ("fixed_until", np.float64), ("began", np.float64), ("saved_at", np.float64),
+    ("save_every_s", np.float64), ("is_job", np.bool_), ("is_marked", np.bool_),
+])  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """One that waits in a lane, or has something of it."""
 
     owner: Job | Replica
-    project: str
+    number: int
+    """Of its project."""
+    kind: str
     milli: int
-    """Thousandths of accelerators."""
+    """Thousandths of accelerators of that kind."""
     came: float
-    """Unix seconds since when it has been in line;"""
-    mark: tuple[float, float, str, str]
-    """and who of all came first in front."""
+    """Unix seconds since when it has been in line."""
+    want: Want | None = None
+    """What it asks for, where it waits,"""
+    told: str = ""
+    """and the code of what it was told last, if that is for all who ask for the same."""
     had_s: float = 0.0
-    """Of that it had something for so long."""
-    room_mark: str = ""
-    """By what is known that others make room for it."""
+    """Since it came it had something for so long,"""
+    began: float = 0.0
+    """and, where it runs, since then."""
     attempt: Attempt | None = None
     """Of a job that runs."""
     runs: bool = False
     leaves: bool = False
     """It will soon have nothing: planning counts it no more, but its project has that yet."""
-    fixed: bool = False
+    fixed_until: float = 0.0
+    """Nobody asks it to make room before, in Unix seconds."""
     ran_s: float = 0.0
-    unsaved: float = 0.0
+    """Work done, in what it had before."""
+    saved_at: float = 0.0
+    """Where it runs, since when nothing is saved,"""
+    save_every_s: float = INTERVAL_S
+    """and how often it should save."""
     height: int = 1
+    mark: tuple[float, float, str, str, str] = field(init=False)
+    """Who of all came first in front."""
 
-    @classmethod
-    def of(cls, owner: Job | Replica, milli: int, came: float, **more: Any) -> Member:
-        """Return one, of its owner's project."""
-        mark = came, owner.created_at, owner.project, owner.name
-        return cls(owner, owner.project, milli, came, mark, **more)
+    def __post_init__(self) -> None:
+        """Note who came first."""
+        own = self.owner
+        uid = self.attempt.uid if self.attempt else own.uid
+        object.__setattr__(self, "mark", (self.came, own.created_at, own.project, own.name, uid))
+
+    @property
+    def project(self) -> str:
+        """Whose it is."""
+        return self.owner.project
+
+    @property
+    def job(self) -> Job:
+        """Return the job that it is."""
+        assert isinstance(self.owner, Job)
+        return self.owner
+
+    @property
+    def row(self) -> tuple[float, ...]:
+        """Return it as in a roster."""
+        line = self.owner.status.line if isinstance(self.owner, Job) else None
+        return (
+            self.number, self.milli, self.came, self.had_s, self.ran_s, self.height, self.runs,
+            self.leaves, self.fixed_until, self.began, self.saved_at, self.save_every_s,
+            isinstance(self.owner, Job), line is not None and line.queue == queue_name(self.kind),
+        )  # fmt: skip
+
+
+_MARK = attrgetter("mark")
+FEW = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Members of a lane, who came first in front, and the same as rows of an array."""
+
+    members: Sequence[Member]
+    rows: NDArray[np.void]
+
+    def after(self, gone: Sequence[Member], come: Sequence[Member]) -> Roster:
+        """Return it without some, and with others."""
+        if len(gone) + len(come) > FEW:
+            left = {id(member) for member in gone}
+            members = [member for member in self.members if id(member) not in left]
+            members = sorted([*members, *come], key=_MARK)
+            return Roster(members, np.array([member.row for member in members], ROW))
+        members, rows = list(self.members), self.rows
+        for member in gone:
+            at = bisect_left(members, member.mark, key=_MARK)
+            del members[at]
+            rows = np.delete(rows, at)
+        for member in come:
+            at = bisect_left(members, member.mark, key=_MARK)
+            members.insert(at, member)
+            rows = np.insert(rows, at, np.array(member.row, ROW))
+        return Roster(members, rows)
+
+    def at(self, member: Member) -> int:
+        """Return the place of one of them."""
+        return bisect_left(self.members, member.mark, key=_MARK)
+
+    def only(self, which: Bools) -> Roster:
+        """Return it with these alone."""
+        return self if which.all() else Roster([*compress(self.members, which)], self.rows[which])
+
+
+NOBODY_IN = Roster((), np.zeros(0, ROW))
+
+
+def queue_name(kind: str) -> str:
+    """Return what the queue for a kind of accelerators is called.
+
+    >>> queue_name("nvidia/h100")
+    'nvidia-h100'
+    """
+    return kind.replace("/", "-")
 
 
 @dataclass(frozen=True)
@@ -88,18 +184,31 @@ class Lane:
     units: int
     """In how many parts each is counted."""
     now: float
-    members: tuple[Member, ...]
-    """Who came first in front."""
+    all: Roster
+    """Who waits or has something; who came first in front."""
+    names: Sequence[str]
+    """Of projects, by their numbers there."""
     terms: Terms
     queue: Queue | None
     """What is stored of it; None: nothing yet."""
     passed_s: float
     """How long all has been as stored."""
 
+    @property
+    def members(self) -> Sequence[Member]:
+        """All of them."""
+        return self.all.members
+
     @cached_property
     def projects(self) -> tuple[str, ...]:
         """All of which something is known, in the order of the arrays."""
-        return tuple(sorted({m.project for m in self.members} | self.stored.keys()))
+        here = np.unique(self.all.rows["project"]).tolist()
+        return tuple(sorted({self.names[number] for number in here} | self.stored.keys()))
+
+    @cached_property
+    def _at(self) -> Ints:
+        """[numbers] Where each project is in the arrays."""
+        return np.array([self.index.get(name, -1) for name in self.names], np.int64)
 
     @cached_property
     def index(self) -> Mapping[str, int]:
@@ -112,9 +221,14 @@ class Lane:
         return self.queue.status.projects if self.queue else {}
 
     @cached_property
-    def present(self) -> tuple[Member, ...]:
+    def here(self) -> Roster:
         """Who is in the line: the rest is leaving."""
-        return tuple(member for member in self.members if not member.leaves)
+        return self.all.only(~self.all.rows["leaves"])
+
+    @property
+    def present(self) -> Sequence[Member]:
+        """All of those."""
+        return self.here.members
 
     def has(self, owner: Job | Replica) -> bool:
         """Tell whether somebody waits here, or has something."""
@@ -123,22 +237,20 @@ class Lane:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return sum(not member.runs for member in self.members)
+        return int((~self.all.rows["runs"]).sum())
 
     @cached_property
     def line(self) -> Line:
         """Return them as `share` sees them, in the units of this lane."""
-        index, part, who = self.index, MILLI // self.units, self.present
+        rows, now, part = self.here.rows, self.now, MILLI // self.units
+        runs = rows["runs"]
+        own_s = np.where(runs, np.maximum(0.0, now - rows["began"]), 0.0)
+        unsaved = np.maximum(0.0, now - rows["saved_at"]) / rows["save_every_s"]
         return Line(
-            np.array([index[m.project] for m in who], np.int64),
-            np.array([-(-m.milli // part) for m in who], np.int64),
-            np.array([m.ran_s for m in who], np.float64),
-            np.maximum(0.0, np.array([self.now - m.came - m.had_s for m in who], np.float64)),
-            np.array([m.unsaved for m in who], np.float64),
-            np.array([m.runs for m in who], np.bool_),
-            np.array([m.fixed for m in who], np.bool_),
-            np.array([m.height for m in who], np.int64),
-        )
+            self._at[rows["project"]], -(-rows["milli"] // part), rows["ran_s"] + own_s,
+            np.maximum(0.0, now - rows["came"] - (rows["had_s"] + own_s)),
+            np.where(runs, unsaved, 0.0), runs, now < rows["fixed_until"], rows["height"],
+        )  # fmt: skip
 
     @cached_property
     def claims(self) -> Claims:
@@ -148,14 +260,11 @@ class Lane:
     @cached_property
     def shares(self) -> Shares:
         """Return what each could use, is entitled to and has now, in accelerators."""
-        demand, held = self._sum(self.members), self._sum(m for m in self.members if m.runs)
+        demand, held = self._sum(self.all.rows), self._sum(self.all.rows[self.all.rows["runs"]])
         return Shares(demand, self.claims.entitled(demand, self.capacity), held)
 
-    def _sum(self, members: Iterable[Member]) -> Floats:
-        found: dict[str, int] = {}
-        for member in members:
-            found[member.project] = found.get(member.project, 0) + member.milli
-        return np.array([found.get(name, 0) for name in self.projects], np.int64) / MILLI
+    def _sum(self, rows: NDArray[np.void]) -> Floats:
+        return np.bincount(self._at[rows["project"]], rows["milli"], len(self.projects)) / MILLI
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -176,7 +285,7 @@ class Lane:
     def worth(self) -> Floats:
         """Return what a second given is worth by group and age: services teach nothing of that."""
         line = self.line
-        jobs = np.array([isinstance(m.owner, Job) for m in self.present], np.bool_)
+        jobs = self.here.rows["is_job"]
         alive = replace(
             line, project=line.project[jobs], size=line.size[jobs], ran_s=line.ran_s[jobs]
         )

@@ -21,7 +21,8 @@ from madang.planning.place.fix import Line, line_of
 from madang.planning.place.gangs import Want, want_of
 from madang.planning.place.ground import Ground
 from madang.planning.place.place import NO_ROOM
-from madang.planning.queue.order import Order, mark_of
+from madang.planning.queue.members import mark_of
+from madang.planning.queue.order import Order
 from madang.planning.queue.waiting import may_yield
 from madang.planning.quotas import NOTHING
 from madang.planning.services.moving import waiting as replicas_waiting

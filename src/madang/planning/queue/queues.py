@@ -15,13 +15,14 @@ import numpy as np
 
 from madang.planning.action import Action, Unkept, Verb
 from madang.planning.cadence import lost_s
-from madang.planning.queue.lanes import MILLI, Lane
-from madang.planning.queue.order import Order, queue_name
+from madang.planning.queue.lanes import MILLI, Lane, queue_name
+from madang.planning.queue.order import Order
+from madang.planning.queue.waiting import is_out
 from madang.planning.share.ledger import Ledger, Withdrawn
 from madang.planning.share.lives import SIZES, ages
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Outcome
-from madang.resources.job import OVER, InLine, Job, JobPhase
+from madang.resources.job import InLine, Job, JobPhase
 from madang.resources.queue import Queue, QueueSpec, QueueStatus, Standing
 from madang.resources.resource import AnyResource, Reason, Ref
 
@@ -36,8 +37,7 @@ Ended = dict[str, dict[int, dict[int, int]]]
 def plan_queues(snapshot: Snapshot, order: Order) -> Iterator[Action]:
     """Write down where projects stand now, in one action; quiet where nothing has changed."""
     marked = {job.ref: job for lane in order.lanes.values() for job in _marked(lane)}
-    out = [job for job in snapshot.jobs.values() if job.status.line and _is_out(job)]
-    out.sort(key=lambda job: job.ref)
+    out = sorted(order.muster.out, key=lambda job: job.ref)
     writes: list[AnyResource] = [job.with_status(line=None) for job in out]
     for lane in order.lanes.values():
         name = queue_name(lane.kind)
@@ -53,25 +53,17 @@ def plan_queues(snapshot: Snapshot, order: Order) -> Iterator[Action]:
 
 def _marked(lane: Lane) -> Iterator[Job]:
     """Return jobs that have just come to a lane, or to another than they waited for, as marked."""
-    name = queue_name(lane.kind)
-    for member in lane.members:
-        job = member.owner
-        line = job.status.line if isinstance(job, Job) else None
-        if (line and line.queue == name) or not isinstance(job, Job):
-            continue
-        if not _is_out(job):
+    rows = lane.all.rows
+    for at in np.flatnonzero(rows["is_job"] & ~rows["is_marked"]).tolist():
+        member, job = lane.members[at], lane.members[at].job
+        if not is_out(job):
+            line = job.status.line
             each_s = float(lane.ledger.each[lane.index[member.project]])
             yield job.with_status(line=InLine(
-                queue=name, since=line.since if line else member.came, each_s=each_s,
+                queue=queue_name(lane.kind), each_s=each_s,
+                since=line.since if line else member.came,
                 had_s=line.had_s if line else job.status.run_s, size=member.milli / MILLI,
             ))  # fmt: skip
-
-
-def _is_out(job: Job) -> bool:
-    """Tell whether it is in no line any more: over, or given up, or told to hold nothing."""
-    phase = job.status.phase
-    is_idle = phase is JobPhase.WAITING and (job.spec.cancel or job.is_suspended)
-    return is_idle or phase in OVER or job.deleted_at is not None
 
 
 def _kept(lane: Lane, out: list[Job], snapshot: Snapshot) -> Queue | None:

@@ -55,8 +55,8 @@ def _ahead(place: Place, order: Order) -> Iterator[Reason]:
 
 
 def _fixed(lane: Lane) -> Reason:
-    milli = sum(m.milli for m in lane.present if m.runs and m.fixed)
-    values: dict[str, Value] = {"fixed": milli / MILLI, "capacity": lane.capacity}
+    milli = lane.here.rows["milli"][lane.line.fixed].sum()
+    values: dict[str, Value] = {"fixed": float(milli) / MILLI, "capacity": lane.capacity}
     return Reason(code="queue.fixed", values=values)
 
 

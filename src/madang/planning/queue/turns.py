@@ -66,11 +66,11 @@ def due_s(lane: Lane, snapshot: Snapshot) -> float:
 def _waits(lane: Lane) -> bool:
     """Tell whether somebody waits there, and somebody could make room."""
     is_refused_here = any(not m.runs and is_refused(m.owner) for m in lane.present)
-    return is_refused_here and any(m.runs and not m.fixed for m in lane.present)
+    return is_refused_here and bool((lane.line.runs & ~lane.line.fixed).any())
 
 
 def _may_leave(member: Member, snapshot: Snapshot) -> bool:
-    own = member.attempt if not member.fixed else None
+    own = member.attempt if member.fixed_until <= snapshot.now else None
     return own is not None and all(p.node in snapshot.seen.nodes for p in own.status.places)
 
 

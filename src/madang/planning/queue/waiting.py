@@ -5,7 +5,7 @@ from __future__ import annotations
 from madang.planning.attempts.barrier import blocker, lacking
 from madang.planning.quotas import held_back
 from madang.planning.snapshot import Snapshot
-from madang.resources.job import Job, JobPhase
+from madang.resources.job import OVER, Job, JobPhase
 from madang.resources.resource import Ref
 
 J = JobPhase
@@ -31,17 +31,28 @@ def is_in_line(job: Job, snapshot: Snapshot) -> bool:
     """Tell whether it would start now if there were room."""
     return (
         job.status.phase is J.WAITING
-        and job.deleted_at is None
-        and not job.spec.cancel
+        and not held_back(job.status)
+        and not is_out(job)
         and not job.spec.sweep
-        and not job.is_suspended
+        and (retry_s(job, snapshot) or 0.0) <= 0
         and blocker(job, snapshot) is None
         and lacking(job, snapshot) is None
-        and not held_back(job.status)
-        and (retry_s(job, snapshot) or 0.0) <= 0
     )
+
+
+def is_out(job: Job) -> bool:
+    """Tell whether it is in no line any more: over, or given up, or told to hold nothing."""
+    phase = job.status.phase
+    is_idle = phase is J.WAITING and (job.spec.cancel or job.is_suspended)
+    return is_idle or phase in OVER or job.deleted_at is not None
 
 
 def may_yield(job: Job, now: float) -> bool:
     """Tell whether it has not made room too often of late."""
-    return sum(now - at < HOUR_S for at in job.status.preempted_at) < PER_HOUR_MAX
+    return now >= yields_at(job)
+
+
+def yields_at(job: Job) -> float:
+    """Return from when on it may make room again, in Unix seconds."""
+    last = sorted(job.status.preempted_at)[-PER_HOUR_MAX:]
+    return last[0] + HOUR_S if len(last) == PER_HOUR_MAX else 0.0

@@ -58,6 +58,18 @@ def test_promises_above_what_there_is_shrink_alike():
     assert claims.entitled(np.array([20.0, 20.0]), 9.0).tolist() == [3.0, 6.0]
 
 
+@pytest.mark.parametrize(("demand", "most", "sure", "entitled"), [
+    ([2.0, 9.0], [np.inf, np.inf], [2.0, 0.0], [2.0, 6.0]),
+    ([9.0, 9.0], [4.0, np.inf], [4.0, 0.0], [4.0, 4.0]),
+])  # fmt: skip
+def test_nobody_is_promised_what_it_has_no_use_for_or_may_not_hold(
+    demand: list[float], most: list[float], sure: list[float], entitled: list[float]
+) -> None:
+    claims = Claims(np.ones(2), np.array([6.0, 0.0]), np.array(most))
+    assert claims.sure(np.array(demand), 8.0).tolist() == sure
+    assert claims.entitled(np.array(demand), 8.0).tolist() == entitled
+
+
 amounts = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 8)), min_size=1, max_size=8)
 
 
@@ -96,6 +108,20 @@ def test_the_ledger_is_the_same_however_the_time_is_cut():
         cut = cut.after(HOUR_S, now)
     assert cut.short == pytest.approx(whole.short)
     assert cut.entitled == pytest.approx(whole.entitled)
+    assert cut.each == pytest.approx(whole.each)
+
+
+def test_who_has_more_than_its_share_lacks_nothing_and_makes_up_for_nothing() -> None:
+    short = Shares(np.array([8.0]), np.array([4.0]), np.array([0.0]))
+    rich = Shares(np.array([8.0]), np.array([2.0]), np.array([6.0]))
+    lacked = Ledger.blank(1).after(1.0, short)
+    assert Ledger.blank(1).after(HOUR_S, rich).short.tolist() == [0.0]
+    assert lacked.after(1.0, rich).short[0] == pytest.approx(4.0, rel=1e-5)
+
+
+def test_what_a_project_lacks_is_lost_by_all_that_it_has_waiting_alike() -> None:
+    now = Shares(np.array([10.0]), np.array([6.0]), np.array([2.0]))
+    assert Ledger.blank(1).after(1.0, now).each[0] == pytest.approx(4 / 8, rel=1e-5)
 
 
 def test_work_that_is_queued_and_withdrawn_raises_no_guarantee():
@@ -109,6 +135,43 @@ def test_work_that_is_queued_and_withdrawn_raises_no_guarantee():
         left = left.without(Withdrawn(0, 1, DAY_S, float(before.each[0])))
     assert left.guarantees(np.array([50.0])).tolist() == [0.0]
     assert left.shortfall()[0] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_who_is_withdrawn_takes_back_what_was_lost_by_its_waiting_and_nothing_else() -> None:
+    """By its size, since it came, as far as that still counts; and never more than there is."""
+    lacks = Shares(np.array([10.0]), np.array([4.0]), np.array([0.0]))
+    quiet = Shares(np.zeros(1), np.zeros(1), np.zeros(1))
+    before = Ledger.blank(1).after(DAY_S, lacks)
+    came = float(before.each[0])
+    later = before.after(RULE.half_life_s, quiet)
+    unhurt = later.without(Withdrawn(0, 3, RULE.half_life_s, came))
+    assert unhurt.short == pytest.approx(later.short)
+    again = before.after(DAY_S, lacks)
+    by_one = again
+    for _ in range(5):
+        by_one = by_one.without(Withdrawn(0, 1, DAY_S, came))
+    assert again.without(Withdrawn(0, 5, DAY_S, came)).short == pytest.approx(by_one.short)
+    assert again.without(Withdrawn(0, 10**6, DAY_S, came)).short.tolist() == [0.0]
+
+
+def test_what_is_learnt_changes_nothing_that_was_known_before() -> None:
+    known = Lives.blank(1)
+    assert known.after(0, 1, 300.0).ended.sum() == 1
+    assert known.ended.sum() == 0
+
+
+def test_nothing_is_ever_taken_to_be_sure() -> None:
+    ended = np.zeros((CLASSES, AGES), np.int64)
+    ended[0, 5] = 10**6
+    assert Lives(ended).hazard(a_line({})).max() == 0.95
+
+
+def test_what_is_learnt_of_small_jobs_says_little_of_large_ones() -> None:
+    lives = Lives.blank(1)
+    for _ in range(200):
+        lives = lives.after(0, 1, 300.0).after(0, 8, 90 * HOUR_S)
+    worth = lives.worth(a_line({}, {"size": 8}))
+    assert worth[0, 0] > 10 * worth[2, 0]
 
 
 def test_what_is_learnt_of_short_jobs_has_their_group_go_first():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import random
+from dataclasses import astuple, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from madang.planning.action import Verb, assume
@@ -317,6 +319,47 @@ def test_services_count_for_their_project_and_make_room_for_no_share() -> None:
         paper.wait(RULE.every_s)
     assert not on(paper)
     assert [r.status.phase for r in paper.replicas("bot")] == ["ready", "ready"]
+
+
+def test_nobody_is_entitled_to_more_than_its_quota_and_the_others_have_the_rest() -> None:
+    limit = quota(ONE, accelerators={"nvidia": 1})
+    paper = Paper(snapshot(node("n", cards=4), limit, a_job("first", count=1)))
+    paper.settle()
+    paper.put(*(a_job(f"j{n}", project) for n in range(6) for project in (ONE, TWO)))
+    paper.settle(8)
+    stands = queue(paper).status.projects
+    assert (stands[ONE].entitled, stands[TWO].entitled) == (1.0, 3.0)
+
+
+def test_what_is_kept_of_a_line_tells_as_much_as_what_is_made_anew() -> None:
+    chance = random.Random(11)
+    paper, memo = Paper(snapshot(*(node(f"n{n}", cards=4) for n in range(2)))), Memo()
+    for turn in range(40):
+        name, project = f"j{turn}", chance.choice((ONE, TWO))
+        paper.put(a_job(name, project, chance.choice((1, 1, 2)), created_at=paper.now,
+                        after=[f"j{chance.randrange(turn)}"] if turn % 7 == 6 else ()))  # fmt: skip
+        if turn == 20:
+            paper.put(quota(ONE, accelerators={"nvidia": 3}, queued=4))
+        if turn % 5 == 4:
+            waits = chance.choice([j for j in paper.snapshot.open_jobs if not j.spec.after])
+            spec = waits.spec.model_copy(update={chance.choice(("suspend", "cancel")): True})
+            paper.put(waits.model_copy(update={"spec": spec}))
+        for attempt in list(paper.snapshot.living)[: turn % 3]:
+            for rank in range(4):
+                paper.tell(attempt, rank, exit_code=0, ended_at=paper.now, pid=0)
+        for _ in range(3):
+            paper.turn()
+            paper.wait(chance.choice((1, 30, 400)))
+            warm, cold = memo.order(paper.snapshot), Memo().order(paper.snapshot)
+            assert warm.waiting == cold.waiting
+            assert warm.door == cold.door
+            assert {kind: lane.members for kind, lane in warm.lanes.items()} == {
+                kind: lane.members for kind, lane in cold.lanes.items()
+            }
+            for kind, lane in warm.lanes.items():
+                for one, other in zip(astuple(lane.line), astuple(cold.lanes[kind].line),
+                                      strict=True):  # fmt: skip
+                    assert np.array_equal(one, other)
 
 
 def test_equal_worlds_in_any_order_have_one_plan_and_it_is_done_at_once() -> None:

@@ -47,8 +47,8 @@ class Member:
     """One that waits in a lane, or has something of it."""
 
     owner: Job | Replica
-    number: int
-    """Of its project."""
+    number: int = field(compare=False)
+    """Of its project, among those that were heard of."""
     kind: str
     milli: int
     """Thousandths of accelerators of that kind."""

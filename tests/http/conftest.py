@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from madang.api.app import build
 from madang.api.desk import Desk
@@ -89,6 +90,19 @@ async def opened(
             transport=transport, base_url="http://api", headers=headers
         ) as client:
             yield Yard(desk, node, client, home, verdict)
+
+
+@asynccontextmanager
+async def serving(yard: Yard) -> AsyncIterator[str]:
+    """Serve the API on a port until the block ends; its address."""
+    config = uvicorn.Config(build(yard.desk), port=0, log_level="critical", lifespan="off")
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await task
 
 
 @pytest.fixture

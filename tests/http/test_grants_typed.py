@@ -8,12 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import pytest
-import uvicorn
 
-from madang.api.app import build
 from madang.cli import main
 
-from .conftest import Yard
+from .conftest import Yard, serving
 
 LAB = ("--project", "acme/lab")
 ASKED = ("--accelerator", "cpu", "--count", "1", "--days", "2020-01-01..2999-01-01")
@@ -59,23 +57,15 @@ async def typed(
             "user": f"{home}/{name}",
         }
         keys[name] = (await yard.post("key", asked))["key"]
-    config = uvicorn.Config(build(yard.desk), port=0, log_level="critical", lifespan="off")
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - it tells nobody
-        await asyncio.sleep(0)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    monkeypatch.setenv("MADANG_URL", f"http://127.0.0.1:{port}")
-
     async def type_it(name: str, *words: str) -> Said:
         monkeypatch.setenv("MADANG_KEY", keys[name])
         capsys.readouterr()
         status = await asyncio.to_thread(main, ["grant", *words])
         return Said(status, *capsys.readouterr())
 
-    yield type_it
-    server.should_exit = True
-    await serving
+    async with serving(yard) as url:
+        monkeypatch.setenv("MADANG_URL", url)
+        yield type_it
 
 
 async def test_a_grant_is_typed_from_its_request_to_its_appeal(typed: Typed, yard: Yard) -> None:

@@ -90,11 +90,12 @@ def test_what_has_an_accelerator_for_itself_alone_counts_for_all_of_it() -> None
 
 @pytest.mark.parametrize(("limits", "fix"), [
     ([quota(accelerators={"nvidia": 0})], "quota.fix-raise"),
-    ([quota(accelerators={"nvidia": 0}), quota("acme", accelerators={"nvidia": 1})], ""),
-    ([quota(accelerators={"nvidia": 0}, cores=0)], ""),
-    ([quota(accelerators={"nvidia": 0}, krw_per_month=1)], ""),
+    ([quota(accelerators={"nvidia": 0}), quota("acme", accelerators={"nvidia": 1})],
+     "quota.fix-raise-all"),
+    ([quota(accelerators={"nvidia": 0}, cores=0)], "quota.fix-raise-all"),
+    ([quota(accelerators={"nvidia": 0}, krw_per_month=1)], "quota.fix-raise-all"),
 ])  # fmt: skip
-def test_to_raise_a_limit_is_a_fix_only_where_no_other_one_bars(
+def test_to_raise_a_limit_is_a_fix_alone_only_where_no_other_one_bars(
     limits: list[Quota], fix: str
 ) -> None:
     """Another of the same place, what others of its organization have, or money that is spent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
@@ -200,6 +201,67 @@ def test_money_is_counted_by_the_month_and_begins_anew_with_it() -> None:
     assert on(paper) == {"a"}
     limits = Books(paper.snapshot)
     assert limits.now(limits.limits[PROJECT][0]).used < 1_000_000
+
+
+def test_what_is_spent_begins_anew_at_midnight_in_seoul_and_not_a_second_before() -> None:
+    midnight = datetime(2026, 11, 30, 15, tzinfo=UTC).timestamp()  # 2026-12-01 00:00 in Seoul
+    paper = Paper(snapshot(
+        node("one", cards=2), pool(price_krw_per_hour={"nvidia": 1000}),
+        quota(krw_per_month=1000), now=midnight - 10 * HOUR_S,
+    ))  # fmt: skip
+    paper.put(a_job("a"))
+    paper.settle()
+    paper.tell(paper.attempts("a")[0], 0, step=3)
+    paper.wait(1.1 * HOUR_S)
+    paper.settle()
+    assert on(paper) == set()
+    assert told(paper, "a")[1]["resets"] == "2026-12-01"
+    paper.wait(midnight - 1.0 - paper.now)
+    paper.turn()
+    assert on(paper) == set()
+    paper.wait(1.0)
+    paper.turn()
+    assert on(paper) == {"a"}
+
+
+def test_where_several_limits_bar_all_of_them_are_to_be_raised_and_together_that_helps() -> None:
+    paper = Paper(snapshot(
+        node("one", cards=4), quota("acme", accelerators={"nvidia": 1}, cores=2),
+        quota(accelerators={"nvidia/h100": 1}),
+    ))  # fmt: skip
+    paper.put(a_job("a"))
+    paper.settle()
+    paper.put(job("b", needs={"accelerator": "nvidia", "cores": 3}, created_at=1.0))
+    paper.settle()
+    assert told(paper, "b")[::2] == ("quota.accelerators", "quota.fix-raise-all")
+    fix = explain(paper.snapshot.jobs[Ref(PROJECT, "b")], paper.snapshot).smallest_fix
+    assert fix
+    assert fix.values["limits"] == (
+        "quota/acme/lab: accelerators: {nvidia/h100: 2}; "
+        "quota/acme: accelerators: {nvidia: 2}; quota/acme: cores: 3"
+    )
+    change(paper, PROJECT, accelerators={"nvidia/h100": 2})
+    change(paper, "acme", accelerators={"nvidia": 2}, cores=2)
+    paper.settle()
+    assert on(paper) == {"a"}, "not all of them"
+    change(paper, "acme", accelerators={"nvidia": 2}, cores=3)
+    paper.settle()
+    assert on(paper) == {"a", "b"}
+
+
+def test_a_quota_tells_what_is_left_of_each_limit_and_who_waits_for_it() -> None:
+    paper = Paper(snapshot(node("one", cards=2), quota(accelerators={"nvidia": 1}, storage="1GB")))
+    paper.put(a_job("a"))
+    paper.settle()
+    paper.put(a_job("b", created_at=1.0), a_job("c", project="acme/other"))
+    paper.settle()
+    (limits,) = paper.snapshot.quotas.values()
+    found = explain(limits, paper.snapshot)
+    assert found.reason
+    assert (found.reason.code, found.reason.values["waiting"]) == ("quota.holds", 1)
+    assert [each.subject for each in found.because] == ["job/b"]
+    left = [(each.values["key"], each.values["left"]) for each in found.findings]
+    assert left == [("accelerators nvidia", 0.0), ("storage", "1GB")]
 
 
 def test_a_service_pays_too_and_each_thing_once() -> None:

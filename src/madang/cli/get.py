@@ -65,7 +65,9 @@ def _percent(share: float | None) -> str:
 
 def _used(limits: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(
-        f"{each['what']} {_amount(each['used'])}/{_amount(each['most'])}" for each in limits
+        f"{each['what']} {_amount(each['used'])}/{_amount(each['most'])}"
+        + (f" (< {each['resets']})" if each["resets"] else "")
+        for each in limits
     )
 
 

@@ -15,7 +15,8 @@ from madang.planning.place.ground import Ground
 from madang.planning.place.place import place
 from madang.planning.queue.standing import findings as stands
 from madang.planning.queue.waiting import is_in_line
-from madang.planning.quotas import Limit, held_back
+from madang.planning.quotas import Limit, held_back, waits_for
+from madang.planning.quotas import findings as findings_of_quota
 from madang.planning.relief import relief
 from madang.planning.rounds.calls import of_grant, of_round
 from madang.planning.snapshot import Snapshot
@@ -25,6 +26,7 @@ from madang.planning.use.unused import warning_of as unused_warning
 from madang.resources.grant import Grant
 from madang.resources.job import Job, JobPhase
 from madang.resources.place import Node
+from madang.resources.quota import Quota
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Frozen, Reason, Ref
 from madang.resources.revision import Revision
@@ -93,6 +95,8 @@ def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
             or told(resource, due(resource, snapshot.now)),
         }
         return _of(resource).model_copy(update=said)
+    if isinstance(resource, Quota):
+        return _quota(resource, snapshot, memo)
     if isinstance(resource, Round):
         return _of(resource).model_copy(update={"findings": tuple(of_round(resource))})
     if isinstance(resource, Node) and resource.spec.drain:
@@ -132,6 +136,16 @@ def _job(job: Job, snapshot: Snapshot, memo: Memo) -> dict[str, object]:
 def _short(limit: Limit, project: str, want: Want, ground: Ground) -> dict[str, object]:
     """Say which quota it waits for; it is in no line then."""
     return {"reason": limit.reason, "smallest_fix": relief(limit, project, want, ground)}
+
+
+def _quota(quota: Quota, snapshot: Snapshot, memo: Memo) -> Explanation:
+    """Say what is left of each limit, and who waits for that."""
+    those: tuple[AnyResource, ...] = (*snapshot.open_jobs, *snapshot.replicas.values())
+    waiting = [each for each in those if waits_for(quota, each.status)]
+    because = tuple(_of(each) for each in sorted(waiting, key=_by_name)[:LEFT_MAX])
+    said = tuple(findings_of_quota(quota, snapshot, memo.ground(snapshot).books))
+    reason = Reason(code="quota.holds", values={"place": quota.project, "waiting": len(waiting)})
+    return _of(quota, because).model_copy(update={"findings": said, "reason": reason})
 
 
 def _left(node: Node, snapshot: Snapshot) -> list[AnyResource]:

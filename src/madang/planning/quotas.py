@@ -344,12 +344,31 @@ def storage_limit(project: str, snapshot: Snapshot, more: int = 0) -> Limit | No
     return None
 
 
-def told(quota: Quota, snapshot: Snapshot, books: Books) -> Quota:
-    """Return a quota with what is used of each of its limits."""
+def _all_of(quota: Quota, snapshot: Snapshot, books: Books) -> list[Limit]:
+    """Return all limits of a quota, with what is used of each."""
     limits = [books.now(limit) for limit in books.limits[quota.project]]
     if quota.spec.storage is not None:
         used = storage_of(quota.project, snapshot)
         limits.append(Limit(quota.project, "storage", "", quota.spec.storage, used))
+    return limits
+
+
+def findings(quota: Quota, snapshot: Snapshot, books: Books) -> Iterator[Reason]:
+    """Say of each limit what is used and left, and when it begins anew."""
+    for limit in _all_of(quota, snapshot, books):
+        code = "quota.left-until" if limit.resets else "quota.left"
+        yield Reason(code=code, values=limit.values)
+
+
+def waits_for(quota: Quota, status: Condition) -> bool:
+    """Tell whether something waits for a quota, as last said."""
+    reason = status.reason
+    return held_back(status) and reason is not None and reason.values["place"] == quota.project
+
+
+def told(quota: Quota, snapshot: Snapshot, books: Books) -> Quota:
+    """Return a quota with what is used of each of its limits."""
+    limits = _all_of(quota, snapshot, books)
     lines = tuple(
         Used(
             what=str(limit.values["key"]), most=limit.values["most"], used=limit.values["used"],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from madang.errors import Value
 from madang.planning.ask import Ask
 from madang.planning.layout import MILLI
 from madang.planning.place.gangs import Want
@@ -14,6 +15,8 @@ from madang.resources.quantity import written_size
 from madang.resources.resource import Reason
 
 MB = 10**6
+RAISED_MAX = 6
+"""So many limits are tried to be raised together."""
 
 
 def relief(limit: Limit, project: str, want: Want, ground: Ground) -> Reason | None:
@@ -24,14 +27,33 @@ def relief(limit: Limit, project: str, want: Want, ground: Ground) -> Reason | N
     for smaller, fix in _smaller(limit, want):
         if _starts(ground.books, project, smaller, ground):
             return fix
-    most = limit.used + limit.asked
+    raised: list[Limit] = []
+    books, short = ground.books, _asked(limit)
+    while len(raised) < RAISED_MAX:
+        raised.append(short)
+        books = books.raised(short, short.most)
+        left = books.narrow(project, want.ask, want.nodes, ground.layout.stocks)
+        if isinstance(left, Ask):
+            return _raise(raised) if replace(want, ask=left).fits(ground) else None
+        short = _asked(left)
+    return None
+
+
+def _asked(limit: Limit) -> Limit:
+    """Return a limit as it would have to be for what is asked of it."""
     unit = MILLI if limit.what in {"krw", "accelerators", "cores"} else MB
-    most = -(-most // unit) * unit
-    if not _starts(ground.books.raised(limit, most), project, want, ground):
-        return None
-    return Reason(code="quota.fix-raise", values={
-        "place": limit.place, "key": _key(limit), "most": _said(limit, most),
-    })  # fmt: skip
+    return replace(limit, most=-(-(limit.used + limit.asked) // unit) * unit)
+
+
+def _raise(limits: Sequence[Limit]) -> Reason:
+    """Say which limits to raise, and to what; all of them, since one alone would not help."""
+    values: dict[str, Value] = {
+        "place": limits[0].place, "key": _key(limits[0]), "most": _said(limits[0]),
+    }  # fmt: skip
+    if len(limits) == 1:
+        return Reason(code="quota.fix-raise", values=values)
+    each = (f"quota/{one.place}: {_key(one)}: {_said(one)}" for one in limits)
+    return Reason(code="quota.fix-raise-all", values={"limits": "; ".join(each)})
 
 
 def _starts(books: Books, project: str, want: Want, ground: Ground) -> bool:
@@ -67,8 +89,9 @@ def _key(limit: Limit) -> str:
     return "krw_per_month" if limit.what == "krw" else limit.what
 
 
-def _said(limit: Limit, most: int) -> str:
+def _said(limit: Limit) -> str:
     """Write a limit as it stands in a file."""
     if limit.what == "accelerators":
-        return f"{{{limit.kind}: {most // MILLI}}}"
-    return f"{limit.written(most):g}" if limit.what == "cores" else str(limit.written(most))
+        return f"{{{limit.kind}: {limit.most // MILLI}}}"
+    written = limit.written(limit.most)
+    return f"{written:g}" if limit.what == "cores" else str(written)

@@ -344,8 +344,7 @@ def concrete(path: str) -> str:
     return path.replace("{kind}", "service").replace("{name:path}", "bot").replace("{name}", "bot")
 
 
-Foreign = Callable[[str, str], Ask]
-FOREIGN: list[Foreign] = [
+FOREIGN: list[Callable[[str, str], Ask]] = [
     lambda project, name: Ask("GET", f"/api/v1/service/{name}", params={"project": project}),
     lambda project, name: Ask("GET", f"/api/v1/key/{name}", params={"project": project}),
     lambda project, name: Ask("GET", f"/api/v1/model/{name}", params={"project": project}),
@@ -403,37 +402,23 @@ class Counted:
 @pytest.mark.parametrize("sort", ["other organization's member", "other organization's operator"])
 async def test_what_others_have_is_just_as_absent_as_what_nobody_has(town: Town, sort: str) -> None:
     who = next(caller for caller in town.callers if caller.name == sort)
-    world = town.yard.desk.world
-    counted = Counted(world.store)
-    world.store = counted
+    counted = Counted(town.yard.desk.world.store)
+    town.yard.desk.world.store = counted
     for number, ask in enumerate(FOREIGN):
-        found, *others = [
-            await answered(town, who, ask, place, counted)
-            for place in (("acme/lab", "bot"), ("acme/lab", "nix"), ("nota/bar", "bot"))
-        ]
-        assert found[0] in {403, 404}, number
-        assert all(found == other for other in others), number
-    world.store = counted.inner
-
-
-async def answered(
-    town: Town,
-    who: Caller,
-    ask: Callable[[str, str], Ask],
-    place: tuple[str, str],
-    counted: Counted,
-) -> tuple[object, ...]:
-    """Return what somebody is told of something, and what was looked up for it."""
-    project, name = place
-    counted.calls.clear()
-    token = asking.set(True)
-    answer = await town.send(who, ask(project, name))
-    asking.reset(token)
-    told = answer.text
-    for said, neutral in ((project, "P"), (project[:4], "O"), (project[5:], "L"), (name, "N")):
-        told = told.replace(said, neutral)
-    headers = {k: v for k, v in answer.headers.items() if k != "date"}
-    return answer.status_code, told, headers, tuple(counted.calls)
+        seen = []
+        for project, name in (("acme/lab", "bot"), ("acme/lab", "nix"), ("nota/bar", "bot")):
+            counted.calls.clear()
+            token = asking.set(True)
+            answer = await town.send(who, ask(project, name))
+            asking.reset(token)
+            told, parts = answer.text, (project, project[:4], project[5:], name)
+            for said, neutral in zip(parts, "POLN", strict=True):
+                told = told.replace(said, neutral)
+            headers = {k: v for k, v in answer.headers.items() if k != "date"}
+            seen.append((answer.status_code, told, headers, list(counted.calls)))
+        assert seen[0][0] in {403, 404}, number
+        assert seen[0] == seen[1] == seen[2], number
+    town.yard.desk.world.store = counted.inner
 
 
 async def test_feeds_and_lists_hold_nothing_of_another_place(town: Town) -> None:

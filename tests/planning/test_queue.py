@@ -192,6 +192,47 @@ def test_jobs_beyond_what_may_be_in_line_wait_at_the_door_and_count_for_nothing(
         "queue.door"] * 3  # fmt: skip
 
 
+def test_an_organization_has_a_door_for_all_its_projects_together() -> None:
+    paper = Paper(snapshot(
+        node("n", cards=2), quota("acme", queued=2), a_job("runs", "beta/b", 2, priority="high"),
+    ))  # fmt: skip
+    paper.settle()
+    paper.put(*(a_job(f"j{n}", (ONE, TWO)[n % 2], created_at=float(n)) for n in range(4)))
+    paper.settle(10)
+    told = [paper.snapshot.jobs[Ref((ONE, TWO)[n % 2], f"j{n}")].status.reason for n in range(4)]
+    assert [r and r.code for r in told] == ["placement.nowhere-whole"] * 2 + ["queue.door"] * 2
+
+
+def test_what_counts_for_more_goes_before_the_eldest() -> None:
+    """And is told of no room that is kept for that, where it finds none either."""
+    paper = Paper(snapshot(node("n", cards=4), a_job("stays", count=2, priority="high")))
+    paper.settle()
+    eldest = waited(a_job("gang", TWO, count=4), 5, paper.now)
+    paper.put(eldest, a_job("small", priority="high"), a_job("large", count=3, priority="high"))
+    paper.settle(60)
+    assert on(paper) == {"stays", "small"}
+    told = explain(paper.snapshot.jobs[Ref(ONE, "large")], paper.snapshot)
+    assert told.reason is not None
+    assert told.reason.code == "placement.nowhere-whole"
+
+
+def test_whoever_room_is_made_for_gets_it_though_another_comes_that_is_worth_more() -> None:
+    paper = Paper(snapshot(node("n", cards=4), a_job("a", count=4, priority="low")))
+    paper.settle()
+    (attempt,) = paper.attempts("a")
+    paper.deaf.add(f"{attempt.uid}-0")
+    paper.put(a_job("wide", TWO, count=4))
+    paper.turn()
+    assert attempt.ref in {each.ref for each in paper.snapshot.living if each.status.room_for}
+    paper.put(a_job("small", TWO, created_at=1.0))
+    for _ in range(8):
+        paper.turn()
+        paper.wait(1)
+    paper.deaf.clear()
+    paper.settle(120)
+    assert on(paper) == {"wide"}
+
+
 def test_whatever_is_queued_beyond_the_door_nobody_is_entitled_to_more_or_to_less() -> None:
     """Two of one project may be in line: so it never counts for the half of all that it could."""
     stood = []

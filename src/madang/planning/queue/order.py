@@ -207,11 +207,11 @@ class Order:
         for attempt in self.muster.making:
             mark = attempt.status.room_for
             found[mark] = (*found.get(mark, ()), *attempt.status.places)
-        for job in self.muster.moved:
-            status = job.status
-            last = self._snapshot.attempts.get(Ref(job.project, f"{job.name}-{status.attempt}"))
-            is_fresh = self._snapshot.now - status.preempted_at[-1] < MARKED_S
-            if last and last.status.room_for and is_fresh:
+        ended = (job for job in self.muster.idle.values() if job.ref not in self.muster.living)
+        for job in (*self.muster.moved, *ended):  # these are to be told yet that they wait again
+            last = self._snapshot.attempts.get(Ref(job.project, f"{job.name}-{job.status.attempt}"))
+            ended_at = last.status.ended_at if last else None
+            if last and last.status.room_for and self._snapshot.now - (ended_at or 0.0) < MARKED_S:
                 found.setdefault(last.status.room_for, ())
         return found
 

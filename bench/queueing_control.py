@@ -42,7 +42,7 @@ from madang.resources.place import (
 )
 from madang.resources.resource import AnyResource
 from madang.supervisor.protocol import Process, Rank
-from madang.testing.builders import job, snapshot
+from madang.testing.builders import job, quota, snapshot
 from openb import opened
 from rows import Row
 
@@ -145,24 +145,34 @@ def measured() -> list[Row]:
     """Return what one turn costs of processor time, all of it and the queue's part."""
     now, memo, chance = world(random.Random(6)), Memo(), random.Random(7)
     assert len(now.nodes) == NODES
+    parts, wholes, now = _turns(now, memo, chance)
+    cold = _timed(lambda: _queue(now, Memo()))
+    assert sum(each.status.phase is JobPhase.WAITING for each in now.open_jobs) > WAITING - 100
+    limits = [quota(f"org{n}", accelerators={"nvidia": 2_000}) for n in range(8)]
+    limited, _, _ = _turns(now.after(limits), memo, chance)
+    where = f"{WAITING:,} jobs wait on {NODES:,} nodes, one has ended"
+    unit = "ms of CPU"
+    return [
+        Row(f"the queue in a turn of control: {where}", _middle(parts), unit, TURN_MS),
+        Row(f"the same, with a quota for each of 8 organizations: {where}", _middle(limited), unit),
+        Row(f"the same, nothing known from before: {where}", round(cold, 1), unit),
+        Row(f"all of a turn of control: {where}", _middle(wholes), unit),
+    ]
+
+
+def _turns(
+    now: Snapshot, memo: Memo, chance: random.Random
+) -> tuple[list[float], list[float], Snapshot]:
+    """Return what turns cost after one job has ended: the queue's part, and all; and what is then."""
+    parts, wholes = [], []
     for _ in range(3):
         now = _settled(now, memo)
-    parts, wholes = [], []
     for _ in range(TURNS):
         now = _ended(now, chance)
         parts.append(_timed(lambda now=now: _queue(now, memo)))
         wholes.append(_timed(lambda now=now: plan(replace(now), memo)))
         now = _settled(now, memo)
-    now = _ended(now, chance)
-    cold = _timed(lambda: _queue(now, Memo()))
-    assert sum(each.status.phase is JobPhase.WAITING for each in now.open_jobs) > WAITING - 100
-    where = f"{WAITING:,} jobs wait on {NODES:,} nodes, one has ended"
-    unit = "ms of CPU"
-    return [
-        Row(f"the queue in a turn of control: {where}", _middle(parts), unit, TURN_MS),
-        Row(f"the same, nothing known from before: {where}", round(cold, 1), unit),
-        Row(f"all of a turn of control: {where}", _middle(wholes), unit),
-    ]
+    return parts, wholes, _ended(now, chance)
 
 
 def _queue(now: Snapshot, memo: Memo) -> None:

@@ -100,9 +100,9 @@ def tasks(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Task]:
 
 def _waits_still(member: Member, ground: Ground) -> bool:
     """Tell whether there is no room for another that asks for the same, and it was told so."""
-    if ground.books.limits or ground.closed:
+    if ground.closed:
         return False
-    known = ground.lines.get(member.want)
+    known = ground.lines.get((member.project, member.want))
     return known is not None and known.code == member.told
 
 
@@ -313,6 +313,7 @@ def _find_room(job: Job, snapshot: Snapshot, ground: Ground, order: Order) -> It
     if allowed is not want.ask:
         want = replace(want, ask=allowed)
     if known := ground.lines.get(want):
+        ground.lines[job.project, order.want(job)] = known
         yield from _line_up(job, snapshot, known)
         return
     told, is_long = job.status.reason, len(order.line) > LONG
@@ -337,7 +338,7 @@ def _refuse(job: Job, want: Want, reason: Reason, ground: Ground, order: Order) 
         keep(want, coming, ground)
     elif (place := order.place(job)) and place.is_eldest:
         ground.closed.add(place.lane.kind)
-    ground.lines[want] = reason
+    ground.lines[want] = ground.lines[job.project, order.want(job)] = reason
 
 
 def _start(job: Job, found: Sequence[Placement], snapshot: Snapshot) -> Action:

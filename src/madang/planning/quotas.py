@@ -162,13 +162,20 @@ class Books:
         self._spent: dict[str, int] = {}
         for holder in holders(snapshot) if self.limits and not are_empty else ():
             self.take(holder.owner.project, holder.held)
-        for each in snapshot.quotas.values() if not are_empty else ():
+        self._narrowed: dict[tuple[str, Ask, int], Ask | Limit] = {}
+        self._stocks: Sequence[Stock] = ()
+        """What was found of whom, of these stocks, since something was taken last."""
+        paying = (q for q in snapshot.quotas.values() if q.spec.krw_per_month is not None)
+        for each in paying if not are_empty else ():
             self._spent[each.project] = spent_mkrw(each, snapshot, self._month, self.amounts)
 
     def take(self, project: str, held: Holding) -> None:
         """Count what somebody has been given."""
-        for place in self._places(project):
-            self._used[place] += self.amounts(held)
+        self._narrowed = {}
+        places = self._places(project)
+        amounts = self.amounts(held) if places else Counter()
+        for place in places:
+            self._used[place].update(amounts)
 
     def amounts(self, held: Holding) -> Amounts:
         """Return what a holding counts for."""
@@ -219,6 +226,18 @@ class Books:
         places = self._places(project) if self.limits else ()
         if not places:
             return ask
+        if but is not NOTHING:
+            return self._left(places, ask, nodes, stocks, but)
+        if stocks is not self._stocks:
+            self._stocks, self._narrowed = stocks, {}
+        key = project, ask, nodes
+        if key not in self._narrowed:
+            self._narrowed[key] = self._left(places, ask, nodes, stocks, but)
+        return self._narrowed[key]
+
+    def _left(
+        self, places: Sequence[str], ask: Ask, nodes: int, stocks: Sequence[Stock], but: Holding
+    ) -> Ask | Limit:
         spared = self.amounts(but)
         first, is_open, ways = None, False, []
         for way in ask.ways:

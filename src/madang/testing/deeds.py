@@ -219,8 +219,10 @@ def state(desk: Desk, node: LastingNode) -> dict[str, Any]:
             for g in kept("grant")
         },
         "rounds": {
-            r.name: [r.status.phase, [[a.grant, a.count] for d in r.status.decisions
-                                      for a in d.awards]]
+            r.name: [
+                r.status.phase,
+                [[a.grant, a.count] for d in r.status.decisions for a in d.awards],
+            ]
             for r in kept("round")
         },
         "running": len(node.processes),

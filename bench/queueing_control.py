@@ -163,7 +163,7 @@ def measured() -> list[Row]:
 def _turns(
     now: Snapshot, memo: Memo, chance: random.Random
 ) -> tuple[list[float], list[float], Snapshot]:
-    """Return what turns cost after one job has ended: the queue's part, and all; and what is then."""
+    """Return what turns cost after one job has ended: the queue, and all; and what is then."""
     parts, wholes = [], []
     for _ in range(3):
         now = _settled(now, memo)

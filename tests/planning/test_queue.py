@@ -17,7 +17,7 @@ from madang.planning.plan import plan
 from madang.planning.share.rule import RULE
 from madang.resources.attempt import AttemptPhase
 from madang.resources.grant import Grant, GrantPhase
-from madang.resources.job import Job, JobPhase
+from madang.resources.job import Checkpoint, Job, JobPhase
 from madang.resources.queue import Queue
 from madang.resources.resource import Ref
 from madang.testing.builders import grant, job, model, node, quota, service, snapshot
@@ -360,6 +360,50 @@ def test_services_count_for_their_project_and_make_room_for_no_share() -> None:
         paper.wait(RULE.every_s)
     assert not on(paper)
     assert [r.status.phase for r in paper.replicas("bot")] == ["ready", "ready"]
+
+
+def saved(paper: Paper, name: str, *ago_s: float) -> None:
+    """Let a job have saved so long ago, what is newest last."""
+    own = paper.snapshot.jobs[Ref(ONE, name)]
+    made = [
+        Checkpoint(
+            name=f"{name}-{ago}", step=1, at=paper.now - ago, size_bytes=1,
+            attempt=own.status.attempt, digest="sha256:" + "0" * 64,
+        )
+        for ago in ago_s
+    ]  # fmt: skip
+    paper.put(own.with_status(checkpoints=tuple(made)))
+
+
+def test_who_saves_soon_is_asked_to_make_room_just_after_and_not_before() -> None:
+    paper = Paper(snapshot(node("n", cards=2), a_job("one"), a_job("two")))
+    paper.settle()
+    paper.wait(3 * HOUR_S)
+    paper.settle()
+    for name in ("one", "two"):
+        saved(paper, name, 1.9 * HOUR_S, 0.9 * HOUR_S)
+    paper.put(a_job("small", TWO, created_at=paper.now))
+    paper.settle(10)
+    assert on(paper) == {"one", "two"}, "it would lose 54 minutes of work, and saves in 6"
+    wake_s = paper.turn().wake_s
+    assert wake_s is not None
+    assert wake_s <= 0.1 * HOUR_S
+    saved(paper, "two", 1.0 * HOUR_S, 0.0)
+    paper.settle(10)
+    told = [a for a in paper.snapshot.attempts.values() if a.status.room_for]
+    assert [a.spec.job for a in told] == ["two"], "it has just saved, and the other has not"
+
+
+@pytest.mark.parametrize("late_h", [1.1, 0.3])
+def test_nobody_waits_for_who_does_not_save_when_it_should_or_not_soon(late_h: float) -> None:
+    paper = Paper(snapshot(node("n", cards=1), a_job("runs")))
+    paper.settle()
+    paper.wait(3 * HOUR_S)
+    paper.settle()
+    saved(paper, "runs", late_h * HOUR_S)
+    paper.put(a_job("small", TWO, created_at=paper.now))
+    paper.settle(10)
+    assert [a.spec.job for a in paper.snapshot.attempts.values() if a.status.room_for] == ["runs"]
 
 
 def test_nobody_is_entitled_to_more_than_its_quota_and_the_others_have_the_rest() -> None:

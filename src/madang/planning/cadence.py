@@ -57,6 +57,17 @@ def suggested_s(newest: Checkpoint | None, accelerators: int, pool: Pool | None)
     return interval_s(newest.write_s if newest else 0.0, mtbf_s)
 
 
+def between_s(job: Job, attempt: Attempt) -> float:
+    """Return the seconds of work from one checkpoint to the next; 0: it has saved nothing yet.
+
+    That is how often it is asked to save; or how far apart its last two were, if that is more.
+    """
+    if not job.status.checkpoints:
+        return 0.0
+    own = [c.at for c in job.status.checkpoints if c.attempt == attempt.spec.number][-2:]
+    return max(attempt.spec.save_every_s, own[-1] - own[0] if own else 0.0)
+
+
 def lost_s(job: Job, attempt: Attempt, ended_at: float) -> float:
     """Return how many seconds of an attempt brought nothing that lasts.
 

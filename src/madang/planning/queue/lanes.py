@@ -22,7 +22,7 @@ from madang.planning.share.ledger import Ledger, Shares
 from madang.planning.share.line import Bools, Floats, Ints, Line
 from madang.planning.share.lives import AGES, CLASSES, Lives
 from madang.planning.share.rule import RULE
-from madang.planning.share.turn import Pool, Turn, turn
+from madang.planning.share.turn import Leaving, Pool, Turn, Why, turn
 from madang.planning.share.water import Claims
 from madang.resources.attempt import Attempt
 from madang.resources.job import Job
@@ -38,7 +38,8 @@ ROW = np.dtype([
     ("project", np.int64), ("milli", np.int64), ("came", np.float64), ("had_s", np.float64),
     ("ran_s", np.float64), ("height", np.int64), ("runs", np.bool_), ("leaves", np.bool_),
     ("fixed_until", np.float64), ("began", np.float64), ("saved_at", np.float64),
-    ("save_every_s", np.float64), ("is_job", np.bool_), ("is_marked", np.bool_),
+    ("save_every_s", np.float64), ("between_s", np.float64), ("is_job", np.bool_),
+    ("is_marked", np.bool_),
 ])  # fmt: skip
 
 
@@ -74,7 +75,9 @@ class Member:
     saved_at: float = 0.0
     """Where it runs, since when nothing is saved,"""
     save_every_s: float = INTERVAL_S
-    """and how often it should save."""
+    """how often it should save,"""
+    between_s: float = 0.0
+    """and does so; 0: nobody knows of any checkpoint of it."""
     height: int = 1
     mark: tuple[float, float, str, str, str] = field(init=False)
     """Who of all came first in front."""
@@ -100,10 +103,11 @@ class Member:
     def row(self) -> tuple[float, ...]:
         """Return it as in a roster."""
         line = self.owner.status.line if isinstance(self.owner, Job) else None
+        is_marked = line is not None and line.queue == queue_name(self.kind)
         return (
             self.number, self.milli, self.came, self.had_s, self.ran_s, self.height, self.runs,
             self.leaves, self.fixed_until, self.began, self.saved_at, self.save_every_s,
-            isinstance(self.owner, Job), line is not None and line.queue == queue_name(self.kind),
+            self.between_s, isinstance(self.owner, Job), is_marked,
         )  # fmt: skip
 
 
@@ -250,6 +254,7 @@ class Lane:
             self._at[rows["project"]], -(-rows["milli"] // part), rows["ran_s"] + own_s,
             np.maximum(0.0, now - rows["came"] - (rows["had_s"] + own_s)),
             np.where(runs, unsaved, 0.0), runs, now < rows["fixed_until"], rows["height"],
+            rows["between_s"],
         )  # fmt: skip
 
     @cached_property
@@ -306,12 +311,23 @@ class Lane:
         return int(found[0]) if len(found) else None
 
     @cached_property
-    def turn(self) -> Turn:
-        """Return who is to have room now, and for what."""
+    def pool(self) -> Pool:
+        """Return what there is to share, in the units of this lane."""
         scale, claims = float(self.units), self.claims
         counted = Claims(claims.weight, claims.guaranteed * scale, claims.most * scale)
-        pool = Pool(self.capacity * self.units, counted, self.due * scale)
-        return turn(self.line, pool, self.worth, RULE)
+        return Pool(self.capacity * self.units, counted, self.due * scale)
+
+    @cached_property
+    def turn(self) -> Turn:
+        """Return who is to have room now, and for what."""
+        return turn(self.line, self.pool, self.worth, RULE)
+
+    @cached_property
+    def leaving(self) -> Leaving:
+        """Return who of those that run is given nothing, who is best asked to leave in front."""
+        order, line = self.turn.order[::-1], self.line
+        nothing = (self.turn.why[order] == Why.NONE) & line.runs[order] & ~line.fixed[order]
+        return Leaving(line, order[nothing], self.pool, RULE)
 
 
 NOBODY = Standing()

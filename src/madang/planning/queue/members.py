@@ -13,6 +13,7 @@ from functools import lru_cache
 from math import inf
 
 from madang.planning.ask import Ask
+from madang.planning.cadence import between_s
 from madang.planning.leaving import LEAVING
 from madang.planning.place.gangs import Want, want_of
 from madang.planning.queue.lanes import INTERVAL_S, NOBODY_IN, Member, Roster
@@ -314,6 +315,7 @@ class Roll:
         status, own, number = job.status, attempt.status, attempt.spec.number
         saved = [c.at for c in status.checkpoints if c.attempt == number]
         is_fruitless = not saved and _was_fruitless(job, attempt, here.snapshot)
+        every_s = between_s(job, attempt)
         return Member(
             job, self._number(job.project), *waits,
             status.line.since if status.line else own.started_at,
@@ -321,7 +323,8 @@ class Roll:
             fixed_until=inf if is_fruitless else yields_at(job),
             had_s=_had_s(job), began=own.started_at, saved_at=max([own.started_at, *saved]),
             ran_s=max(0.0, status.run_s - status.lost_s),
-            save_every_s=attempt.spec.save_every_s or INTERVAL_S, height=job.spec.priority.height,
+            save_every_s=every_s or attempt.spec.save_every_s or INTERVAL_S, between_s=every_s,
+            height=job.spec.priority.height,
         )  # fmt: skip
 
     def _replicas(self, here: _Here) -> Iterator[Member]:

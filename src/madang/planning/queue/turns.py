@@ -53,7 +53,13 @@ def plan_turns(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Act
 def wake_s(snapshot: Snapshot, order: Order) -> float | None:
     """Return the seconds until somebody may be asked again; None: nobody has cause to."""
     lanes = [lane for lane in order.lanes.values() if lane.queue and _waits(lane)]
-    return min((due for lane in lanes if (due := due_s(lane, snapshot)) > 0), default=None)
+    times = (due if (due := due_s(lane, snapshot)) > 0 else _saved_s(lane) for lane in lanes)
+    return min((due for due in times if due > 0), default=None)
+
+
+def _saved_s(lane: Lane) -> float:
+    """Return the seconds until the first has saved who is asked only then; 0: there is none."""
+    return float(min(lane.line.saves_s[lane.leaving.late], default=0.0))
 
 
 def due_s(lane: Lane, snapshot: Snapshot) -> float:
@@ -87,8 +93,10 @@ class _Room:
         made, present = lane.turn, lane.present
         why = made.why.tolist()
         there = [at for at in made.order.tolist()[::-1] if _may_leave(present[at], snapshot)]
-        self._spare = [present[at] for at in there if why[at] == Why.NONE]
-        """Who is given nothing, who is worth least first;"""
+        self._place = {id(present[at]): at for at in there}
+        spare = (present[at] for at in lane.leaving.leaves)
+        self._spare = [member for member in spare if id(member) in self._place]
+        """Who is given nothing: who is worth least first, but who saves soon after all others;"""
         rest = (Why.WORTH, Why.GUARANTEED)
         self._given = [present[at] for each in rest for at in there if why[at] == each]
         """and who is given something that is not for its age."""
@@ -107,7 +115,7 @@ class _Room:
         coming = tuple(coming_free(self._snapshot))
         mark = (
             "turn", self._lane.kind, *(m.owner.uid for m, _ in self._waits[:ASKED_MAX]),
-            *(m.owner.uid for m in self._spare), len(self._given),
+            *(m.owner.uid for m in self._spare), len(self._given), *self._lane.leaving.late,
             *((held.node, held.accelerators) for held in coming),
         )  # fmt: skip
         if mark in self._ground.stuck:
@@ -133,7 +141,12 @@ class _Room:
                 continue
             may = self._spare + (self._given if why is Why.AGED else [])
             chosen = self._fewest(want, [m for m in may if m.height <= member.height])
-            if chosen:
+            if chosen and why is not Why.AGED and not self._is_time(chosen):
+                for other in chosen:
+                    self._stay(other)
+            elif chosen:
+                for other in chosen:
+                    (self._spare if other in self._spare else self._given).remove(other)
                 want.take(ground)
                 yield member, why, [victim for m in chosen if (victim := _victim(m))]
 
@@ -168,9 +181,11 @@ class _Room:
                 gone.remove(member)
             else:
                 self._leave(member)
-        for member in gone:
-            (self._spare if member in self._spare else self._given).remove(member)
         return gone
+
+    def _is_time(self, chosen: Sequence[Member]) -> bool:
+        """Tell whether these would not lose much that they will have saved soon."""
+        return self._lane.leaving.is_time([self._place[id(member)] for member in chosen])
 
     def _leave(self, member: Member) -> None:
         for place in member.attempt.status.places if member.attempt else ():

@@ -180,7 +180,7 @@ def _told(line: Line, order: Ints, why: Ints, pool: Pool, rule: Rule) -> Turn:
     given, runs = why[order] > 0, line.runs[order]
     wished: list[int] = order[given & ~runs].tolist()
     wished.sort(key=lambda job: int(why[job]))
-    leaving = _Leaving(line, order[~given & runs][::-1], pool, rule)
+    leaving = Leaving(line, order[~given & runs][::-1], pool, rule)
     starts, preempts = [], {}
     for job in wished:
         victims = leaving.for_one(job)
@@ -191,7 +191,7 @@ def _told(line: Line, order: Ints, why: Ints, pool: Pool, rule: Rule) -> Turn:
     return Turn(order, why, starts, preempts)
 
 
-class _Leaving:
+class Leaving:
     """Those that run and were given nothing: of least worth first, but who saved of late before."""
 
     def __init__(self, line: Line, leaves: Ints, pool: Pool, rule: Rule) -> None:
@@ -200,7 +200,12 @@ class _Leaving:
         self._held = line.demand(len(pool.guarantees), line.runs)
         self._late = line.loses_s > rule.every_s
         self._late &= line.saves_s < rule.patience_s
-        self._leaves: list[int] = [*leaves[~self._late[leaves]], *leaves[self._late[leaves]]]
+        self.leaves: list[int] = [*leaves[~self._late[leaves]], *leaves[self._late[leaves]]]
+
+    @property
+    def late(self) -> list[int]:
+        """Return who of them would lose much now, and saves soon."""
+        return [job for job in self.leaves if self._late[job]]
 
     def for_one(self, job: int) -> list[int]:
         """Return who makes room for this one."""
@@ -209,13 +214,13 @@ class _Leaving:
         over = self._held[project] + line.size[job] - self._most[project]
         found: list[int] = []
         if over > 0:
-            for victim in (v for v in self._leaves if line.project[v] == project):
+            for victim in (v for v in self.leaves if line.project[v] == project):
                 found.append(victim)
                 free += line.size[victim]
                 over -= line.size[victim]
                 if over <= 0:
                     break
-        for victim in self._leaves:
+        for victim in self.leaves:
             if free >= 0:
                 break
             if victim not in found:
@@ -237,7 +242,7 @@ class _Leaving:
         self._free += int(line.size[victims].sum()) - int(line.size[job])
         self._held[line.project[job]] += line.size[job]
         for victim in victims:
-            self._leaves.remove(victim)
+            self.leaves.remove(victim)
             self._held[line.project[victim]] -= line.size[victim]
 
 

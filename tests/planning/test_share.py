@@ -14,7 +14,7 @@ from madang.planning.share.ledger import Ledger, Shares, Withdrawn
 from madang.planning.share.line import Line, by_coming
 from madang.planning.share.lives import AGES, CLASSES, EDGES_S, Lives
 from madang.planning.share.rule import HOUR_S, RULE
-from madang.planning.share.turn import Pool, Why, filled, keys, turn
+from madang.planning.share.turn import Pool, Why, filled, hope, keys, turn
 from madang.planning.share.water import Claims, poured
 
 DAY_S = 24 * HOUR_S
@@ -274,11 +274,11 @@ def test_age_gives_away_more_of_the_pool_the_longer_some_have_waited_but_never_a
 
 def test_of_those_who_waited_too_long_some_go_by_when_they_came_and_more_by_worth():
     worse = {**OLD, "project": 1, "ran_s": 900 * HOUR_S}
-    line = a_line(*[worse] * 40, *[OLD] * 40, *[NEWER] * 40)
+    line = a_line(*[worse] * 20, *[OLD] * 36, *[NEWER] * 40)
     found = decided(line, a_pool(40)).why == Why.AGED
     # The first of all, too, is of the part that goes by when they came.
-    assert found[:40].sum() == RULE.aged_first * 40
-    assert found[40:80].sum() == RULE.aged_worth * 40
+    assert found[:20].sum() == RULE.aged_first * 40
+    assert found[20:56].sum() == RULE.aged_worth * 40
 
 
 def test_who_waited_too_long_has_no_room_kept_above_what_age_may_give():
@@ -288,6 +288,48 @@ def test_who_waited_too_long_has_no_room_kept_above_what_age_may_give():
     found = decided(line, a_pool(40))
     # Two fit into what is free, the third has what is left kept for it.
     assert found.starts == [1, 2]
+
+
+LONG = {"waited_s": RULE.aged_s, "ran_s": 90 * HOUR_S}
+
+
+def test_age_helps_until_who_waited_long_asks_for_more_than_could_go_in_time():
+    def hoped(times: float, **job: object) -> float:
+        count = 1 + int(40 * times)
+        return hope(a_line(*[{**LONG, **job}] * count), a_pool(40, (0.0,)))
+
+    assert hoped(0.0) == hoped(RULE.crowd_from) == 1.0
+    assert hoped((RULE.crowd_from + RULE.crowd_full) / 2) == pytest.approx(0.5, abs=0.05)
+    assert hoped(RULE.crowd_full) == hoped(9.0) == 0.0
+    # Who came of late does not tell that the line is long; who has got room by now still does.
+    assert hoped(9.0, waited_s=RULE.aged_s - 1) == 1.0
+    assert hoped(9.0, runs=True) == 0.0
+
+
+def test_one_large_gang_takes_no_other_the_help_of_its_age():
+    line = a_line({**LONG, "size": 40}, {**LONG, "size": 20}, *[NEWER] * 9)
+    assert hope(line, a_pool(20)) == 1.0
+
+
+def test_where_age_cannot_help_the_first_of_all_goes_by_it_and_the_others_by_worth():
+    def given(old: int) -> list[int]:
+        line = a_line(*[OLD] * old, *[NEWER] * 40)
+        return decided(line, a_pool(40)).why.tolist()
+
+    assert given(20).count(Why.AGED) == 20
+    crowded = given(1 + int(40 * RULE.crowd_full))
+    assert crowded[0] == Why.AGED
+    assert crowded.count(Why.AGED) == 1
+    assert crowded[-40:].count(Why.WORTH) == 39
+
+
+def test_the_flood_of_one_project_takes_no_other_the_help_of_its_age():
+    flood, few = [{**LONG, "project": 0}] * 900, [{"project": project} for project in (1, 2, 3)]
+    line = a_line(*flood, *[job for job in few for _ in range(40)])
+    pool = a_pool(40, (0.0,) * 4)
+    assert hope(line, pool) == 1.0
+    floods = a_line(*flood, *[{**LONG, "project": project} for project in (1, 2, 3)] * 300)
+    assert hope(floods, pool) == 0.0
 
 
 def leaving(unsaved: float, between_s: float = 1800.0, **starts: object):

@@ -51,7 +51,7 @@ class Line:
     def __len__(self) -> int:
         return len(self.project)
 
-    def demand(self, projects: int, who: Bools | slice = slice(None)) -> Floats:
+    def demand(self, projects: int, who: Bools | Ints | slice = slice(None)) -> Floats:
         """Return the accelerators that each project could use now, or these of its jobs."""
         out: Floats = np.zeros(projects)
         np.add.at(out, self.project[who], self.size[who])

@@ -30,6 +30,13 @@ class Rule:
     aged_worth: float = 0.75
     """and up to that which goes to those of them who are worth most. Not all: else all would wait
     as long."""
+    crowd_from: float = 1.7
+    """Where those behind the first of them ask for so many times the pool, age counts for less,
+    since no rule could have all go in time;"""
+    crowd_full: float = 1.8
+    """and from here on for the first of all alone: the others go by what they are worth."""
+    crowd_each: float = 4.0
+    """No project counts for more than so many times its share: nobody's flood takes others' age."""
     patience_s: float = 1800.0
     """A job that saves so soon is asked to make room only then, if it would lose more than a turn's
     work now."""

@@ -3,9 +3,10 @@
 Everything is asked anew, as if nothing ran, but what runs counts for more: for running at all, and
 for the work it has not saved. First come those that may not be touched, and the first of all who
 have waited far too long: so nobody waits for ever. Then what each project is guaranteed, then
-others who have waited too long, more of them the longer they waited, then all by what a second
-given to them is worth. Who waited too long and finds no room yet, since some may not be touched,
-has it kept free. Who makes room does so just after a checkpoint, where one is near.
+others who have waited too long, more of them the longer they waited, but not where so many have
+that none would be in time; then all by what a second given to them is worth. Who waited too long
+and finds no room yet, since some may not be touched, has it kept free. Who makes room does so just
+after a checkpoint, where one is near.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def turn(line: Line, pool: Pool, worth: Floats, rule: Rule = RULE) -> Turn:
     for job in np.flatnonzero(line.fixed).tolist():
         share.take(job, Why.FIXED)
     aged = np.flatnonzero(line.waited_s >= rule.aged_s)
-    late = pool.capacity * lateness(line.waited_s, rule)
+    late = pool.capacity * lateness(line.waited_s, rule) * hope(line, pool, rule)
     first = aged[line.waited_s[aged] >= rule.aged_full_s][:1]
     share.by_age(first, np.full(len(first), np.inf))
     share.guarantee(order.tolist())
@@ -101,6 +102,21 @@ def lateness(waited_s: Floats, rule: Rule = RULE) -> Floats:
     late = (waited_s - rule.aged_s) / (rule.aged_full_s - rule.aged_s)
     found: Floats = np.clip(late, 0.0, 1.0)
     return found
+
+
+def hope(line: Line, pool: Pool, rule: Rule = RULE) -> float:
+    """Return how far age can help: 1, and 0 where so many wait for so long that it can't.
+
+    There all that age could do is to have the queue go by when they came, and nobody be in time.
+    The first of them does not count, who goes by age in any case; who runs does as who waits, so
+    that a turn does not change what the next one makes of it.
+    """
+    behind = np.flatnonzero(line.waited_s >= rule.aged_s)[1:]
+    projects = len(pool.guarantees)
+    share = pool.claims.entitled(line.demand(projects), pool.capacity)
+    crowd = np.minimum(line.demand(projects, behind), rule.crowd_each * share).sum()
+    left = rule.crowd_full - float(crowd) / max(pool.capacity, 1)
+    return min(1.0, max(0.0, left / (rule.crowd_full - rule.crowd_from)))
 
 
 class _Sharing:

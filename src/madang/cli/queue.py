@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from madang.answers import Json
-from madang.cli.output import say_over, show_json, table, word
+from madang.cli.output import note, say_over, show_json, table, word
 from madang.errors import Rejected, Unfit
 
 GPUS_MAX = 1_000_000
@@ -35,13 +35,15 @@ class Asked:
     """Time until a job that was stopped is back at work."""
     budget: float = 0.13
     """Part of its share that a project may go short of before ours guarantees it all."""
+    plot: str = ""
+    """An SVG file to draw into: how long jobs waited, and the mean against the worst project."""
 
 
 ASKED = Asked()
 
 
 def queue(
-    *, jobs: str, gpus: int, asked: Asked = ASKED,
+    *, jobs: Annotated[str, Parameter(allow_leading_hyphen=True)], gpus: int, asked: Asked = ASKED,
     json: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:  # fmt: skip
     """Replay a list of jobs on so many accelerators, and say how long each policy has them wait.
@@ -52,16 +54,18 @@ def queue(
     ----------
     jobs
         CSV: arrival_s, tenant, gpus, duration_s (or duration_v100_s); or timestamp, duration,
-        num_gpus, cluster. Seconds, or a date and time. May be gzipped.
+        num_gpus, cluster. Seconds, or a date and time. May be gzipped; - is standard input.
     gpus
         Accelerators there are.
     json
         Print one JSON object by policy, and nothing else.
     """
     from madang.twin.jobs import read_jobs
+    from madang.twin.plot import save
     from madang.twin.queue import Yard
     from madang.twin.trace import opened
-    from madang.twin.waits import compare
+    from madang.twin.waits import played, told, waits_h
+    from madang.twin.waits_plot import draw
 
     for name, value, least, most in (
         ("--gpus", gpus, 1, GPUS_MAX), ("--budget", asked.budget, BUDGET_LEAST, BUDGET_MOST),
@@ -74,11 +78,18 @@ def queue(
     names = tuple(name.strip() for name in asked.policy.split(",") if name.strip())
     with opened(jobs) as lines:
         listed = read_jobs(lines, jobs)
-    answer = compare(listed, yard, names, _tell, asked.budget)
+    answer: dict[str, Json] = {}
+    waits = {}
+    for name, found in played(listed, yard, names, _tell, asked.budget):
+        answer[name], waits[name] = told(found), waits_h(found)
+    if asked.plot:
+        heads = word("twin.plot.waits"), word("twin.plot.worth")
+        save(asked.plot, draw(waits, answer, heads))
+        note("twin.plotted", subject=asked.plot)
     if json:
         show_json(answer)
     else:
-        _show(answer)
+        _show(answer, gpus)
 
 
 def _span_s(name: str, written: str) -> float:
@@ -95,9 +106,11 @@ def _tell(name: str, done: int, total: int) -> None:
         say_over(word("twin.queue-progress", subject=name, done=done, total=total), is_last=False)
 
 
-def _show(answer: Mapping[str, Json]) -> None:
+def _show(answer: Mapping[str, Json], gpus: int) -> None:
     if sys.stderr.isatty():
         say_over("", is_last=True)
+    if left_out := max((found["left_out"] for found in answer.values()), default=0):
+        note("twin.left-out", count=left_out, accelerators=gpus)
     rows = [
         [
             name,

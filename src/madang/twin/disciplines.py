@@ -47,7 +47,7 @@ class Madang:
 
     def ask(self, queue: Queue) -> tuple[Sequence[int], Sequence[int]]:
         """Take a turn."""
-        who = np.flatnonzero(queue.lives)
+        who = queue.living()
         line = line_of(queue, who, self._rule)
         if queue.now - self._learnt_s >= self._rule.relearn_s:
             self._worth, self._learnt_s = self._lives.worth(line), queue.now
@@ -76,9 +76,9 @@ def line_of(queue: Queue, who: Ints, rule: Rule = RULE) -> Line:
 
 def next_in(queue: Queue, order: Sequence[int]) -> list[int]:
     """Return who starts between two turns: who came since, then who was next."""
-    waits = queue.lives & ~queue.runs
     last = np.array([*queue.fresh, *order], np.int64)
-    return filled(last[waits[last]].tolist(), queue.sizes, queue.free)
+    waits = last[queue.lives[last] & ~queue.runs[last]]
+    return filled(waits.tolist(), queue.sizes, queue.free)
 
 
 class Sorted:
@@ -108,7 +108,7 @@ class Sorted:
 
     def ask(self, queue: Queue) -> tuple[Sequence[int], Sequence[int]]:
         """Sort anew."""
-        who = np.flatnonzero(queue.lives)
+        who = queue.living()
         self._order = who[np.argsort(self.figure(queue, who), kind="stable")].tolist()
         sure = [job for job in queue.to_save_first() if queue.runs[job]]
         first = set(sure)
@@ -195,7 +195,7 @@ class First:
     def fill(self, queue: Queue) -> Sequence[int]:
         """Start as many of the first as fit."""
         free, starts = queue.free, []
-        for job in np.flatnonzero(queue.lives & ~queue.runs).tolist():
+        for job in queue.waits().tolist():
             if queue.sizes[job] > free:
                 break
             free -= queue.sizes[job]
@@ -210,10 +210,10 @@ class Easy(First):
         """Start the first, then who ends before the next could start, or leaves it room."""
         starts = list(super().fill(queue))
         free = queue.free - sum(queue.sizes[job] for job in starts)
-        waits = np.flatnonzero(queue.lives & ~queue.runs)[len(starts) :].tolist()
+        waits = queue.waits()[len(starts) :].tolist()
         if not waits or not free:
             return starts
-        runs = np.concatenate([np.flatnonzero(queue.runs), np.array(starts, np.int64)])
+        runs = np.concatenate([queue.running(), np.array(starts, np.int64)])
         left = queue.runs_s[runs] - queue.work_s(runs)
         at_s, spare = _shadow(left, queue.size[runs], queue.sizes[waits[0]] - free)
         for job in waits[1:]:

@@ -8,17 +8,20 @@ be from a second to a fortnight, as in the published replays.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from math import isfinite
+from itertools import chain
+from math import isfinite, nan
 
 from madang.errors import Rejected
-from madang.twin.trace import bad_row, read_rows
+from madang.twin.trace import MORE, read_rows
 
 SHORTEST_S, LONGEST_S = 1.0, 14 * 86_400.0
 GANG_MAX = 1_000_000
+JOBS_MAX, PROJECTS_MAX = 1_000_000, 1_000
+INSTANT_MAX_S = 253_402_300_800.0
+"""The year 10000, as seconds since 1970."""
 FORMS = (
     ("arrival_s", "duration_s", "gpus", "tenant"),
     ("arrival_s", "duration_v100_s", "gpus", "tenant"),
@@ -41,31 +44,52 @@ class Asked:
 
 def read_jobs(lines: Iterable[str], file: str) -> list[Asked]:
     """Read a trace: who came first in front."""
-    listed = list(lines)
-    form = _form(next(csv.reader(listed[:1]), []), file)
-    found = []
-    for line, row in read_rows(listed, file, form):
-        came, runs, gpus, tenant = (row[column].strip() for column in form)
-        came_s, runs_s = _instant(came), _number(runs)
-        size = int(gpus) if gpus.isascii() and gpus.isdigit() and len(gpus) < 8 else -1
-        good = {form[0]: came_s is not None, form[1]: runs_s is not None and runs_s >= 0,
-                form[2]: 0 <= size <= GANG_MAX, form[3]: bool(tenant)}  # fmt: skip
-        for column, is_good in good.items():
-            if not is_good:
-                raise bad_row(file, line, column, row[column])
-        assert came_s is not None
-        assert runs_s is not None
-        runs_s = min(max(runs_s, SHORTEST_S), LONGEST_S)
-        found.append(Asked(came_s, runs_s, size, tenant, row.get("job_id") or f"{line:09}"))
+    rest = iter(lines)
+    head = next(rest, "")
+    form = _form(head, file)
+    found: list[Asked] = []
+    projects: set[str] = set()
+    for line, row in read_rows(chain([head], rest), file, form):
+        if len(found) == JOBS_MAX:
+            raise Rejected("twin.too-many-jobs", file=file, line=line, limit=JOBS_MAX)
+        found.append(_job(row, line, file, form))
+        projects.add(found[-1].project)
+        if len(projects) > PROJECTS_MAX:
+            raise Rejected("twin.too-many-projects", file=file, line=line, limit=PROJECTS_MAX)
+    if not found:
+        raise Rejected("twin.empty", subject=file)
     return _from_the_first(found)
 
 
-def _form(columns: Sequence[str], file: str) -> tuple[str, ...]:
-    known = {column.strip("\ufeff ") for column in columns}
-    for form in FORMS:
-        if known.issuperset(form):
-            return form
-    raise Rejected("twin.job-columns", subject=file)
+def _form(head: str, file: str) -> tuple[str, ...]:
+    """Return the columns to read, of those that the first line names."""
+    known = {column.strip() for column in head.removeprefix("\ufeff").split(",")}
+    known |= {column.strip('"') for column in known}
+    if known == {""}:
+        raise Rejected("twin.empty", subject=file)
+    nearest = max(FORMS, key=lambda form: len(known.intersection(form)))
+    if missing := [column for column in nearest if column not in known]:
+        raise Rejected("twin.job-columns", subject=file, columns=", ".join(missing))
+    return nearest
+
+
+def _job(row: Mapping[str, str], line: int, file: str, form: Sequence[str]) -> Asked:
+    """Read one row: times in seconds, none of it taken for another."""
+    if MORE in row:
+        raise Rejected("twin.long-row", file=file, line=line, columns=len(row) - 1)
+    written = [row[column].strip() for column in form]
+    came, runs, gpus, project = written
+    came_s, runs_s = _instant(came), _number(runs)
+    size = int(gpus) if gpus.isascii() and gpus.isdigit() and len(gpus) < 8 else -1
+    good = (came_s is not None, runs_s is not None and runs_s >= 0, 0 <= size <= GANG_MAX,
+            bool(project))  # fmt: skip
+    for column, value, is_good in zip(form, written, good, strict=True):
+        if not is_good:
+            raise Rejected("twin.bad-job", file=file, line=line, column=column, value=value[:40])
+    assert came_s is not None
+    assert runs_s is not None
+    runs_s = min(max(runs_s, SHORTEST_S), LONGEST_S)
+    return Asked(came_s, runs_s, size, project, row.get("job_id") or f"{line:09}")
 
 
 def _from_the_first(jobs: Sequence[Asked]) -> list[Asked]:
@@ -76,7 +100,7 @@ def _from_the_first(jobs: Sequence[Asked]) -> list[Asked]:
 
 def _number(text: str) -> float | None:
     try:
-        value = float(text)
+        value = float(text) if text.isascii() and "_" not in text else nan
     except ValueError:
         return None
     return value if isfinite(value) else None
@@ -84,10 +108,10 @@ def _number(text: str) -> float | None:
 
 def _instant(text: str) -> float | None:
     """Return seconds, from seconds or from a date and time."""
-    if (seconds := _number(text)) is not None:
-        return seconds
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    if (seconds := _number(text)) is None:
+        try:
+            at = datetime.fromisoformat(text)
+            seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            return None
+    return seconds if abs(seconds) <= INSTANT_MAX_S else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -30,9 +30,6 @@ def draw(curves: Mapping[str, Mapping[int, float]]) -> str:
         return f"{x:.1f},{y:.1f}"
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">',
-        '<g font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         *(_rule(at, left, right, value) for value in range(floor, 101, 5)),
         *(_mark(at, load, floor) for load in range(left, right + 1, 10)),
     ]
@@ -42,7 +39,17 @@ def draw(curves: Mapping[str, Mapping[int, float]]) -> str:
         parts.append(f'<polyline points="{line}" fill="none" stroke="{ink}" stroke-width="2"/>')
         y = EDGE + 16 * i
         parts.append(f'<text x="{EDGE + 10}" y="{y}" fill="{ink}">{escape(name)}</text>')
-    return "\n".join([*parts, "</g>", "</svg>", ""])
+    return page(parts, WIDTH, HEIGHT)
+
+
+def page(parts: Sequence[str], width: int, height: int) -> str:
+    """Return a drawing of these parts."""
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">',
+        '<g font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    )
+    return "\n".join([*head, *parts, "</g>", "</svg>", ""])
 
 
 def _rule(at: At, left: int, right: int, value: int) -> str:

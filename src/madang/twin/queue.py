@@ -70,6 +70,8 @@ class Queue:
         self.held: Floats = np.zeros(len(names))
         self.entitled: Floats = np.zeros(len(names))
         self.tally = Tally(np.zeros(len(names)), np.zeros(len(names)))
+        self._from = self._to = 0
+        """Who lives is of these: all before have ended, those behind have not come."""
         self._due: list[tuple[float, int, int]] = []
         self._turns = [0] * count
         self._stopped: dict[int, deque[float]] = {}
@@ -94,6 +96,20 @@ class Queue:
             if runs:
                 queue.start(job)
         return queue
+
+    def living(self) -> Ints:
+        """Return who came and has not ended, who came first in front."""
+        return np.flatnonzero(self.lives[self._from : self._to]) + self._from
+
+    def waits(self) -> Ints:
+        """Return who of them waits."""
+        who = self.living()
+        return who[~self.runs[who]]
+
+    def running(self) -> Ints:
+        """Return who of them runs."""
+        who = self.living()
+        return who[self.runs[who]]
 
     def work_s(self, who: Ints) -> Floats:
         """Return the work that each has done and not lost."""
@@ -127,6 +143,7 @@ class Queue:
     def come(self, job: int) -> None:
         """Have it wait."""
         self.lives[job] = True
+        self._to = job + 1
         self.waiting += 1
         self.fresh.append(job)
         self.demand[self.project[job]] += self.sizes[job]
@@ -176,6 +193,8 @@ class Queue:
         job = heappop(self._due)[1]
         self._release(job)
         self.lives[job] = False
+        while self._from < self._to and not self.lives[self._from]:
+            self._from += 1
         self.ended_s[job] = self.now
         self.demand[self.project[job]] -= self.sizes[job]
         self._stopped.pop(job, None)

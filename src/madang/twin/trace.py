@@ -10,10 +10,13 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from madang.errors import Rejected
 from madang.planning.placement.demand import Demand
@@ -24,6 +27,9 @@ NODE_COLUMNS = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
 POD_COLUMNS = ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli")
 DEVICES_MAX = 64
 AMOUNT_MAX = 1 << 50
+LINE_CHARACTERS_MAX = 1 << 17
+MORE = "\0"
+"""Where a row of more values than columns has the rest."""
 NO_MODEL = "-"
 """The kind of hosts without a device."""
 
@@ -42,18 +48,30 @@ class Pod:
 
 
 @contextmanager
-def opened(file: str) -> Iterator[io.TextIOBase]:
-    """Open a CSV, gzipped or not."""
+def opened(file: str) -> Iterator[Iterator[str]]:
+    """Open a CSV, gzipped or not; `-` is standard input."""
     path = Path(file).expanduser()
     try:
-        with path.open("rb") as raw:
-            is_packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            stream = gzip.GzipFile(fileobj=raw) if is_packed else raw
-            with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
-                yield lines
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        stdin = nullcontext(cast("io.BufferedReader", sys.stdin.buffer))
+        with stdin if file == "-" else path.open("rb") as raw:
+            packed = raw.peek(2)[:2] == b"\x1f\x8b"
+            stream = gzip.GzipFile(fileobj=raw) if packed else raw
+            lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+            try:
+                yield _bounded(lines, file)
+            finally:
+                lines.detach()
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise Rejected("twin.unreadable", subject=file, cause=str(error)) from None
+
+
+def _bounded(lines: io.TextIOWrapper, file: str) -> Iterator[str]:
+    number = 0
+    while line := lines.readline(LINE_CHARACTERS_MAX):
+        number += 1
+        if len(line) == LINE_CHARACTERS_MAX:
+            raise Rejected("twin.long-line", file=file, line=number, limit=LINE_CHARACTERS_MAX)
+        yield line
 
 
 def read_fleet(lines: Iterable[str], file: str) -> Fleet:
@@ -96,9 +114,10 @@ def read_rows(
     lines: Iterable[str], file: str, columns: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Return the rows of a CSV that has these columns, each with the number of its line."""
-    reader = csv.DictReader(lines, restval="")
+    reader = csv.DictReader(lines, restval="", restkey=MORE)
     try:
-        missing = [c for c in columns if c not in (reader.fieldnames or ())]
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        missing = [c for c in columns if c not in reader.fieldnames]
         if missing:
             raise Rejected("twin.columns", file, columns=", ".join(missing))
         for row in reader:

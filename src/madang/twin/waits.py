@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from madang.answers import Json
 from madang.errors import Rejected
+from madang.planning.share.line import Floats
 from madang.planning.share.rule import HOUR_S, RULE, Rule
 from madang.twin.disciplines import NAMES, discipline
 from madang.twin.jobs import Asked
@@ -22,18 +23,32 @@ def compare(
     jobs: Sequence[Asked], yard: Yard, policies: Sequence[str], tell: Tell,
     budget: float = RULE.budget,
 ) -> dict[str, Json]:  # fmt: skip
+    """Play the same jobs by each policy, and return the figures of each by its name."""
+    return {name: told(queue) for name, queue in played(jobs, yard, policies, tell, budget)}
+
+
+def played(
+    jobs: Sequence[Asked], yard: Yard, policies: Sequence[str], tell: Tell,
+    budget: float = RULE.budget,
+) -> Iterator[tuple[str, Queue]]:  # fmt: skip
     """Play the same jobs by each policy; none of ours is told how long anything runs."""
-    for name in policies:
+    for name in policies or ("",):
         if name not in NAMES:
             raise Rejected("twin.no-such-policy", subject=name, known=", ".join(NAMES))
     projects = len({job.project for job in jobs if 0 < job.size <= yard.capacity})
     rule: Rule = replace(RULE, budget=budget)
 
-    def played(name: str) -> Json:
+    def one(name: str) -> Queue:
         chosen = discipline(name, projects, rule)
-        return told(play(jobs, yard, chosen, lambda done, total: tell(name, done, total)))
+        return play(jobs, yard, chosen, lambda done, total: tell(name, done, total))
 
-    return {name: played(name) for name in policies}
+    yield from ((name, one(name)) for name in policies)
+
+
+def waits_h(queue: Queue) -> Floats:
+    """Return how long each job waited, in hours, the least first."""
+    found: Floats = np.sort((queue.ended_s - queue.came_s - queue.runs_s) / HOUR_S)
+    return found
 
 
 def told(queue: Queue) -> Json:

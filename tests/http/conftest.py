@@ -66,6 +66,8 @@ class Yard:
                 await self.desk.world.moved(self.desk.world.tick, 0.1)
 
     async def until_gone(self, kind: str, name: str) -> None:
+        """Wait until something is forgotten, but not for gateways of an earlier control."""
+        self.desk.gateways._since_s = 0.0
         async with asyncio.timeout(DEADLINE_S):
             while (await self.client.get(f"/api/v1/{kind}/{name}")).status_code != 404:
                 await self.desk.world.moved(self.desk.world.tick, 0.1)

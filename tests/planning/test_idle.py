@@ -299,6 +299,41 @@ def test_a_policy_that_is_made_stricter_warns_before_it_takes() -> None:
     assert yard.train.status.rests
 
 
+def test_who_was_idle_by_another_policy_is_measured_anew() -> None:
+    yard = running(quota(reclaim={**POLICY, "over": "2d"}))
+    yard.spend(20 * HOUR_S, 0.2)
+    (limit,) = yard.snapshot.quotas.values()
+    yard.put(limit.model_copy(update={"spec": quota(reclaim={**POLICY, "below": 0.1}).spec}))
+    yard.turn()
+    yard.spend(2 * DAY_S, 0.2)
+    assert not yard.verbs(Verb.WARN_IDLE)
+
+
+def test_replicas_that_stand_idle_at_once_are_taken_at_once() -> None:
+    yard = Yard(snapshot(
+        [project()], node("a", cards=4), model(), quota(reclaim={**POLICY, "then": "scale-down"}),
+        service(scale=2, needs={"accelerator": "nvidia", "memory": "80GB"}), now=NOON,
+    ))  # fmt: skip
+    yard.settle()
+    yard.spend(26 * HOUR_S, 0.0)
+    assert yard.snapshot.services[Ref(PROJECT, "bot")].status.rested == 2
+    assert (yard.replicas("bot"), yard.verbs(Verb.START_REPLICA)) == ([], 2)
+
+
+def test_a_replica_that_is_started_again_is_measured_again() -> None:
+    yard = Yard(snapshot(
+        [project()], node("a"), model(), service(needs={"accelerator": "nvidia"}), now=NOON
+    ))  # fmt: skip
+    yard.settle()
+    yard.spend(5 * HOUR_S, 1.0)
+    (bot,) = yard.replicas("bot")
+    yard.kill(bot.uid)
+    yard.settle()
+    assert yard.replicas("bot")[0].status.epoch > bot.status.epoch
+    yard.spend(5 * HOUR_S, 1.0)
+    assert sum(use.busy for use in yard.sums()) == pytest.approx(10 * HOUR_S * 1000, rel=0.01)
+
+
 def test_two_plans_of_one_moment_count_nothing_twice() -> None:
     yard = running(quota(reclaim=POLICY))
     yard.wait(3 * HOUR_S)

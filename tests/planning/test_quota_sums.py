@@ -252,6 +252,7 @@ def test_of_those_that_could_leave_for_a_quota_none_does_that_need_not() -> None
     change(paper, accelerators={"nvidia": 1})
     paper.settle()
     assert on(paper) == {"new"}
+    assert len(paper.attempts("new")) == 1, "it never left"
 
 
 def test_who_is_about_to_leave_counts_for_both_limits_that_are_broken() -> None:

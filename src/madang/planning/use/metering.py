@@ -51,9 +51,7 @@ class Held:
     @property
     def meter(self) -> Meter:
         """Its meter; where there is none yet, one that begins with it."""
-        meter = self.owner.status.meter
-        is_own = meter is not None and meter.epoch == self.epoch
-        return meter if meter and is_own else Meter(epoch=self.epoch, at=self.since)
+        return self.owner.status.meter or Meter(epoch=self.epoch, at=self.since)
 
     @property
     def lets_go(self) -> bool:

@@ -36,6 +36,13 @@ BACKUP_AGE_S = 7 * 86400.0
 MOVES_PER_100 = 5
 """Of a hundred replicas that came last, how many may have come by a move; MADANG_MOVES_PER_100."""
 
+FAIRNESS_BUDGET = 0.13
+"""Of what it is entitled to, so much a project may go short of before all of it is guaranteed:
+MADANG_FAIRNESS_BUDGET. Less is fairer, more has jobs end sooner in the mean."""
+
+BUDGETS = 0.01, 0.5
+"""The least that may be, and the most."""
+
 JOBS_KEPT = 1000
 """Of each project, so many jobs that are over are kept, the newest; MADANG_JOBS_KEPT."""
 
@@ -326,6 +333,19 @@ def moves_per_100(environ: Mapping[str, str] = os.environ) -> int:
     if re.fullmatch(r"[0-9]{1,2}|100", given) is None:
         raise Rejected("setting.moves", moves=given)
     return int(given)
+
+
+def fairness_budget(environ: Mapping[str, str] = os.environ) -> float:
+    """Return what part of its share a project may go short of: MADANG_FAIRNESS_BUDGET, .01 to .5.
+
+    >>> fairness_budget({"MADANG_FAIRNESS_BUDGET": "0.08"}), fairness_budget({})
+    (0.08, 0.13)
+    """
+    given = environ.get("MADANG_FAIRNESS_BUDGET", "").strip() or str(FAIRNESS_BUDGET)
+    part = float(given) if re.fullmatch(r"0?\.[0-9]{1,4}", given) else 0.0
+    if not BUDGETS[0] <= part <= BUDGETS[1]:
+        raise Rejected("setting.fairness", budget=given)
+    return part
 
 
 def jobs_kept(environ: Mapping[str, str] = os.environ) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import astuple, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from madang.planning.action import Verb, assume
@@ -17,7 +15,7 @@ from madang.planning.plan import plan
 from madang.planning.share.rule import RULE
 from madang.resources.attempt import AttemptPhase
 from madang.resources.grant import Grant, GrantPhase
-from madang.resources.job import Checkpoint, Job, JobPhase
+from madang.resources.job import Job, JobPhase
 from madang.resources.queue import Queue
 from madang.resources.resource import Ref
 from madang.testing.builders import grant, job, model, node, quota, service, snapshot
@@ -360,91 +358,6 @@ def test_services_count_for_their_project_and_make_room_for_no_share() -> None:
         paper.wait(RULE.every_s)
     assert not on(paper)
     assert [r.status.phase for r in paper.replicas("bot")] == ["ready", "ready"]
-
-
-def saved(paper: Paper, name: str, *ago_s: float) -> None:
-    """Let a job have saved so long ago, what is newest last."""
-    own = paper.snapshot.jobs[Ref(ONE, name)]
-    made = [
-        Checkpoint(
-            name=f"{name}-{ago}", step=1, at=paper.now - ago, size_bytes=1,
-            attempt=own.status.attempt, digest="sha256:" + "0" * 64,
-        )
-        for ago in ago_s
-    ]  # fmt: skip
-    paper.put(own.with_status(checkpoints=tuple(made)))
-
-
-def test_who_saves_soon_is_asked_to_make_room_just_after_and_not_before() -> None:
-    paper = Paper(snapshot(node("n", cards=2), a_job("one"), a_job("two")))
-    paper.settle()
-    paper.wait(3 * HOUR_S)
-    paper.settle()
-    for name in ("one", "two"):
-        saved(paper, name, 1.9 * HOUR_S, 0.9 * HOUR_S)
-    paper.put(a_job("small", TWO, created_at=paper.now))
-    paper.settle(10)
-    assert on(paper) == {"one", "two"}, "it would lose 54 minutes of work, and saves in 6"
-    wake_s = paper.turn().wake_s
-    assert wake_s is not None
-    assert wake_s <= 0.1 * HOUR_S
-    saved(paper, "two", 1.0 * HOUR_S, 0.0)
-    paper.settle(10)
-    told = [a for a in paper.snapshot.attempts.values() if a.status.room_for]
-    assert [a.spec.job for a in told] == ["two"], "it has just saved, and the other has not"
-
-
-@pytest.mark.parametrize("late_h", [1.1, 0.3])
-def test_nobody_waits_for_who_does_not_save_when_it_should_or_not_soon(late_h: float) -> None:
-    paper = Paper(snapshot(node("n", cards=1), a_job("runs")))
-    paper.settle()
-    paper.wait(3 * HOUR_S)
-    paper.settle()
-    saved(paper, "runs", late_h * HOUR_S)
-    paper.put(a_job("small", TWO, created_at=paper.now))
-    paper.settle(10)
-    assert [a.spec.job for a in paper.snapshot.attempts.values() if a.status.room_for] == ["runs"]
-
-
-def test_nobody_is_entitled_to_more_than_its_quota_and_the_others_have_the_rest() -> None:
-    limit = quota(ONE, accelerators={"nvidia": 1})
-    paper = Paper(snapshot(node("n", cards=4), limit, a_job("first", count=1)))
-    paper.settle()
-    paper.put(*(a_job(f"j{n}", project) for n in range(6) for project in (ONE, TWO)))
-    paper.settle(8)
-    stands = queue(paper).status.projects
-    assert (stands[ONE].entitled, stands[TWO].entitled) == (1.0, 3.0)
-
-
-def test_what_is_kept_of_a_line_tells_as_much_as_what_is_made_anew() -> None:
-    chance = random.Random(11)
-    paper, memo = Paper(snapshot(*(node(f"n{n}", cards=4) for n in range(2)))), Memo()
-    for turn in range(40):
-        name, project = f"j{turn}", chance.choice((ONE, TWO))
-        paper.put(a_job(name, project, chance.choice((1, 1, 2)), created_at=paper.now,
-                        after=[f"j{chance.randrange(turn)}"] if turn % 7 == 6 else ()))  # fmt: skip
-        if turn == 20:
-            paper.put(quota(ONE, accelerators={"nvidia": 3}, queued=4))
-        if turn % 5 == 4:
-            waits = chance.choice([j for j in paper.snapshot.open_jobs if not j.spec.after])
-            spec = waits.spec.model_copy(update={chance.choice(("suspend", "cancel")): True})
-            paper.put(waits.model_copy(update={"spec": spec}))
-        for attempt in list(paper.snapshot.living)[: turn % 3]:
-            for rank in range(4):
-                paper.tell(attempt, rank, exit_code=0, ended_at=paper.now, pid=0)
-        for _ in range(3):
-            paper.turn()
-            paper.wait(chance.choice((1, 30, 400)))
-            warm, cold = memo.order(paper.snapshot), Memo().order(paper.snapshot)
-            assert warm.waiting == cold.waiting
-            assert warm.door == cold.door
-            assert {kind: lane.members for kind, lane in warm.lanes.items()} == {
-                kind: lane.members for kind, lane in cold.lanes.items()
-            }
-            for kind, lane in warm.lanes.items():
-                for one, other in zip(astuple(lane.line), astuple(cold.lanes[kind].line),
-                                      strict=True):  # fmt: skip
-                    assert np.array_equal(one, other)
 
 
 def test_equal_worlds_in_any_order_have_one_plan_and_it_is_done_at_once() -> None:

@@ -22,7 +22,15 @@ from madang.app.plugs import (
 )
 from madang.app.sockets import announce, server, tcp, unix
 from madang.app.upkeep import newer_files
-from madang.settings import Home, audit_heads, backup_age_s, jobs_kept, moves_per_100, names
+from madang.settings import (
+    Home,
+    audit_heads,
+    backup_age_s,
+    fairness_budget,
+    jobs_kept,
+    moves_per_100,
+    names,
+)
 
 if TYPE_CHECKING:
     from madang.api.desk import Desk
@@ -116,6 +124,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     secret = secret_of(home)
     world.moves_per_100, world.jobs_kept = moves_per_100(), jobs_kept()
+    world.fairness_budget = fairness_budget()
     world.unenclosed, numbers = await asyncio.to_thread(unenclosed, home)
     world.encloses = not world.unenclosed
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from madang.errors import Rejected, Unavailable
 from madang.planning.ages import Ages, watched
+from madang.planning.share.rule import RULE
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
 from madang.ports import Clock, History, Reply, Store, ToReply, UsageTotal, Write
 from madang.resources.event import Event
@@ -62,6 +63,8 @@ class World:
         """Grows whenever there is something to look at again."""
         self.moves_per_100 = 0
         """Of a hundred replicas that came last, how many may have come by a move."""
+        self.fairness_budget = RULE.budget
+        """Of what it is entitled to, so much a project may go short of."""
         self.jobs_kept = 0
         """Of each project, so many jobs that are over; 0: all."""
         self.encloses = False
@@ -100,6 +103,7 @@ class World:
             steady_s=self.clock.monotonic(),
             ages=self._ages,
             moves_per_100=self.moves_per_100,
+            fairness_budget=self.fairness_budget,
             jobs_kept=self.jobs_kept,
             encloses=self.encloses,
         )

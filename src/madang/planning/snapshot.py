@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 
 from madang.planning.ages import Ages
 from madang.planning.placement.outlook import Outlook
+from madang.planning.share.rule import RULE
 from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.endpoint import Endpoint
 from madang.resources.grant import Grant
@@ -155,6 +156,8 @@ class Snapshot:
     ages: Ages = field(default_factory=dict)
     moves_per_100: int = 0
     """Of any hundred replicas that came last, how many may have come by a move."""
+    fairness_budget: float = RULE.budget
+    """Part of its entitlement that a project may go short of before all of it is guaranteed."""
     jobs_kept: int = 0
     """Of each project, so many jobs that are over; 0: all."""
     encloses: bool = False

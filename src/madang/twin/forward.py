@@ -19,7 +19,7 @@ from madang.planning.queue.order import Order
 from madang.planning.share.ledger import Ledger
 from madang.planning.share.line import Floats, Ints, Line
 from madang.planning.share.lives import EDGES_S, WIDTHS_S, Lives, ages, groups
-from madang.planning.share.rule import HOUR_S, RULE
+from madang.planning.share.rule import HOUR_S, RULE, Rule
 from madang.planning.share.water import Claims
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import Job
@@ -48,6 +48,7 @@ class Start:
     claims: Claims
     ledger: Ledger
     lives: Lives
+    rule: Rule = RULE
     endless: frozenset[int] = frozenset()
     """Who runs until somebody ends it, by its place in the line: services."""
 
@@ -64,7 +65,7 @@ def start_of(lane: Lane) -> Start:
         lane.line, lane.capacity * lane.units,
         Claims(claims.weight, claims.guaranteed * scale, claims.most * scale),
         Ledger(ledger.short * scale, ledger.entitled * scale, ledger.each),
-        lane.lives,
+        lane.lives, lane.rule,
         frozenset(at for at, m in enumerate(lane.present) if isinstance(m.owner, Replica)),
     )  # fmt: skip
 
@@ -99,7 +100,7 @@ class Trial(Madang):
     """Our queue, asked seldom; and where many wait, only then."""
 
     def __init__(self, start: Start) -> None:
-        rule = replace(RULE, every_s=TURN_S)
+        rule = replace(start.rule, every_s=TURN_S)
         super().__init__(len(start.claims.weight), rule, start.ledger, start.lives)
         self._is_coarse = len(start.line) > MANY
         self.looks = 0

@@ -21,7 +21,7 @@ from madang.planning.place.gangs import Want
 from madang.planning.share.ledger import Ledger, Shares
 from madang.planning.share.line import Bools, Floats, Ints, Line
 from madang.planning.share.lives import AGES, CLASSES, Lives
-from madang.planning.share.rule import RULE
+from madang.planning.share.rule import RULE, Rule
 from madang.planning.share.turn import Leaving, Pool, Turn, Why, turn
 from madang.planning.share.water import Claims
 from madang.resources.attempt import Attempt
@@ -197,6 +197,7 @@ class Lane:
     """What is stored of it; None: nothing yet."""
     passed_s: float
     """How long all has been as stored."""
+    rule: Rule = RULE
 
     @property
     def members(self) -> Sequence[Member]:
@@ -301,13 +302,13 @@ class Lane:
         """Return what each must get now: what is promised to it, and what it went too short of."""
         now = self.shares
         sure = self.claims.sure(now.demand, self.capacity)
-        return np.maximum(sure, self.ledger.guarantees(now.entitled))
+        return np.maximum(sure, self.ledger.guarantees(now.entitled, self.rule))
 
     @cached_property
     def eldest(self) -> int | None:
         """Return who of those that wait came first and has waited too long; what is free is its."""
         line = self.line
-        found = np.flatnonzero(~line.runs & (line.waited_s >= RULE.aged_s))
+        found = np.flatnonzero(~line.runs & (line.waited_s >= self.rule.aged_s))
         return int(found[0]) if len(found) else None
 
     @cached_property
@@ -320,14 +321,14 @@ class Lane:
     @cached_property
     def turn(self) -> Turn:
         """Return who is to have room now, and for what."""
-        return turn(self.line, self.pool, self.worth, RULE)
+        return turn(self.line, self.pool, self.worth, self.rule)
 
     @cached_property
     def leaving(self) -> Leaving:
         """Return who of those that run is given nothing, who is best asked to leave in front."""
         order, line = self.turn.order[::-1], self.line
         nothing = (self.turn.why[order] == Why.NONE) & line.runs[order] & ~line.fixed[order]
-        return Leaving(line, order[nothing], self.pool, RULE)
+        return Leaving(line, order[nothing], self.pool, self.rule)
 
 
 NOBODY = Standing()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ from madang.planning.queue.members import Muster, mark_of
 from madang.planning.queue.yard import Yard
 from madang.planning.quotas import Books, places_of
 from madang.planning.share.line import Ints
+from madang.planning.share.rule import RULE
 from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot
 from madang.resources.holding import Holding
@@ -86,7 +87,7 @@ class Order:
         return Lane(
             kind, self._yard.capacity[kind], self._yard.units.get(kind, 1), self._snapshot.now,
             self._inside(roster, asking), self.muster.names, self._terms(kind, asking), queue,
-            passed,
+            passed, replace(RULE, budget=self._snapshot.fairness_budget),
         )  # fmt: skip
 
     def _inside(self, roster: Roster, asking: Mapping[str, int]) -> Roster:

@@ -68,6 +68,7 @@ def _project(project: str, lane: Lane) -> Reason:
         "entitled": round(float(now.entitled[at]), 2), "held": round(float(now.held[at]), 2),
         "guaranteed": round(float(claims.guaranteed[at]), 2),
         "short": round(100 * float(lane.ledger.shortfall()[at]), 1),
+        "budget": round(100 * lane.rule.budget, 2),
     }  # fmt: skip
     return Reason(code="queue.project", values=values)
 

@@ -20,6 +20,7 @@ from madang.resources.holding import Holding
 from madang.resources.month import day_of, month_of
 from madang.resources.resource import Ref
 from madang.resources.rights import RIGHTS, Principal, Role
+from madang.resources.tenancy import Empty, User, UserSpec
 from madang.testing.builders import grant, job, node, quota, snapshot
 from madang.testing.paper import Paper
 
@@ -48,6 +49,12 @@ def is_near(user: str, one: Grant) -> bool:
     return user.partition("/")[0] == one.project.partition("/")[0] or user in said
 
 
+OUTSIDE = [User(
+    project="delta", name="dan", uid="u", spec=UserSpec(roles={"site": Role.OPERATOR}),
+    status=Empty(), created_at=0.0,
+)]  # fmt: skip
+
+
 class Committee(RuleBasedStateMachine):
     """People request, review, approve, renew, refuse, reclaim and appeal; time goes by."""
 
@@ -58,6 +65,12 @@ class Committee(RuleBasedStateMachine):
             node("one", cards=4), node("two", cards=2, kind="nvidia/l40s", memory_gb=48), now=begins
         ))  # fmt: skip
         self.made = 0
+        self.users = OUTSIDE
+
+    @rule(are_known=st.booleans())
+    def hire(self, are_known: bool) -> None:
+        """Users of another organization become operators of the site, or are no more."""
+        self.users = OUTSIDE if are_known else []
 
     @property
     def grants(self) -> list[Grant]:
@@ -81,23 +94,26 @@ class Committee(RuleBasedStateMachine):
         self.do(one.ref, "delta/dan", what="approve", overcommit=said["beyond"] == 0)
 
     @rule(data=st.data(), user=st.sampled_from(PEOPLE), conflict=st.integers(0, 4),
-          unmet=st.integers(0, 5), points=st.floats(0, 25))  # fmt: skip
+          unmet=st.integers(0, 5), points=st.floats(0, 25), own=st.booleans())  # fmt: skip
     def review(
-        self, data: st.DataObject, user: str, conflict: int, unmet: int, points: float
+        self, data: st.DataObject, user: str, conflict: int, unmet: int, points: float, **said: bool
     ) -> None:
         self.do(self.one(data), user, what="review", points={"plan": points, "need": points},
-                conflict=conflict == 0, unmet="late" if unmet == 0 else "")  # fmt: skip
+                conflict=conflict == 0, unmet="late" if unmet == 0 else "", text="so it is",
+                **said)  # fmt: skip
 
-    @rule(data=st.data(), user=st.sampled_from(PEOPLE), beyond=st.booleans(),
-          count=st.sampled_from([None, None, 1, 2, 9]))  # fmt: skip
-    def approve(self, data: st.DataObject, user: str, beyond: bool, count: int | None) -> None:
-        self.do(self.one(data), user, what="approve", overcommit=beyond, count=count)
+    @rule(data=st.data(), user=st.sampled_from(PEOPLE), overcommit=st.booleans(),
+          count=st.sampled_from([None, None, 1, 2, 9]), own=st.booleans(),
+          text=st.sampled_from(["", "so it is"]))  # fmt: skip
+    def approve(self, data: st.DataObject, user: str, **said: Any) -> None:
+        self.do(self.one(data), user, what="approve", **said)
 
-    @rule(data=st.data(), user=st.sampled_from(PEOPLE), beyond=st.booleans(),
-          longer=st.integers(-3, 60))  # fmt: skip
-    def renew(self, data: st.DataObject, user: str, beyond: bool, longer: int) -> None:
+    @rule(data=st.data(), user=st.sampled_from(PEOPLE), overcommit=st.booleans(),
+          longer=st.integers(-3, 60), own=st.booleans(),
+          text=st.sampled_from(["", "so it is"]))  # fmt: skip
+    def renew(self, data: st.DataObject, user: str, longer: int, **said: Any) -> None:
         until = written(self.paper.now + longer * DAY_S)
-        self.do(self.one(data), user, what="renew", overcommit=beyond, until=until)
+        self.do(self.one(data), user, what="renew", until=until, **said)
 
     @rule(data=st.data(), what=st.sampled_from(["refuse", "reclaim", "appeal"]))
     def end(self, data: st.DataObject, what: str) -> None:
@@ -119,7 +135,7 @@ class Committee(RuleBasedStateMachine):
         if ref is None:
             return
         one = self.paper.snapshot.grants[ref]
-        around = Around(self.grants, KINDS)
+        around = Around(self.grants, KINDS, self.users)
         try:
             after = act(who(user), one, Asked(**asked), self.paper.now, around)
         except Forbidden:
@@ -130,10 +146,17 @@ class Committee(RuleBasedStateMachine):
         before = one.status.phase
         assert after.status.phase is before or after.status.phase in NEXT[before]
         if asked["what"] in {"approve", "renew"}:
-            assert not is_near(user, one)
+            assert after.status.deeds[-1].own == is_near(user, one)
+            assert not is_near(user, one) or self.may_be_own(user, one, asked)
             self.is_told_what_is_beyond(after, asked["overcommit"])
         self.paper.put(after)
         self.paper.turn()
+
+    def may_be_own(self, user: str, one: Grant, asked: dict[str, Any]) -> bool:
+        """Tell whether somebody may decide within their organization."""
+        near = {card.reviewer for card in one.status.cards if card.conflict}
+        others = {f"{each.project}/{each.name}" for each in self.users} - near
+        return bool(asked["own"] and asked["text"]) and not others and user not in near
 
     def is_told_what_is_beyond(self, after: Grant, may_be: bool) -> None:
         """Add up, day by day, what is promised while it lasts."""
@@ -180,7 +203,8 @@ class Committee(RuleBasedStateMachine):
             far = [
                 c
                 for c in one.status.cards
-                if not c.conflict and c.reviewer.split("/")[0] != one.project.split("/")[0]
+                if not c.conflict
+                and c.own == (c.reviewer.split("/")[0] == one.project.split("/")[0])
             ]
             totals = [math.fsum(card.points.values()) for card in far]
             mean = math.fsum(totals) / len(totals) if totals else None

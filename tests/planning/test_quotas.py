@@ -18,11 +18,12 @@ from madang.planning.plan import plan
 from madang.planning.quotas import Books, Limit, counted
 from madang.planning.snapshot import Snapshot
 from madang.resources.attempt import Attempt, AttemptPhase, Outcome
+from madang.resources.grant import GrantPhase
 from madang.resources.job import Job, JobPhase
 from madang.resources.month import month_of
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Ref
-from madang.testing.builders import PROJECT, job, model, node, pool, quota, service, snapshot
+from madang.testing.builders import PROJECT, grant, job, model, node, pool, quota, service, snapshot
 from madang.testing.paper import Paper
 
 pytestmark = pytest.mark.timeout(600)
@@ -304,6 +305,19 @@ def recounted(world: Snapshot, limit: Limit) -> int:
     return found
 
 
+def allowed(world: Snapshot, limit: Limit) -> int:
+    """Return what a place may have of a limit: as its quota says, and grants by their days."""
+    if limit.what != "accelerators":
+        return limit.most
+    spec = world.quotas[Ref(limit.place, limit.place.rpartition("/")[2])].spec
+    given = [
+        each.status.count for each in world.grants.values()
+        if f"{each.project}/".startswith(f"{limit.place}/")
+        and each.spec.accelerator.startswith(limit.kind) and each.begins <= world.now < each.ends
+    ]  # fmt: skip
+    return 1000 * (spec.accelerators[limit.kind] + sum(given))
+
+
 def taken_over(world: Snapshot, limit: Limit) -> int:
     """Return the most that one has from whom somebody takes over who has something as well."""
     has = [r for r in world.replicas.values() if r.status.accelerators]
@@ -374,6 +388,17 @@ class World(RuleBasedStateMachine):
             self.paper, place, accelerators={kind: count}, cores=cores, krw_per_month=krw
         )  # fmt: skip
 
+    @rule(project=st.sampled_from(["acme/lab", "acme/other"]), count=st.integers(1, 2),
+          kind=st.sampled_from(["nvidia", "nvidia/h100"]), days=st.integers(1, 2))  # fmt: skip
+    def give(self, project: str, kind: str, count: int, days: int) -> None:
+        self.made += 1
+        begins = 1 + int((self.paper.now + 9 * HOUR_S) // (24 * HOUR_S))
+        one = grant(
+            f"grant-{self.made}", project=project, accelerator=kind, count=count,
+            **{"from": f"1970-01-{begins:02}", "until": f"1970-01-{begins + days:02}"},
+        )  # fmt: skip
+        self.paper.put(one.with_status(phase=GrantPhase.REVIEWED, count=count))
+
     @rule(name=st.sampled_from(["one", "two"]), is_emptied=st.booleans())
     def empty(self, name: str, is_emptied: bool) -> None:
         known = self.paper.snapshot.nodes[Ref("", name)]
@@ -388,7 +413,7 @@ class World(RuleBasedStateMachine):
             for rank in range(4):
                 self.paper.tell(attempt, rank, exit_code=0, ended_at=self.paper.now, pid=0)
 
-    @rule(seconds=st.sampled_from([1.0, 60.0, 3600.0]))
+    @rule(seconds=st.sampled_from([1.0, 60.0, 3600.0, 86_400.0]))
     def wait(self, seconds: float) -> None:
         self.paper.wait(seconds)
 
@@ -408,7 +433,7 @@ class World(RuleBasedStateMachine):
             if limit.what != "krw":
                 assert counted(books._used[limit.place], limit) == has
             is_open = limit.what == "krw" and books.used(limit) < limit.most
-            most = 0 if limit.what == "krw" else limit.most
+            most = 0 if limit.what == "krw" else allowed(after, limit)
             assert is_open or has <= max(most + taken_over(after, limit), had)
         turned = {k: dict(reversed(list(v.items()))) for k, v in reversed(list(now.kept.items()))}
         assert plan(replace(now, kept=turned), Memo()) == planned
@@ -417,11 +442,12 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Left alone, all that stays is within what it may have."""
         self.paper.settle()
-        books = Books(self.paper.snapshot)
+        now = self.paper.snapshot
+        books = Books(now)
         for limit in (each for limits in books.limits.values() for each in limits):
-            has = recounted(self.paper.snapshot, limit)
+            has = recounted(now, limit)
             is_open = limit.what == "krw" and books.used(limit) < limit.most
-            assert is_open or has <= (0 if limit.what == "krw" else limit.most)
+            assert is_open or has <= (0 if limit.what == "krw" else allowed(now, limit))
 
 
 TestWorld = pytest.mark.thorough(World.TestCase)

@@ -78,7 +78,8 @@ def test_status_tells_it_in_one_line_once_it_is_worth_a_word(
 ) -> None:
     _had([ITEM, ITEM])
     (line,) = capsys.readouterr().out.splitlines()
-    assert "2469 h held, 75 % used of what was measured, 400 h idle; 8,641,500 KRW, 1,400,000 of it idle" in line
+    told = "2469 h held, 75 % used of what was measured, 400 h idle; 8,641,500 KRW, "
+    assert told + "1,400,000 of it idle" in line
     _had([])
     _had([{**ITEM, "held_h": 0.01}])
     assert capsys.readouterr().out == ""

@@ -57,6 +57,7 @@ async def typed(
             "user": f"{home}/{name}",
         }
         keys[name] = (await yard.post("key", asked))["key"]
+
     async def type_it(name: str, *words: str) -> Said:
         monkeypatch.setenv("MADANG_KEY", keys[name])
         capsys.readouterr()

@@ -188,11 +188,21 @@ def _claim(action: Action, touched: set[str]) -> bool:
     return True
 
 
-def _wake_s(snapshot: Snapshot, ground: Ground, order: Order) -> float | None:
+def lives_wake_s(snapshot: Snapshot) -> float | None:
+    """Return the seconds until a replica, a job or an accelerator may go on by itself."""
     times = [replica_wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
     times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.living]
     times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs if jobs.is_timed(job)]
-    times += [fencing_wake_s(snapshot), quota_wake_s(snapshot, ground.books)]
-    times += [grant_wake_s(snapshot), meter_wake_s(snapshot), turn_wake_s(snapshot, order)]
-    times += [round_wake_s(snapshot), unused_wake_s(snapshot)]
+    return _soonest(*times, fencing_wake_s(snapshot))
+
+
+def _wake_s(snapshot: Snapshot, ground: Ground, order: Order) -> float | None:
+    return _soonest(
+        lives_wake_s(snapshot), quota_wake_s(snapshot, ground.books), grant_wake_s(snapshot),
+        meter_wake_s(snapshot), turn_wake_s(snapshot, order), round_wake_s(snapshot),
+        unused_wake_s(snapshot),
+    )  # fmt: skip
+
+
+def _soonest(*times: float | None) -> float | None:
     return min((due for due in times if due is not None and due > 0), default=None)

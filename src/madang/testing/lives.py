@@ -32,7 +32,7 @@ from madang.api.app import build
 from madang.api.desk import Desk
 from madang.control.notary import last_words
 from madang.errors import MadangError
-from madang.planning.plan import plan
+from madang.planning.plan import lives_wake_s, plan
 from madang.planning.use.metering import wake_s as meter_wake_s
 from madang.ports import Found
 from madang.registry.blobs import FileBlobs
@@ -150,10 +150,10 @@ class Life:
             snapshot = desk.world.snapshot(CONTROL, desk.observer.seen())
             planned = await asyncio.to_thread(plan, snapshot)
             # Meters are read as long as something is held, and rounds have their days: that waits
-            # for no deed.
+            # for no deed. But it must not hide what waits a little longer.
             due_s = planned.wake_s
             waits = due_s is not None and due_s < DAY_S and due_s != meter_wake_s(snapshot)
-            is_quiet = not planned.actions and not waits
+            is_quiet = not planned.actions and not waits and lives_wake_s(snapshot) is None
             going = [job for job in snapshot.jobs.values() if job.deleted_at is not None]
             if is_quiet and not going and desk.world.tick == tick and self._is_still(desk):
                 return

@@ -53,14 +53,19 @@ def short(pid: int, what: int) -> Iterator[None]:
 
 
 class Line:
-    """One connection that was open before anything ran short."""
+    """One connection that was open before anything ran short.
+
+    Open on this side only is not enough: the kernel greets before a server has taken the
+    connection in, and one that has no more open files takes in none. So it is answered once.
+    """
 
     def __init__(self, yard: Yard, part: str) -> None:
         where = urlsplit(yard.told[part])
         assert where.hostname
         self._key = yard.told["api_key"]
         self._connection = HTTPConnection(where.hostname, where.port or 0, timeout=30)
-        self._connection.connect()
+        status, _ = self.ask("GET", {"api": "/api/v1/status", "gateway": "/v1/models"}[part])
+        assert status == 200
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}

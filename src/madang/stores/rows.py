@@ -13,7 +13,7 @@ from madang.resources.event import AuditRecord, Event
 from madang.resources.kinds import KINDS
 from madang.resources.resource import AnyResource
 from madang.stores.seals import SEAL, refuse_broken
-from madang.stores.tables import events, resources
+from madang.stores.tables import events, resources, usage
 from madang.traffic.table import Usage
 
 _COLUMNS = ("project", "name", "uid", "generation", "created_at", "deleted_at")
@@ -91,4 +91,5 @@ def audit_from(row: Row[Any]) -> AuditRecord:
 
 def usage_row(record: Usage) -> dict[str, Any]:
     """Return the row of a usage record."""
-    return msgspec.structs.asdict(record)
+    row = msgspec.structs.asdict(record)
+    return {column.name: row[column.name] for column in usage.columns if column.name != SEAL}

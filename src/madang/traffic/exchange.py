@@ -332,4 +332,7 @@ class Exchange:
             duration_s=now - self._began,
             first_token_s=self._first_byte_s,
             estimated=tokens is None and served,
+            key_uid=self._admitted.key.uid,
+            payer=self._admitted.key.project,
+            model=self._admitted.endpoint.model,
         )

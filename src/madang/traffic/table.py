@@ -117,3 +117,10 @@ class Usage(Struct, frozen=True):
     first_token_s: float | None = None
     estimated: bool = False
     """True when the engine gave no usage and the tokens were counted as they passed."""
+    key_uid: str = ""
+    """The key itself: another may have its name one day."""
+    payer: str = ""
+    """The project whose key it was; empty in records of before: that of the endpoint."""
+    model: str = ""
+    krw: float = 0.0
+    """What it cost, by the prices of the moment."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import madang.traffic
 
 ALLOWED = {
-    "__future__", "collections", "difflib", "functools", "hashlib", "math", "msgspec", "re",
-    "typing", "unicodedata",
+    "__future__", "collections", "difflib", "functools", "hashlib", "heapq", "itertools", "math",
+    "msgspec", "re", "typing", "unicodedata",
 }  # fmt: skip
 ROOM = Path(madang.traffic.__file__).parent
 

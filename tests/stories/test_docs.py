@@ -30,7 +30,8 @@ BIN = Path(sys.executable).parent
 QUICKSTARTS = ("docs/quickstart.md", "docs/ko/quickstart.md")
 OPERATIONS = ("docs/operations.md", "docs/ko/operations.md")
 GUIDES = (
-    "docs/guides/scarce-accelerators.md", "docs/guides/sharing.md", "docs/guides/training.md",
+    "docs/guides/scarce-accelerators.md", "docs/guides/serving.md", "docs/guides/sharing.md",
+    "docs/guides/training.md",
 )  # fmt: skip
 GUIDE_PAIRS = tuple((guide, guide.replace("docs/", "docs/ko/", 1)) for guide in GUIDES)
 """Typed in English only; what is typed is the same in Korean."""

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ NOBODY = 65534
 USER, PASSWORD = "madang", "geheim:/@ 비밀"
 START_S = 30.0
 CONNECTIONS_MAX = 12
+KEPT_MAX = 64
+"""Databases that stay, of those that nothing uses: one has 300 files, and a server ends sooner."""
 
 
 class PostgresServer:
@@ -47,6 +49,7 @@ class PostgresServer:
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._serial = itertools.count(1)
+        self._made: list[str] = []
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
         if is_root:
@@ -133,10 +136,12 @@ class PostgresServer:
         return f"postgresql://{self.user}:{secret}@/{database}?host={folder}{options}"
 
     def make_database(self, like: str = "template1") -> str:
-        """Make an empty database, or a copy of one; return its name."""
+        """Make an empty database, or a copy of one; return its name. The oldest ones go."""
         name = f"m{next(self._serial)}"
         deadline = time.monotonic() + START_S
         with self.connect("postgres") as connection:
+            self._forget(connection, like)
+            self._made.append(name)
             while True:
                 try:
                     connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')
@@ -145,6 +150,14 @@ class PostgresServer:
                     time.sleep(0.02)
                 else:
                     return name
+
+    def _forget(self, connection: psycopg.Connection[Any], like: str) -> None:
+        """Drop the oldest database of too many, unless others are copies of it, or it is used."""
+        if like in self._made:
+            self._made.remove(like)
+        if len(self._made) >= KEPT_MAX:
+            with suppress(psycopg.errors.ObjectInUse):
+                connection.execute(f'DROP DATABASE IF EXISTS "{self._made.pop(0)}"')
 
     def drop_database(self, name: str) -> None:
         """Let a database go, whoever uses it."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from madang.clocks import SystemClock
-from madang.control.gateways import Gateways
+from madang.control.gateways import WEIGHT_MAX, Gateways
 from madang.control.world import World
 from madang.resources.endpoint import Endpoint, EndpointSpec
+from madang.resources.grant import GrantPhase
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
 from madang.resources.resource import Ref
-from madang.resources.rights import CONTROL
-from madang.resources.tenancy import Empty
+from madang.resources.rights import CONTROL, Role
+from madang.resources.tenancy import Empty, Key, KeySpec
 from madang.settings import GATEWAY_LEASE_S
+from madang.testing import builders
 from madang.testing.memory import MemoryStore, Shelf
 from madang.traffic.table import Pull
 
@@ -115,3 +117,19 @@ async def test_a_table_is_made_once_for_as_long_as_nothing_in_it_changes() -> No
     await control.put("b", ReplicaPhase.READY)
     gateways.table()
     assert asked == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("of_quota", "of_grant", "weighs"),
+    [(1.0, 1.0, 1.0), (2.0, 1.5, 3.0), (100.0, 100.0, WEIGHT_MAX), (0.01, 0.01, 1 / WEIGHT_MAX)],
+    ids=["nothing said", "both", "at most", "at least"],
+)
+async def test_a_key_weighs_what_its_project_does_by_quota_and_grants_within_bounds(
+    control: Control, of_quota: float, of_grant: float, weighs: float
+) -> None:
+    spec = KeySpec(role=Role.MEMBER, digest="d", home=PROJECT, where=PROJECT)
+    key = Key(project=PROJECT, name="app", uid="k", spec=spec, status=Empty())
+    limits = builders.quota(weight=of_quota)
+    given = builders.grant(weight=of_grant).with_status(phase=GrantPhase.ACTIVE, count=1)
+    await control.world.commit(CONTROL, [key, limits, given])
+    assert control.gateways.table().keys["d"].weight == weighs

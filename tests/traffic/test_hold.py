@@ -7,12 +7,13 @@ import json
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec import structs
 
 from madang.traffic.desk import Desk
 from madang.traffic.exchange import CLIENT_LEFT, Exchange
 from madang.traffic.limits import Limits
 from madang.traffic.refusal import Refusal
-from madang.traffic.table import Endpoint, Key, RouteTable, Target
+from madang.traffic.table import Endpoint, Key, RouteTable, Target, Waiting
 
 LIMITS = Limits(slot_requests_max=1, held_per_slot=3, held_s=10)
 JSON, EVENTS = "application/json", "text/event-stream"
@@ -34,11 +35,11 @@ def desk_of(*targets, limits=LIMITS):
 class Caller:
     """One request, and what it was told."""
 
-    def __init__(self, desk, now=0.0, model="bot", words="hi", **fields):
+    def __init__(self, desk, now=0.0, model="bot", words="hi", key=APP, **fields):
         self.desk = desk
         turns = [{"role": "user", "content": words}]
         body = json.dumps({"model": model, "messages": turns, **fields}).encode()
-        self.exchange = desk.admit("req", APP, "chat", body, now)
+        self.exchange = desk.admit("req", key, "chat", body, now)
         assert isinstance(self.exchange, Exchange)
         self.told = desk.start(self.exchange, self.call, now)
 
@@ -254,6 +255,147 @@ def test_all_bodies_in_hand_are_bounded_together():
     assert desk.carry(1).code == "overloaded"
     desk.leave(600)
     assert desk.carry(600) is None
+
+
+FLOOD, QUIET = (Key(name, f"p/{name}", "member", uid=name, where="", may_infer=True)
+                for name in ("flood", "quiet"))  # fmt: skip
+
+
+def shared(*targets, **limits):
+    """Return a desk at which two projects call one model."""
+    desk = Desk(Limits(**{"slot_requests_max": 1, "held_per_slot": 8, "held_s": 10} | limits))
+    endpoint = Endpoint("p", "bot", "bot", targets, 99)
+    desk.take(RouteTable(1, (endpoint,), {"f": FLOOD, "q": QUIET}))
+    return desk
+
+
+def several(desk, key, number, **said):
+    return [Caller(desk, model="p/bot", key=key, **said) for _ in range(number)]
+
+
+def answer(caller, tokens):
+    used = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
+    caller.exchange.answers(200, JSON, 0)
+    caller.exchange.collect(json.dumps({"usage": used}).encode(), 0)
+    caller.exchange.answer(0)
+    caller.end()
+
+
+def served(*callers):
+    """End whoever is being served, again and again; return in which order they came."""
+    order, left = [], list(callers)
+    while now := next((each for each in left if isinstance(each.told, Target)), None):
+        order.append(now)
+        left.remove(now)
+        now.ask()
+        answer(now, 100)
+    return order
+
+
+def test_projects_take_turns_however_many_requests_each_sends():
+    desk = shared(A)
+    flood = several(desk, FLOOD, 7)
+    quiet = several(desk, QUIET, 2)
+    order = served(*flood, *quiet)
+    assert [order.index(each) for each in quiet] == [2, 4]
+    assert len(order) == 9
+
+
+def test_a_full_line_makes_room_for_a_project_that_has_less_of_it():
+    desk = shared(A)
+    flood = several(desk, FLOOD, 9)
+    assert several(desk, FLOOD, 1)[0].word == "model_busy"
+    quiet = several(desk, QUIET, 5)
+    assert [each.word for each in quiet] == [None] * 4 + ["model_busy"]
+    assert [each.word for each in flood] == ["a", *[None] * 4, *["model_busy"] * 4]
+    assert waiting(desk) == 8
+
+
+def test_a_line_is_bounded_in_tokens_too():
+    desk = shared(A, held_tokens_max=1000)
+    flood = several(desk, FLOOD, 4, words="x" * 1400)
+    assert [each.word for each in flood] == ["a", None, None, "model_busy"]
+    assert several(desk, QUIET, 1, words="x" * 1400)[0].word is None
+    assert [each.word for each in flood] == ["a", None, "model_busy", "model_busy"]
+
+
+def test_a_project_that_weighs_more_gets_more_turns():
+    desk = shared(A, held_per_slot=99)
+    heavy = structs.replace(QUIET, weight=3.0)
+    one, other = several(desk, FLOOD, 20), several(desk, heavy, 20)
+    order = served(*one, *other)[1:17]
+    assert sum(each in other for each in order) > sum(each in one for each in order)
+
+
+@pytest.mark.parametrize("tier", ["flex", "batch"])
+def test_who_says_that_slower_is_fine_waits_for_all_others(tier):
+    desk = shared(A)
+    busy = several(desk, FLOOD, 1)
+    batch = several(desk, QUIET, 1, service_tier=tier)
+    others = several(desk, FLOOD, 3)
+    assert served(*busy, *batch, *others)[-1] is batch[0]
+
+
+def test_what_was_really_used_decides_whose_turn_is_next():
+    desk = shared(A)
+    first = several(desk, FLOOD, 1)[0].ask()
+    flood, quiet = several(desk, FLOOD, 2), several(desk, QUIET, 2)
+    answer(first, 9000)
+    order = served(*flood, *quiet)
+    assert set(order[:2]) == set(quiet), "what was written cost as much as many turns"
+
+
+def test_a_turn_that_met_no_engine_costs_nothing():
+    desk = shared(A)
+    gone = several(desk, FLOOD, 1)[0]
+    flood, quiet = several(desk, FLOOD, 1)[0], several(desk, QUIET, 1)[0]
+    gone.end(CLIENT_LEFT)
+    assert flood.word == "a"
+    assert quiet.word is None
+
+
+def test_who_waits_behind_a_project_that_is_always_served_is_refused_in_time():
+    desk = shared(A, held_s=10)
+    several(desk, FLOOD, 1)
+    waits = several(desk, QUIET, 1)[0]
+    desk.serve(10)
+    assert waits.word == "waited_too_long"
+
+
+HELD = Endpoint("p", "bot", "bot", (), 99, waiting=Waiting("service.starting", {}), hold_s=60)
+
+
+def test_requests_wait_for_the_first_replica_of_a_model_that_has_none():
+    desk = desk_of(limits=Limits(slot_requests_max=1, held_max=4, held_s=10))
+    desk.take(RouteTable(2, (HELD,), {"digest": APP}))
+    callers = [Caller(desk) for _ in range(4)]
+    assert Caller(desk).word == "model_busy"
+    desk.serve(59)
+    assert [each.word for each in callers] == [None] * 4
+    desk.take(RouteTable(3, (structs.replace(HELD, targets=(A, B)),), {"digest": APP}))
+    desk.serve(59)
+    assert {each.word for each in callers[:2]} == {"a", "b"}
+    assert ([each.word for each in callers[2:]], waiting(desk)) == ([None, None], 2)
+
+
+def test_whoever_waited_in_vain_is_told_what_kept_the_model_and_when_to_come_again():
+    desk = desk_of()
+    desk.take(RouteTable(2, (HELD,), {"digest": APP}))
+    waits = Caller(desk)
+    desk.serve(60)
+    told = waits.told
+    assert (told.status, told.code, told.retry_after_s) == (503, "waited_too_long", 30)
+    assert told.waiting == HELD.waiting
+    assert waits.end(503, now=60) is None
+
+
+def test_a_model_that_may_not_wait_for_its_first_replica_refuses_at_once():
+    desk = desk_of()
+    desk.take(RouteTable(2, (HELD,), {"digest": APP}))
+    waits = Caller(desk)
+    desk.take(RouteTable(3, (structs.replace(HELD, hold_s=0.0),), {"digest": APP}))
+    assert waits.word == "model_not_ready"
+    assert waiting(desk) == 0
 
 
 class Crowd(RuleBasedStateMachine):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from madang.control.keys import owner_ref
 from madang.control.world import World
+from madang.planning.grants import weights
 from madang.planning.snapshot import EngineFacts
 from madang.resources.endpoint import Endpoint
 from madang.resources.replica import Replica, ReplicaPhase
@@ -21,6 +22,12 @@ from madang.traffic import table as traffic
 
 TABLES_KEPT = 256
 """How many past tables are remembered by which replicas they name."""
+
+WEIGHT_MAX = 8.0
+"""Of its turns at an endpoint a project gets at most so many times those of another, or so few."""
+
+SOURCES = ("endpoint", "replica", "revision", "service", "key", "user", "grant", "quota")
+"""The kinds that a table is made from."""
 
 Token = Callable[[str, int], str]
 """(uid, epoch) -> the key that engine asks for."""
@@ -51,8 +58,7 @@ class Gateways:
 
     def table(self) -> traffic.RouteTable:
         """Return the newest table. Its version grows only when something in it changed."""
-        kinds = ("endpoint", "replica", "revision", "service", "key", "user")
-        sources = tuple(self.world.list(CONTROL, kind) for kind in kinds)
+        sources = tuple(self.world.list(CONTROL, kind) for kind in SOURCES)
         if len(sources) == len(self._sources) and all(
             new is old for new, old in zip(sources, self._sources, strict=True)
         ):
@@ -156,7 +162,11 @@ def routes(
 
 
 def _keys(world: World) -> Iterator[tuple[str, traffic.Key]]:
-    """Return what gateways must know of each key that opens anything."""
+    """Return what gateways must know of each key that opens anything.
+
+    What its project weighs in the queue of jobs and services, by quota and grants, it does here.
+    """
+    weigh = weights(world.snapshot(CONTROL))
     for key in world.list(CONTROL, "key").values():
         assert isinstance(key, Key)
         owned = key.spec.user
@@ -173,6 +183,7 @@ def _keys(world: World) -> Iterator[tuple[str, traffic.Key]]:
                     role=who.role,
                     may_infer=Right.INFER in who.rights,
                     expires_at=key.spec.expires_at,
+                    weight=min(WEIGHT_MAX, max(1 / WEIGHT_MAX, weigh.get(key.spec.home, 1.0))),
                 ),
             )
 

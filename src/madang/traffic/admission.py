@@ -50,7 +50,7 @@ class Directory:
         return now.expires_at is None or at < now.expires_at
 
     def resolve(self, key: Key, model: str, kind: Kind) -> Endpoint | Refusal:
-        """Find the endpoint that a key means by a model's name, ready to be called."""
+        """Find the endpoint that a key means by a model's name, ready or waited for."""
         if not key.may_infer:
             return Refusal(403, "role_too_low", "gateway.role-too-low", {"role": key.role})
         endpoint = self.find(key, model)
@@ -59,7 +59,7 @@ class Directory:
         if kind not in endpoint.features:
             door, code = PATHS[kind], "unsupported_by_model"
             return invalid("gateway.not-offered", "model", code, model=model, path=door)
-        if endpoint.targets:
+        if endpoint.targets or endpoint.hold_s:
             return endpoint
         refusal = unavailable("model_not_ready", "gateway.model-not-ready", model=model)
         return structs.replace(refusal, waiting=endpoint.waiting)

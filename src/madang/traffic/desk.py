@@ -63,6 +63,7 @@ class Desk:
         self._loaded = True
         self._router.keep(target for each in table.endpoints for target in each.targets)
         self._hold.review(self._judge)
+        self._hold.keep((each.project, each.name) for each in table.endpoints)
 
     def _judge(self, exchange: Exchange) -> Endpoint | Refusal:
         """Tell whether one who waits would be admitted by the table that is served now."""
@@ -152,6 +153,8 @@ class Desk:
     def start(self, exchange: Exchange, call: Call, now: float) -> Target | Refusal | None:
         """Choose the replica to ask; None: it waits for its turn, and will be called."""
         choice = None if self._hold.has_line(exchange.place) else exchange.choose(now)
+        if isinstance(choice, Target):
+            self._hold.pass_by(exchange, now)
         return choice or self._hold.enter(exchange, call, now)
 
     def failed(
@@ -159,6 +162,8 @@ class Desk:
     ) -> Target | Refusal | None:
         """Choose another replica after one that gave no answer, as `start` does."""
         choice = exchange.failed(fault, now)
+        if choice is None:
+            self._hold.give_back(exchange, now)
         return choice or self._hold.enter(exchange, call, now, first=True)
 
     def serve(self, now: float) -> None:
@@ -174,5 +179,6 @@ class Desk:
         """Close an exchange wherever it stands; None when no replica was asked."""
         self._hold.leave(exchange)
         usage = exchange.settle(status, now, at)
+        self._hold.settle(exchange, usage, now)
         self._hold.serve(now, (exchange.place,))
         return usage

@@ -29,6 +29,8 @@ Place = tuple[str, str]
 """An endpoint: its project and its name."""
 
 ATTEMPTS_MAX = 2
+RETRY_AFTER_S_MAX = 30
+"""Whoever waited in vain is told to come again after as long as it waited, and at most this."""
 CLIENT_LEFT = 499
 """The status recorded, never sent, when the client did not wait."""
 
@@ -107,13 +109,42 @@ class Exchange:
         return self._request.body_bytes
 
     @property
+    def tenant(self) -> str:
+        """Whose share of the endpoint it takes: the project of its key."""
+        return self._admitted.key.project
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it may wait for all that isn't."""
+        return self._request.is_batch
+
+    @property
+    def prompt_tokens(self) -> int:
+        """What is to be read, as estimated."""
+        return self._request.prompt_tokens
+
+    @property
+    def output_tokens_max(self) -> float:
+        """So much may be written at most, as far as it says."""
+        return self._request.output_tokens_max
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it may wait while its endpoint has no replica."""
+        return self._admitted.endpoint.hold_s > 0
+
+    @property
     def slots(self) -> int:
         """On how many requests its endpoint works at once."""
         return sum(target.slots for target in self._admitted.endpoint.targets)
 
     def hold(self, now: float) -> None:
         """Note that it waits for its turn from now on."""
-        self._held_at, self.deadline = now, now + self._limits.held_s
+        self._held_at, self.deadline = now, now + self._hold_s
+
+    @property
+    def _hold_s(self) -> float:
+        return self._admitted.endpoint.hold_s or self._limits.held_s
 
     def held_s(self, now: float) -> float:
         """Return for how long it has waited for its turn."""
@@ -128,10 +159,15 @@ class Exchange:
         return self._too_late() if now >= self.deadline else self.choose(now)
 
     def _too_late(self) -> Refusal:
-        wait_s = max(1, round(self._limits.held_s))
-        return unavailable(
-            "waited_too_long", "gateway.waited-too-long", wait_s, model=self.model, seconds=wait_s
+        wait_s = max(1, round(self._hold_s))
+        refusal = unavailable(
+            "waited_too_long",
+            "gateway.waited-too-long",
+            min(wait_s, RETRY_AFTER_S_MAX),
+            model=self.model,
+            seconds=wait_s,
         )
+        return structs.replace(refusal, waiting=self._admitted.endpoint.waiting)
 
     def choose(self, now: float) -> Target | Refusal | None:
         """Pick the replica to ask; None: wait for one; the refusal when there is none."""
@@ -140,7 +176,8 @@ class Exchange:
     def _choose(self, now: float, without: str) -> Target | Refusal | None:
         targets = self._admitted.endpoint.targets
         target = self._router.take(targets, now, without)
-        if target is None and self._router.may_wait(targets, now, without):
+        is_held = self.is_held and not targets
+        if target is None and (is_held or self._router.may_wait(targets, now, without)):
             return None
         if target is None:
             wait_s = max(1, round(self._router.wait_s(targets, now)))

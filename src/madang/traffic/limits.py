@@ -18,8 +18,12 @@ class Limits(Struct, frozen=True, kw_only=True):
     """And at most."""
     held_bytes_max: int = 32 << 20
     """Bodies of all that wait for one endpoint."""
+    held_tokens_max: int = 2_000_000
+    """Their prompts, as estimated."""
     held_s: float = 30.0
-    """Longest wait for a turn; who waits longer is refused before any engine sees the request."""
+    """Longest wait for a turn; who waits longer is refused before any engine sees the request.
+
+    An endpoint may say otherwise."""
     body_bytes_max: int = 4 << 20
     """Largest request body."""
     bodies_bytes_max: int = 256 << 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
+from math import inf
 from typing import Any, Literal
 
 from msgspec import DecodeError, Struct, ValidationError, json, structs, to_builtins
@@ -23,6 +24,9 @@ SHOWN_MAX = 256
 """So many characters of what was sent are said back."""
 BYTES_PER_TOKEN = 4
 """For estimates only, where an engine gave no usage."""
+
+BATCH_TIERS = frozenset({"flex", "batch"})
+"""Values of `service_tier` that say: slower is fine."""
 
 _BODIES: dict[Kind, type[Struct]] = {
     "chat": schema.Chat,
@@ -65,11 +69,20 @@ class Request(Struct):
     body_bytes: int
     """Its length as it came."""
     body: schema.Body
+    is_batch: bool = False
+    """It may wait for all that isn't."""
 
     @property
     def prompt_tokens(self) -> int:
         """An estimate, from the length of the body."""
         return self.body_bytes // BYTES_PER_TOKEN
+
+    @property
+    def output_tokens_max(self) -> float:
+        """So many tokens may be written at most, as far as it says; inf: it doesn't."""
+        if isinstance(self.body, schema.Embedding):
+            return 0.0
+        return inf if self.body.max_tokens is None else self.body.max_tokens * (self.body.n or 1)
 
     def encode(self, model: str) -> bytes:
         """Write the body for an engine that knows its model by this name."""
@@ -88,10 +101,11 @@ def read(kind: Kind, data: bytes) -> Request | Refusal:
     refused = _check(body, data)
     if refused:
         return refused
+    is_batch = body.service_tier in BATCH_TIERS
     for field in _DROPPED:
         setattr(body, field.name, None)
     stream, wants_usage = _prepare(body)
-    return Request(kind, body.model, stream, wants_usage, len(data), body)
+    return Request(kind, body.model, stream, wants_usage, len(data), body, is_batch)
 
 
 def _prepare(body: schema.Body) -> tuple[bool, bool]:

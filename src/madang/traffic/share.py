@@ -115,6 +115,10 @@ class Share(Generic[T]):
         """How many of each tenant wait, but for those whose turn it had been."""
         return {name: each.waits for name, each in self._tenants.items() if each.waits}
 
+    def claim(self, item: T) -> Claim:
+        """Return what one who waits asks for; raises KeyError for who doesn't."""
+        return self._claims[item]
+
     def held(self, tenant: str) -> int:
         """Return how many of a tenant wait, but for those whose turn it had been."""
         known = self._tenants.get(tenant)

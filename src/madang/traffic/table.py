@@ -45,6 +45,8 @@ class Endpoint(Struct, frozen=True):
     features: frozenset[str] = frozenset({"chat", "completions", "embeddings"})
     waiting: Waiting | None = None
     """Why it has no target; None while it has one."""
+    hold_s: float = 0.0
+    """So long requests wait for a turn, also while it has no target; 0: not while it has none."""
 
 
 class Key(Struct, frozen=True):
@@ -61,6 +63,8 @@ class Key(Struct, frozen=True):
     """Whether it may call what it sees."""
     expires_at: float | None = None
     """Unix seconds."""
+    weight: float = 1.0
+    """Of its project's turns, above 0: with 2 it gets twice the tokens of one with 1."""
 
     def sees(self, project: str) -> bool:
         """Tell whether endpoints of that project exist for it."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from madang.errors import Unavailable
-from madang.registry.secrets import FileSecrets
+from madang.registry.secrets import PART, PART_S, FileSecrets
 from madang.resources.rights import CONTROL
 from madang.resources.secret import Secret
 from madang.settings import Home
@@ -94,6 +95,37 @@ def test_a_text_that_was_changed_or_lost_is_told_as_lost(tmp_path: Path) -> None
         assert told.value.code == "secret.lost"
         assert TEXT not in str(told.value)
     assert os.listdir(tmp_path / "secrets") == ["secret-1"]  # noqa: PTH208
+
+
+def test_a_text_that_is_being_written_is_not_taken_for_one_that_nobody_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = FileSecrets(tmp_path / "secrets", tmp_path / "key")
+    kept.put("secret-1", TEXT)
+    seen: list[str] = []
+    fsync = os.fsync
+
+    def meanwhile(file: int) -> None:
+        """Do as control does beside it: remove what nobody names."""
+        seen.extend(kept.kept())
+        for uid in {*kept.kept()} - {"secret-1"}:
+            kept.remove(uid)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    kept.put("secret-2", TEXT)
+    assert set(seen) == {"secret-1"}
+    assert kept.get("secret-2") == TEXT
+
+
+def test_what_is_left_of_one_that_was_killed_while_it_wrote_goes(tmp_path: Path) -> None:
+    kept = FileSecrets(tmp_path / "secrets", tmp_path / "key")
+    kept.put("secret-1", TEXT)
+    left = tmp_path / "secrets" / f".0123456789abcdef{PART}"
+    left.write_bytes(b"x")
+    assert set(kept.kept()) == {"secret-1"}
+    os.utime(left, (0, time.time() - PART_S - 1))
+    assert set(kept.kept()) == {"secret-1", left.name}
 
 
 async def test_a_secret_in_a_file_is_told_how_it_is_set(yard: Yard) -> None:

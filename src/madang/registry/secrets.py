@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from nacl.utils import random
 from madang.errors import Unavailable, refuse_lack
 
 PART = ".part"
+PART_S = 600.0
+"""A file that has been in the making for so long is left of a process that was killed."""
 
 
 class FileSecrets:
@@ -51,7 +54,7 @@ class FileSecrets:
     def kept(self) -> Collection[str]:
         """See `Secrets.kept`."""
         with contextlib.suppress(FileNotFoundError):
-            return [path.name for path in self._root.iterdir()]
+            return [path.name for path in self._root.iterdir() if not _in_the_making(path)]
         return ()
 
     def remove(self, uid: str) -> None:
@@ -61,6 +64,12 @@ class FileSecrets:
 
 def _cause(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _in_the_making(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.suffix == PART and time.time() - path.stat().st_mtime < PART_S
+    return True
 
 
 def _write(path: Path, content: bytes) -> None:

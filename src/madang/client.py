@@ -339,7 +339,8 @@ class Client:
     def create_key(self, name: str, role: str = "member", **more: Any) -> NewKey:
         """Make an api key of the project; its secret is in the answer and nowhere else.
 
-        More: `expires_s`, `where` (a place; "" is the whole site), `scopes` (rights), `user`.
+        More: `expires_s`, `where` (a place; "" is the whole site), `scopes` (rights), `user`,
+        `limits` (as a quota's `serving`).
         """
         body = {"name": name, "role": role, "project": self.project, **more}
         return cast("NewKey", self._json("POST", "key", body=body))

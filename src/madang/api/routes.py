@@ -42,6 +42,7 @@ from madang.resources.job import Job
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource, Frozen, Name, Place, Ref
 from madang.resources.rights import CONTROL, Grant, Principal, Right, Role
+from madang.resources.serving import UNBOUND, Serving
 from madang.twin.forward import expected
 from madang.twin.record import Record
 
@@ -81,6 +82,7 @@ class NewKey(Frozen):
     scopes: list[Right] = []
     user: Place = ""
     expires_s: float | None = Field(default=None, gt=0, le=10**9, strict=True)
+    limits: Serving = UNBOUND
 
 
 class Drain(Frozen):
@@ -279,7 +281,9 @@ async def _next(
 async def create_key(who: Caller, desk: AtDesk, asked: NewKey, ask: Asking) -> Response:
     """Make an api key. Its secret is in this answer and nowhere else."""
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
-    wanted = Wanted(ref, _granted(who, ref, asked), asked.user, asked.expires_s)
+    wanted = Wanted(
+        ref, _granted(who, ref, asked), asked.user, asked.expires_s, limits=asked.limits
+    )
     secret_of = desk.once.secret_of(ask)
 
     async def act() -> AnyResource:

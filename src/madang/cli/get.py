@@ -71,6 +71,12 @@ def _used(limits: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _limits(serving: Mapping[str, Any] | None) -> str:
+    """Write what may be asked of models, as people set it."""
+    set_ = ((name, most) for name, most in (serving or {}).items() if most is not None)
+    return ", ".join(f"{name} {most:,}" for name, most in set_)
+
+
 def _amount(amount: str | float) -> str:
     return amount if isinstance(amount, str) else f"{amount:,.10g}"
 
@@ -176,6 +182,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.scopes", lambda r: ", ".join(r["spec"].get("scopes", ()))),
         ("column.owner", lambda r: r["spec"].get("user", "")),
         ("column.project", _spec("home")),
+        ("column.limits", lambda r: _limits(r["spec"].get("limits"))),
     ),
     "user": (
         ("column.name", lambda r: f"{r['project']}/{r['name']}"),
@@ -191,6 +198,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
     "quota": (
         ("column.name", lambda r: r["project"]),
         ("column.used", lambda r: _used(r["status"]["used"])),
+        ("column.limits", lambda r: _limits(r["spec"].get("serving"))),
     ),
     "round": (
         _NAME, _PHASE, ("column.kind", _spec("accelerator")),

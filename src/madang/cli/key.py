@@ -32,6 +32,8 @@ class Wanted:
     """A right to which it is narrowed; may be given several times [default: all of the role]."""
     user: Annotated[str, Parameter(show_default=False)] = ""
     """Its owner, as organization/name: it is worth no more than that user may at the moment."""
+    limit: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+    """Its own limits, as rpm=60,tpm=20000,concurrent=4,tpd=1000000,krw=50000 [default: none]."""
     expires: Annotated[str, Parameter(show_default=False)] = ""
     """How long it is good for, as 30d or 12h [default: until it is revoked]."""
 
@@ -40,6 +42,8 @@ class Wanted:
         more: dict[str, Any] = {"scopes": list(self.scope), "user": self.user}
         if self.where:
             more["where"] = "" if self.where == "site" else self.where
+        if self.limit:
+            more["limits"] = _limits(",".join(self.limit))
         if self.expires:
             more["expires_s"] = _seconds(self.expires)
         return more
@@ -66,6 +70,26 @@ def create(name: str, /, *, wanted: Wanted = MEMBER, options: Options = DEFAULTS
         tell("key.made", name=name, role=phase(wanted.role), project=project)
         say(made["key"])
         next_step("next.key", gateway=client.gateway)
+
+
+LIMITS = {
+    "rpm": "requests_per_minute", "tpm": "tokens_per_minute", "concurrent": "concurrent",
+    "tpd": "tokens_per_day", "krw": "krw_per_month",
+}  # fmt: skip
+"""What limits are called on the command line, and in files; both are understood."""
+
+
+def _limits(written: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for part in written.split(","):
+        name, _, count = (each.strip() for each in part.partition("="))
+        name, digits = LIMITS.get(name, name), count.replace("_", "")
+        if name not in LIMITS.values() or not (digits.isascii() and digits.isdigit()):
+            raise Rejected("key.bad-limit", part, known=", ".join(LIMITS))
+        if name in found:
+            raise Rejected("key.limit-twice", part, limit=name)
+        found[name] = int(digits)
+    return found
 
 
 def _seconds(written: str) -> float:

@@ -7,6 +7,7 @@ from madang.resources import grant as grants
 from madang.resources.job import Job, Priority
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Grant, Principal, Right, held
+from madang.resources.serving import Serving
 from madang.resources.tenancy import Key, User
 
 WRITE_RIGHTS = {
@@ -69,6 +70,20 @@ def allow_lifetime(who: Principal, wanted_s: float | None, now: float, subject: 
     """Return if a key may be good for so long: nobody makes one that outlives their own."""
     if who.expires_at is not None and (wanted_s is None or now + wanted_s > who.expires_at):
         raise Forbidden("key.outlives-own", subject, seconds=int(max(0, who.expires_at - now)))
+
+
+def allow_limits(wanted: Serving, own: Serving, subject: str) -> Serving:
+    """Return the limits of a key to be made: nobody makes one that may ask for more than theirs.
+
+    What is not named is taken over.
+    """
+    limits = wanted.beside(own)
+    if wider := limits.within(own):
+        raise Forbidden(
+            "key.limit-above-own", subject, limit=wider, wanted=getattr(wanted, wider),
+            most=getattr(own, wider),
+        )  # fmt: skip
+    return limits
 
 
 def allow_change(who: Principal, before: AnyResource | None, after: AnyResource | None) -> None:

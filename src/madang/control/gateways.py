@@ -6,16 +6,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from madang.control.keys import owner_ref
 from madang.control.world import World
 from madang.planning.grants import weights
 from madang.planning.snapshot import EngineFacts
 from madang.resources.endpoint import Endpoint
+from madang.resources.quota import Quota
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Form, Revision
 from madang.resources.rights import CONTROL, Right
 from madang.resources.service import Service
+from madang.resources.serving import UNBOUND, Serving
 from madang.resources.tenancy import Key, User, principal_of
 from madang.settings import GATEWAY_LEASE_S
 from madang.traffic import table as traffic
@@ -64,12 +68,12 @@ class Gateways:
         ):
             return self._table
         self._sources = sources
-        endpoints, keys = routes(self.world, self.token)
+        made = routes(self.world, self.token, self._table.version)
         fresh = self._table.version <= self.world.term << 32
-        if fresh or (endpoints, keys) != (self._table.endpoints, self._table.keys):
+        if fresh or made != self._table:
             version = max(self._table.version, self.world.term << 32) + 1
-            self._table = traffic.RouteTable(version, endpoints, keys, self.world.store.id)
-            named = frozenset(target.uid for e in endpoints for target in e.targets)
+            self._table = structs.replace(made, version=version)
+            named = frozenset(target.uid for e in made.endpoints for target in e.targets)
             self._named[version] = named
             while len(self._named) > TABLES_KEPT:
                 self._named.popitem(last=False)
@@ -145,10 +149,8 @@ class Gateways:
         return least
 
 
-def routes(
-    world: World, token: Token
-) -> tuple[tuple[traffic.Endpoint, ...], dict[str, traffic.Key]]:
-    """Return the endpoints with their ready replicas, and the keys by digest."""
+def routes(world: World, token: Token, version: int) -> traffic.RouteTable:
+    """Return the endpoints with their ready replicas, the keys by digest, and the limits."""
     ready: dict[Ref, list[Replica]] = {}
     for replica in world.list(CONTROL, "replica").values():
         assert isinstance(replica, Replica)
@@ -158,7 +160,22 @@ def routes(
         _endpoint(world, endpoint, ready, token)
         for _, endpoint in sorted(world.list(CONTROL, "endpoint").items())
     )
-    return endpoints, dict(_keys(world))
+    return traffic.RouteTable(
+        version, endpoints, dict(_keys(world)), world.store.id, limits=dict(_limits(world))
+    )
+
+
+def _limits(world: World) -> Iterator[tuple[str, traffic.Allowance]]:
+    """Return the limits of projects and organizations that have any."""
+    for _, quota in sorted(world.list(CONTROL, Quota.kind).items()):
+        assert isinstance(quota, Quota)
+        if allowance := _allowance(quota.spec.serving):
+            yield quota.project, allowance
+
+
+def _allowance(serving: Serving) -> traffic.Allowance | None:
+    """Return limits as gateways hold to them; None: there are none."""
+    return None if serving == UNBOUND else traffic.Allowance(**serving.model_dump())
 
 
 def _keys(world: World) -> Iterator[tuple[str, traffic.Key]]:
@@ -184,6 +201,7 @@ def _keys(world: World) -> Iterator[tuple[str, traffic.Key]]:
                     may_infer=Right.INFER in who.rights,
                     expires_at=key.spec.expires_at,
                     weight=min(WEIGHT_MAX, max(1 / WEIGHT_MAX, weigh.get(key.spec.home, 1.0))),
+                    limits=_allowance(key.spec.limits),
                 ),
             )
 

@@ -17,6 +17,7 @@ from madang.control.authority import (
     allow_change,
     allow_grant,
     allow_lifetime,
+    allow_limits,
     allow_owner,
     allow_write,
 )
@@ -362,7 +363,8 @@ class Intake:
         self._need(Project, Ref(ref.project, ref.project.partition("/")[2]), subject, ())
         if self.world.get(who, Key, ref):
             raise Conflict("resource.exists", subject)
-        wanted = replace(wanted, makers=self._keys.makers(who))
+        limits = allow_limits(wanted.limits, self._keys.limits(who), subject)
+        wanted = replace(wanted, makers=self._keys.makers(who), limits=limits)
         if len(wanted.makers) > MAKERS_MAX:
             raise Rejected("key.line-too-long", subject, limit=MAKERS_MAX)
         uid = f"key-{self.random.token(8)}"

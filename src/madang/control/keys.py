@@ -10,6 +10,7 @@ from madang.control.world import World
 from madang.ports import Random
 from madang.resources.resource import Ref
 from madang.resources.rights import CONTROL, Grant, Principal
+from madang.resources.serving import UNBOUND, Serving
 from madang.resources.tenancy import Empty, Key, KeySpec, User, principal_of
 
 KEY_BYTES = 32
@@ -24,6 +25,7 @@ class Wanted:
     user: str = ""
     expires_s: float | None = None
     makers: tuple[str, ...] = ()
+    limits: Serving = UNBOUND
 
 
 def new_secret(random: Random) -> str:
@@ -52,6 +54,7 @@ def make_key(wanted: Wanted, uid: str, secret: str, now: float) -> Key:
         user=wanted.user,
         expires_at=None if wanted.expires_s is None else now + wanted.expires_s,
         makers=wanted.makers,
+        limits=wanted.limits,
     )
     return Key(
         project=wanted.ref.project, name=wanted.ref.name, uid=uid, created_at=now, spec=spec,
@@ -97,6 +100,12 @@ class Keys:
         if key is None:
             return ()
         return (*(uid for uid in key.spec.makers if uid in self._by_uid), key.uid)
+
+    def limits(self, who: Principal) -> Serving:
+        """Return the limits of the key that somebody calls with."""
+        self._index()
+        key = self._by_uid.get(who.uid)
+        return key.spec.limits if key else UNBOUND
 
     def _index(self) -> None:
         keys = self.world.list(CONTROL, "key")

@@ -34,6 +34,8 @@ class Reply:
             (b"x-request-id", request_id.encode()),
             (b"x-madang-table", str(version).encode()),
         ]
+        self.marks: Headers = []
+        """Further headers of a good answer."""
         self.started = False
         """Whether the head of the answer has been written."""
 
@@ -46,7 +48,7 @@ class Reply:
     ) -> None:
         """Send a complete JSON answer, a large one in parts; `taken` hears of each that is gone."""
         length = (b"content-length", str(len(body)).encode())
-        await self._start(status, JSON, [length, *(headers or ())])
+        await self._start(status, JSON, [length, *(self.marks if headers is None else headers)])
         for begin in range(0, len(body) - PART_BYTES, PART_BYTES):
             part = body[begin : begin + PART_BYTES]
             await self._send({"type": "http.response.body", "body": part, "more_body": True})
@@ -57,7 +59,7 @@ class Reply:
     async def piece(self, data: bytes) -> None:
         """Send some events; returns when the client can take more."""
         if not self.started:
-            await self._start(200, EVENTS, [(b"cache-control", b"no-cache")])
+            await self._start(200, EVENTS, [(b"cache-control", b"no-cache"), *self.marks])
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
@@ -86,12 +88,14 @@ class Reply:
         """Write a refusal in the OpenAI shape and the client's language."""
         wanted = dict(self._asked).get(b"accept-language", b"").decode("latin-1")
         kind = "invalid_request_error" if refusal.status < 500 else "server_error"
-        fields = {
+        fields: dict[str, object] = {
             "message": explain(refusal, language({"LANG": wanted})),
             "type": _TYPES.get(refusal.status, kind),
             "param": refusal.param,
             "code": refusal.code,
         }
+        if refusal.limited:
+            fields["limited"] = refusal.limited
         return json.encode({"error": fields})
 
     async def _start(self, status: int, content_type: bytes, headers: Headers) -> None:

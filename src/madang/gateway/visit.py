@@ -221,6 +221,7 @@ class Visit:
                 answer.close()
                 choice = desk.failed(exchange, fault, self._call, now)
             else:
+                self._reply.marks = exchange.headers
                 return answer
         return choice
 

@@ -10,6 +10,7 @@ from madang.resources.idle import Reclaim
 from madang.resources.place import AcceleratorStart
 from madang.resources.quantity import Size
 from madang.resources.resource import Frozen, Resource
+from madang.resources.serving import UNBOUND, Serving
 
 ACCELERATORS_MAX = 1_000_000
 KRW_MAX = 10**15
@@ -32,6 +33,8 @@ class QuotaSpec(Frozen):
     """Bytes of volumes: of each the size that it may have, or else what it holds."""
     krw_per_month: int | None = Field(default=None, ge=0, le=KRW_MAX, strict=True)
     """What its accelerator hours may cost in a month of Korea, at the prices of their pools."""
+    serving: Serving = UNBOUND
+    """What may be asked of models with the keys of that place, wherever these run."""
     reclaim: Reclaim | None = None
     """What becomes of accelerators that stand idle there; None: what their pool says."""
     queued: int | None = Field(default=None, ge=0, le=QUEUED_LIMIT, strict=True)

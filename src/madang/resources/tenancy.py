@@ -10,6 +10,7 @@ from pydantic import Field
 from madang.resources.idle import MonthUse
 from madang.resources.resource import Frozen, Place, ProjectName, Resource, Title
 from madang.resources.rights import Grant, Principal, Right, Role, held
+from madang.resources.serving import UNBOUND, Serving
 
 SITE = "site"
 """How people write the whole site where a place is wanted."""
@@ -119,6 +120,8 @@ class KeySpec(Frozen):
     user: str = ""
     """`organization/name` of its owner; empty: it belongs to its project."""
     expires_at: float | None = None
+    limits: Serving = UNBOUND
+    """What may be asked of models with it, beside the limits of its project."""
     makers: tuple[str, ...] = ()
     """The uids of the key that made it, last, and of those that made that one, oldest first.
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-from msgspec import json
+from msgspec import json, structs
 
 from madang.traffic import doors
 from madang.traffic.admission import Directory
+from madang.traffic.budgets import Budgets, headers
 from madang.traffic.doors import Head
 from madang.traffic.exchange import KEY_REVOKED, Admitted, Exchange, Fault
 from madang.traffic.front import Front, Server
 from madang.traffic.hold import Call, Hold
+from madang.traffic.lengths import Lengths
 from madang.traffic.limits import Limits
+from madang.traffic.price import MICRO, cost_micro
 from madang.traffic.refusal import OVERLOADED, Refusal, unavailable
 from madang.traffic.requests import Kind, read
 from madang.traffic.route import Router
@@ -34,6 +37,8 @@ class Desk:
         self._heard_at = -inf
         self._router = Router(limits)
         self._hold = Hold(limits)
+        self.budgets = Budgets()
+        self._lengths = Lengths()
         self._lack, self._lacked_at = "", -inf
         self._open = 0
         self._body_bytes = 0
@@ -61,6 +66,8 @@ class Desk:
         """
         self._directory = Directory(table)
         self._loaded = True
+        self.budgets.take(table)
+        self._lengths.keep({(each.project, each.name) for each in table.endpoints})
         self._router.keep(target for each in table.endpoints for target in each.targets)
         self._hold.review(self._judge)
         self._hold.keep((each.project, each.name) for each in table.endpoints)
@@ -108,6 +115,7 @@ class Desk:
 
     def identify(self, head: Head, at: float, now: float) -> Key | Refusal:
         """Find out whose request it is; `at` is Unix seconds."""
+        self.budgets.begin(at)
         stale = now - self._heard_at > self.limits.stale_table_s
         return self._directory.identify(head, at, stale)
 
@@ -151,11 +159,30 @@ class Desk:
         )
 
     def start(self, exchange: Exchange, call: Call, now: float) -> Target | Refusal | None:
-        """Choose the replica to ask; None: it waits for its turn, and will be called."""
+        """Choose the replica to ask; None: it waits for its turn, and will be called.
+
+        What it may use is reserved before, and given back by `settle`.
+        """
+        if refused := self._reserve(exchange, now):
+            return refused
         choice = None if self._hold.has_line(exchange.place) else exchange.choose(now)
         if isinstance(choice, Target):
             self._hold.pass_by(exchange, now)
         return choice or self._hold.enter(exchange, call, now)
+
+    def _reserve(self, exchange: Exchange, now: float) -> Refusal | None:
+        """Take what a request may use of its budgets; the refusal when there is too little."""
+        line = self.budgets.line(exchange.key)
+        if not line or exchange.reserve:
+            return None
+        prompt = exchange.request.prompt_tokens
+        output = self._lengths.expect(exchange.place, exchange.request)
+        micro = cost_micro(exchange.price, prompt, 0, output)
+        reserve = self.budgets.reserve(line, prompt + output, micro, now)
+        if isinstance(reserve, Refusal):
+            return reserve
+        exchange.reserve, exchange.headers = reserve, headers(line, now)
+        return None
 
     def failed(
         self, exchange: Exchange, fault: Fault, call: Call, now: float
@@ -178,7 +205,23 @@ class Desk:
     def settle(self, exchange: Exchange, status: int, now: float, at: float) -> Usage | None:
         """Close an exchange wherever it stands; None when no replica was asked."""
         self._hold.leave(exchange)
-        usage = exchange.settle(status, now, at)
+        self.budgets.begin(at)
+        usage = self._account(exchange, exchange.settle(status, now, at))
         self._hold.settle(exchange, usage, now)
         self._hold.serve(now, (exchange.place,))
         return usage
+
+    def _account(self, exchange: Exchange, usage: Usage | None) -> Usage | None:
+        """Put what was used in place of what was reserved, and say what it costs."""
+        reserve, exchange.reserve = exchange.reserve, None
+        if usage is None:
+            if reserve:
+                self.budgets.release(reserve)
+            return None
+        prompt, output = usage.prompt_tokens, usage.output_tokens
+        if usage.status == 200:
+            self._lengths.learn(exchange.place, output)
+        micro = cost_micro(exchange.price, prompt, usage.cached_tokens, output)
+        if reserve:
+            self.budgets.settle(reserve, prompt + output, micro)
+        return structs.replace(usage, krw=micro / MICRO) if micro else usage

@@ -10,13 +10,14 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
+from madang.traffic.budgets import Reserve
 from madang.traffic.doors import PATHS
 from madang.traffic.limits import Limits
-from madang.traffic.refusal import OVERLOADED, Refusal, from_engine, unavailable
+from madang.traffic.refusal import OVERLOADED, Headers, Refusal, from_engine, unavailable
 from madang.traffic.requests import Kind, Request
 from madang.traffic.route import Router
 from madang.traffic.stream import EventStream
-from madang.traffic.table import Endpoint, Key, Target, Usage
+from madang.traffic.table import Endpoint, Key, Price, Target, Usage
 from madang.traffic.usage import Tokens, is_object, tokens_in
 
 Fault = Literal["refused", "lost", "busy", "garbled", "short"]
@@ -72,6 +73,10 @@ class Exchange:
         """When whoever has to act next has taken too long."""
         self.client_turn = False
         """True while that is the client, who has to take what it was sent."""
+        self.reserve: Reserve | None = None
+        """What it has of the budgets it counts for; None: nothing, or no more."""
+        self.headers: Headers = []
+        """What a good answer tells of these."""
 
     @property
     def id(self) -> str:
@@ -92,6 +97,16 @@ class Exchange:
     def place(self) -> Place:
         """The endpoint that is asked."""
         return self._admitted.endpoint.project, self._admitted.endpoint.name
+
+    @property
+    def request(self) -> Request:
+        """What is asked, as it was checked."""
+        return self._request
+
+    @property
+    def price(self) -> Price | None:
+        """What its tokens cost; None: nothing."""
+        return self._admitted.endpoint.price
 
     @property
     def model(self) -> str:

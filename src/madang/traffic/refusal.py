@@ -23,6 +23,21 @@ _ENGINE_FAULTS = {401, 403, 404, 405, 407}
 """Answers of an engine that blame us, not the application."""
 
 
+class Limited(Struct, frozen=True):
+    """The limit that a request would break."""
+
+    limit: str
+    """As people set it: `requests_per_minute`, …"""
+    of: str
+    """Whose it is: `key/app`, `project/acme/lab`, `organization/acme`."""
+    most: float
+    left: float
+    asked: float
+    """What the request could use."""
+    resets_s: int
+    """In so many seconds there is enough again."""
+
+
 class Refusal(Struct, frozen=True):
     """Why a request is not served, or not to its end."""
 
@@ -42,11 +57,15 @@ class Refusal(Struct, frozen=True):
     """The methods that this path knows."""
     close: bool = False
     """True: the connection can't be trusted with another request."""
+    limited: Limited | None = None
+    """The limit that stands in the way."""
+    more: tuple[tuple[bytes, bytes], ...] = ()
+    """Further headers."""
 
     @property
     def headers(self) -> Headers:
         """The headers this answer needs beside its type and length."""
-        found: Headers = []
+        found: Headers = list(self.more)
         if self.retry_after_s is not None:
             found.append((b"retry-after", str(self.retry_after_s).encode()))
         if self.allow:
@@ -68,6 +87,34 @@ def unavailable(
 ) -> Refusal:
     """Nothing is wrong with the request; the same may work a little later."""
     return Refusal(503, code, message, values, retry_after_s=retry_after_s)
+
+
+_LIMITS = {
+    "requests_per_minute": "gateway.limit-requests-per-minute",
+    "tokens_per_minute": "gateway.limit-tokens-per-minute",
+    "concurrent": "gateway.limit-concurrent",
+    "tokens_per_day": "gateway.limit-tokens-per-day",
+    "krw_per_month": "gateway.limit-krw-per-month",
+}
+_ALONE = "gateway.limit-too-small"
+_BUDGETS = {"tokens_per_day", "krw_per_month"}
+
+
+def limited(limit: Limited, headers: Headers) -> Refusal:
+    """A limit is reached; or the request alone is more than it: then later is no better."""
+    values: dict[str, Value] = {
+        "of": limit.of, "most": limit.most, "left": limit.left, "asked": limit.asked,
+        "seconds": limit.resets_s,
+    }  # fmt: skip
+    more = tuple(headers)
+    if limit.asked > limit.most:
+        values["limit"] = limit.limit
+        return Refusal(429, "request_over_limit", _ALONE, values, limited=limit, more=more)
+    code = "budget_spent" if limit.limit in _BUDGETS else "rate_limit_exceeded"
+    return Refusal(
+        429, code, _LIMITS[limit.limit], values, retry_after_s=limit.resets_s, limited=limit,
+        more=more,
+    )  # fmt: skip
 
 
 OVERLOADED = unavailable("overloaded", "gateway.overloaded")

@@ -33,6 +33,25 @@ class Waiting(Struct, frozen=True):
     values: dict[str, Value]
 
 
+class Price(Struct, frozen=True):
+    """What tokens of an endpoint cost, in won per million."""
+
+    input: float = 0.0
+    cached: float = 0.0
+    """Those of the input that the engine had kept."""
+    output: float = 0.0
+
+
+class Allowance(Struct, frozen=True, kw_only=True):
+    """What one key, project or organization may ask of models; None: as much as there is."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+    tokens_per_day: int | None = None
+    krw_per_month: int | None = None
+
+
 class Endpoint(Struct, frozen=True):
     """A name that applications call, and where its requests may go."""
 
@@ -47,6 +66,8 @@ class Endpoint(Struct, frozen=True):
     """Why it has no target; None while it has one."""
     hold_s: float = 0.0
     """So long requests wait for a turn, also while it has no target; 0: not while it has none."""
+    price: Price | None = None
+    """None: its tokens cost nothing."""
 
 
 class Key(Struct, frozen=True):
@@ -65,6 +86,8 @@ class Key(Struct, frozen=True):
     """Unix seconds."""
     weight: float = 1.0
     """Of its project's turns, above 0: with 2 it gets twice the tokens of one with 1."""
+    limits: Allowance | None = None
+    """Its own, beside those of its project and organization."""
 
     def sees(self, project: str) -> bool:
         """Tell whether endpoints of that project exist for it."""
@@ -86,6 +109,8 @@ class RouteTable(Struct, frozen=True):
     """Names the state it was made from."""
     form: int = KNOWN
     """See `forms`."""
+    limits: dict[str, Allowance] = {}
+    """Of projects and organizations, by their names; only of those that have any."""
 
 
 class Pull(Struct, frozen=True):

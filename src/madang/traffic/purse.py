@@ -1,0 +1,56 @@
+"""What costs money is spent from a purse: control fills it, lease by lease, and nobody else does.
+
+A purse counts for one day or one month of Korea. What it was lent and what is left of it are whole
+numbers: tokens, or millionths of a won. All of it is lost when its period ends.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+
+class Purse:
+    """One owner's tokens of a day, or money of a month, as far as they were lent to us."""
+
+    __slots__ = ("ahead", "ahead_period", "beyond", "left", "lent", "most", "period", "wanted")
+
+    def __init__(self) -> None:
+        self.most: int | None = None
+        """The limit; None: there is none, and `left` is without end."""
+        self.left: float = inf
+        """What may still be reserved; below nothing once more was used than was reserved."""
+        self.lent = 0
+        """All leases of this period together."""
+        self.beyond = 0
+        """What control could still lend, to anybody, when it was asked last."""
+        self.period = 0
+        self.wanted = 0
+        """The largest request that was refused for lack of a lease."""
+        self.ahead = self.ahead_period = 0
+        """What was lent for the period to come, so that nobody waits when it begins."""
+
+    def allow(self, most: int | None) -> None:
+        """Take another limit."""
+        if (most is None) != (self.most is None):
+            self.left, self.lent, self.beyond, self.ahead = 0 if most is not None else inf, 0, 0, 0
+        self.most = most
+
+    def begin(self, period: int) -> None:
+        """Start anew if this is another day or month."""
+        if period == self.period:
+            return
+        self.period, self.wanted, self.beyond = period, 0, 0
+        if self.most is not None:
+            self.lent = self.ahead if self.ahead_period == period else 0
+            self.left = self.lent
+            self.ahead = 0
+
+    def lend(self, period: int, lent: int, beyond: int) -> None:
+        """Take what control has lent in all for a period, and what it could still lend."""
+        if self.most is None:
+            return
+        if period == self.period:
+            self.left += lent - self.lent
+            self.lent, self.beyond, self.wanted = lent, beyond, 0
+        elif period > self.period:
+            self.ahead_period, self.ahead = period, lent

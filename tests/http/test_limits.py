@@ -1,0 +1,43 @@
+"""Limits on what may be asked of models, as people set them."""
+
+from __future__ import annotations
+
+from .conftest import Yard
+
+
+async def test_limits_of_places_and_keys_are_in_the_table_that_gateways_serve(yard: Yard) -> None:
+    serving = {"requests_per_minute": 60, "krw_per_month": 50_000}
+    await yard.apply({"kind": "quota", "name": "local/main", "serving": serving})
+    await yard.apply({"kind": "quota", "name": "local", "cores": 64})
+    made = await yard.post("key", {"name": "app", "limits": {"tokens_per_day": 1000}})
+    table = yard.desk.gateways.table()
+    assert table.limits.keys() == {"local/main"}
+    assert table.limits["local/main"].requests_per_minute == 60
+    limits = {key.name: key.limits for key in table.keys.values()}
+    assert limits["app"].tokens_per_day == 1000
+    assert limits["admin"] is None
+    assert made["resource"]["spec"]["limits"]["tokens_per_day"] == 1000
+    await yard.apply({"kind": "quota", "name": "local/main", "serving": {}})
+    assert not yard.desk.gateways.table().limits
+
+
+async def test_nobody_makes_a_key_that_may_ask_for_more_than_their_own(yard: Yard) -> None:
+    own = {"name": "own", "limits": {"requests_per_minute": 10, "concurrent": 2}}
+    secret = (await yard.post("key", own))["key"]
+    yard.client.headers["Authorization"] = f"Bearer {secret}"
+    wide = {"name": "wide", "limits": {"requests_per_minute": 11}}
+    refused = await yard.post("key", wide, status=403)
+    assert refused["error"]["code"] == "key.limit-above-own"
+    assert refused["error"]["values"] == {
+        "subject": "key/wide", "limit": "requests_per_minute", "wanted": 11, "most": 10,
+    }  # fmt: skip
+    narrow = {"name": "narrow", "limits": {"requests_per_minute": 5}}
+    limits = (await yard.post("key", narrow))["resource"]["spec"]["limits"]
+    assert (limits["requests_per_minute"], limits["concurrent"]) == (5, 2)
+
+
+async def test_a_limit_that_is_none_is_refused(yard: Yard) -> None:
+    for odd in (-1, True, 1.5, "60", 10**13):
+        quota = {"kind": "quota", "name": "local", "serving": {"concurrent": odd}}
+        await yard.apply(quota, status=400)
+        await yard.post("key", {"name": "odd", "limits": {"concurrent": odd}}, status=400)

@@ -149,6 +149,7 @@ class Explanation(TypedDict):
     since: float
     next_try: float | None
     smallest_fix: Reason | None
+    other_fixes: list[Reason]
     last_lines: list[str]
     findings: list[Reason]
     because: list[Explanation]

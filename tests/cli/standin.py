@@ -286,10 +286,14 @@ class Api(Door):
         self.say({"key": "mdg_new", "resource": made})
 
 
+RAISED = {"place": "local/main", "key": "cores", "most": "3", "was": "2"}
+
+
 def explanation(found: Body) -> Body:
     return {"subject": f"{found['kind']}/{found['name']}", "phase": found["status"]["phase"],
             "reason": NOWHERE, "since": 0.0, "next_try": 1e9, "last_lines": ["the end"],
             "smallest_fix": {"code": "placement.fix-memory", "values": {"memory": "1GB"}},
+            "other_fixes": [{"code": "quota.fix-raise", "values": RAISED}],
             "because": [], "ahead": None, "ahead_higher": 0}  # fmt: skip
 
 

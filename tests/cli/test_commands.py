@@ -96,7 +96,10 @@ def test_watching_prints_one_line_of_json_per_change(run, monkeypatch) -> None:
 @pytest.mark.parametrize("arguments", [("service/hello",), ("service", "hello")])
 def test_explain_gives_the_reason_the_fix_and_the_last_lines(run, arguments) -> None:
     done = run("explain", *arguments)
-    for part in ("service/hello  ready", "needs 1 × 1TB", "memory: 1GB", "| the end", "again at"):
+    for part in (
+        "service/hello  ready", "needs 1 × 1TB", "memory: 1GB", "| the end", "again at",
+        "or: have an operator raise quota/local/main: cores: 3 instead of 2",
+    ):  # fmt: skip
         assert part in done.out
     assert json.loads(run("explain", *arguments, "--json").out)["last_lines"] == ["the end"]
 

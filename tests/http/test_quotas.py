@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .conftest import Yard
+import asyncio
+
+from .conftest import DEADLINE_S, Yard
 
 QUOTA = {"kind": "quota", "name": "local/main", "accelerators": {"cpu": 1}, "cores": 4,
          "storage": "1GB"}  # fmt: skip
@@ -43,3 +45,21 @@ async def test_an_organization_divides_what_the_site_gives_it(yard: Yard) -> Non
     assert refused["error"]["code"] == "quota.set-above"
     assert refused["error"]["values"]["above"] == "site"
     await yard.apply({"kind": "quota", "name": "beta", "cores": 8}, status=404)
+
+
+async def test_who_waits_for_a_quota_is_told_what_else_would_help(yard: Yard) -> None:
+    await yard.apply({"kind": "quota", "name": "local/main", "cores": 0.5})
+    one = {"kind": "job", "command": "sleep 60", "needs": {"cores": 0.4}}
+    await yard.apply({**one, "name": "first"})
+    await yard.until("job", "first", "running")
+    await yard.apply({**one, "name": "second"})
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            told = await yard.get("job/second/explanation")
+            if told["reason"] and told["reason"]["code"] == "quota.cores":
+                break
+            await asyncio.sleep(0.05)
+    assert told["smallest_fix"]["code"] == "placement.fix-cores"
+    (raised,) = told["other_fixes"]
+    assert raised["code"] == "quota.fix-raise"
+    assert (raised["values"]["was"], raised["values"]["most"]) == ("0.5", "1")

@@ -284,5 +284,6 @@ def test_a_quota_is_to_be_raised_by_whole_accelerators() -> None:
     waits = explain(paper.snapshot.jobs[Ref(PROJECT, "b")], paper.snapshot)
     assert waits.smallest_fix
     assert waits.smallest_fix.values == {
-        "place": limit.project, "key": "accelerators", "most": "{nvidia: 2}"
+        "place": limit.project, "key": "accelerators", "most": "{nvidia: 2}",
+            "was": "{nvidia: 1}",
     }  # fmt: skip

@@ -37,6 +37,7 @@ from madang.control.steering import emptied, released
 from madang.errors import MadangError, NotFound
 from madang.planning.explain import Explanation, explain
 from madang.planning.memo import Memo
+from madang.planning.wishes import waiter_of, wished
 from madang.resources.event import Event
 from madang.resources.job import Job
 from madang.resources.replica import Replica
@@ -338,11 +339,15 @@ async def explanation(
     """Say why a resource is as it is, and the smallest change that would help."""
     found = desk.intake.find(who, kind, ref_of(who, kind, name, project))
     snapshot = desk.world.snapshot(CONTROL, desk.observer.seen())
-    said = explain(found, snapshot)
-    if not isinstance(found, Job) or said.ahead is None:
+    memo, waiter = Memo(), waiter_of(found, snapshot)
+    said = explain(found, snapshot, memo)
+    if waiter is None:
         return said
     async with desk.trials:
-        order = Memo().order(snapshot)
+        order = memo.order(snapshot)
+        said = await asyncio.to_thread(wished, said, waiter, snapshot, memo)
+        if not isinstance(found, Job) or said.ahead is None:
+            return said
         when = await asyncio.to_thread(expected, found, snapshot, order)
     return said.model_copy(update={"expected": when})
 

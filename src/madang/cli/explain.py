@@ -55,6 +55,8 @@ def lines(found: Explanation) -> Iterator[str]:
         yield word("explain.next-try", at=moment(found["next_try"]))
     if found["smallest_fix"]:
         yield word("explain.fix", fix=reason(found["smallest_fix"], found["subject"]))
+    for each in found.get("other_fixes", ()):
+        yield word("explain.or", fix=reason(each, found["subject"]))
 
 
 def turn(found: Explanation) -> Iterator[str]:

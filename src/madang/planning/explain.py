@@ -61,6 +61,8 @@ class Explanation(Frozen):
     next_try: float | None = None
     smallest_fix: Reason | None = None
     """Tried on a copy of the world: it would make the thing start."""
+    other_fixes: tuple[Reason, ...] = ()
+    """What else would, tried as well: more weight, a grant, a higher quota; empty: nobody tried."""
     last_lines: tuple[str, ...] = ()
     findings: tuple[Reason, ...] = ()
     """Of a grant or a round, step by step how it came to be what it is, from what is stored; of
@@ -74,9 +76,9 @@ class Explanation(Frozen):
     """When it would start; None: it is in no line, or nobody has asked."""
 
 
-def explain(resource: AnyResource, snapshot: Snapshot) -> Explanation:
+def explain(resource: AnyResource, snapshot: Snapshot, memo: Memo | None = None) -> Explanation:
     """Explain one resource from this snapshot."""
-    memo = Memo()
+    memo = memo or Memo()
     if isinstance(resource, Service):
         return _service(resource, snapshot, memo)
     if isinstance(resource, Replica):

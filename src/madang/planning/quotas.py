@@ -57,6 +57,10 @@ class Limit:
     asked: int = 0
     resets: str = ""
     """The day on which it begins anew."""
+    granted: int = 0
+    """Part of `most` that grants add to what the quota says."""
+    was: int = 0
+    """Where it is tried with more: what it was before."""
 
     @property
     def reason(self) -> Reason:
@@ -449,19 +453,11 @@ def _limits(quota: Quota, snapshot: Snapshot) -> tuple[Limit, ...]:
     """Return what a quota says, in one order; what is granted there comes on top."""
     spec, place = quota.spec, quota.project
     more = [each for each in given(snapshot) if place in places_of(each.project)]
-    found = [
-        Limit(
-            place,
-            "accelerators",
-            kind,
-            MILLI
-            * (
-                count
-                + sum(each.status.count for each in more if of_kind(each.spec.accelerator, kind))
-            ),
-        )
-        for kind, count in sorted(spec.accelerators.items())
-    ]
+    found = []
+    for kind, count in sorted(spec.accelerators.items()):
+        added = sum(each.status.count for each in more if of_kind(each.spec.accelerator, kind))
+        most, granted = MILLI * (count + added), MILLI * added
+        found.append(Limit(place, "accelerators", kind, most, granted=granted))
     if spec.cores is not None:
         found.append(Limit(place, "cores", "", milli_cores(spec.cores)))
     if spec.memory is not None:

@@ -20,13 +20,22 @@ RAISED_MAX = 6
 
 
 def relief(limit: Limit, project: str, want: Want, ground: Ground) -> Reason | None:
-    """Return the smallest change with which it would start within its quotas; None: none known.
+    """Return the smallest change with which it would start within its quotas; None: none known."""
+    return next(reliefs(limit, project, want, ground), None)
 
-    First to ask for less, then to have the quota raised. Each was tried.
-    """
+
+def reliefs(limit: Limit, project: str, want: Want, ground: Ground) -> Iterator[Reason]:
+    """Return what would help: to ask for less, then to have the quota raised. Each was tried."""
     for smaller, fix in _smaller(limit, want):
         if _starts(ground.books, project, smaller, ground):
-            return fix
+            yield fix
+            break
+    if higher := _raised(limit, project, want, ground):
+        yield higher
+
+
+def _raised(limit: Limit, project: str, want: Want, ground: Ground) -> Reason | None:
+    """Return which limits are in the way, and how high they would have to be."""
     raised: list[Limit] = []
     books, short = ground.books, _asked(limit)
     while len(raised) < RAISED_MAX:
@@ -42,17 +51,19 @@ def relief(limit: Limit, project: str, want: Want, ground: Ground) -> Reason | N
 def _asked(limit: Limit) -> Limit:
     """Return a limit as it would have to be for what is asked of it."""
     unit = MILLI if limit.what in {"krw", "accelerators", "cores"} else MB
-    return replace(limit, most=-(-(limit.used + limit.asked) // unit) * unit)
+    return replace(limit, was=limit.most, most=-(-(limit.used + limit.asked) // unit) * unit)
 
 
 def _raise(limits: Sequence[Limit]) -> Reason:
     """Say which limits to raise, and to what; all of them, since one alone would not help."""
+    first = limits[0]
     values: dict[str, Value] = {
-        "place": limits[0].place, "key": _key(limits[0]), "most": _said(limits[0]),
+        "place": first.place, "key": _key(first), "most": _said(first, first.most),
+        "was": _said(first, first.was),
     }  # fmt: skip
     if len(limits) == 1:
         return Reason(code="quota.fix-raise", values=values)
-    each = (f"quota/{one.place}: {_key(one)}: {_said(one)}" for one in limits)
+    each = (f"quota/{one.place}: {_key(one)}: {_said(one, one.most)}" for one in limits)
     return Reason(code="quota.fix-raise-all", values={"limits": "; ".join(each)})
 
 
@@ -89,9 +100,9 @@ def _key(limit: Limit) -> str:
     return "krw_per_month" if limit.what == "krw" else limit.what
 
 
-def _said(limit: Limit) -> str:
-    """Write a limit as it stands in a file."""
+def _said(limit: Limit, most: int) -> str:
+    """Write a limit as it stands in a file, where what grants add does not."""
     if limit.what == "accelerators":
-        return f"{{{limit.kind}: {limit.most // MILLI}}}"
-    written = limit.written(limit.most)
+        return f"{{{limit.kind}: {max(0, most - limit.granted) // MILLI}}}"
+    written = limit.written(most)
     return f"{written:g}" if limit.what == "cores" else str(written)

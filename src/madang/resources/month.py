@@ -12,6 +12,17 @@ __all__ = ["DAY_S", "Month", "day_of", "month_of"]
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
+def day_at(at: float) -> str:
+    """Return the day of a moment in Seoul, as people write it.
+
+    >>> day_at(1_764_514_800.0), day_at(1_764_514_799.9), day_at(1_772_290_800.0)
+    ('2025-12-01', '2025-11-30', '2026-03-01')
+    """
+    month = month_of(at)
+    year, number = divmod(month.number, 100)
+    return f"{year:04}-{number:02}-{int((at - month.begins) // DAY_S) + 1:02}"
+
+
 def day_of(written: str) -> float:
     """Return when a day begins in Seoul, in Unix seconds; raises `Unfit` for one that is none.
 

@@ -1,4 +1,4 @@
-"""Weights and grants that might be: the snapshot in which projects have them."""
+"""Weights and grants that people ask about: the snapshot in which projects have them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from madang.errors import Rejected
+from madang.planning.merit import WEIGHT_LEAST, WEIGHT_MOST, granted, weighed
 from madang.planning.snapshot import Snapshot
-from madang.resources.grant import Grant, GrantPhase, GrantSpec, GrantStatus
+from madang.resources.grant import GrantSpec
 from madang.resources.manifest import Manifest
-from madang.resources.quota import Quota, QuotaSpec, QuotaStatus
-from madang.resources.resource import AnyResource, Ref
+from madang.resources.resource import AnyResource
 from madang.twin.change import check_known
-
-WEIGHT_LEAST, WEIGHT_MOST = 0.01, 100.0
 
 
 def with_merit(
@@ -31,14 +29,7 @@ def _weighed(snapshot: Snapshot, weights: Iterable[str]) -> Iterator[AnyResource
     for written in weights:
         name, _, number = written.rpartition("=")
         weight = _weight(written, name, number)
-        place = project_of(snapshot, name)
-        ref = Ref(place, place.rpartition("/")[2])
-        quota = snapshot.quotas.get(ref) or Quota(
-            project=place, name=ref.name, uid=f"quota-{place}", spec=QuotaSpec(),
-            status=QuotaStatus(),
-        )  # fmt: skip
-        spec = quota.spec.model_copy(update={"weight": weight})
-        yield quota.model_copy(update={"spec": spec})
+        yield weighed(project_of(snapshot, name), weight, snapshot)
 
 
 def _weight(written: str, name: str, number: str) -> float:
@@ -75,14 +66,7 @@ def _given(snapshot: Snapshot, grants: Iterable[Manifest]) -> Iterator[AnyResour
         if not isinstance(manifest.spec, GrantSpec):
             raise Rejected("twin.no-grant", manifest.subject)
         check_known("twin.no-such-project", manifest.ref.project, _projects(snapshot))
-        status = GrantStatus(
-            phase=GrantPhase.ACTIVE, count=manifest.spec.count, since=snapshot.now
-        )  # fmt: skip
-        grant = Grant(
-            project=manifest.ref.project, name=manifest.ref.name,
-            uid=f"grant-{manifest.ref.project}-{manifest.ref.name}", spec=manifest.spec,
-            status=status,
-        )  # fmt: skip
+        grant = granted(manifest.ref, manifest.spec, snapshot)
         if grant.ends <= snapshot.now:
             raise Rejected("twin.grant-over", manifest.subject, until=manifest.spec.until)
         yield grant

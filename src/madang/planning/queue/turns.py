@@ -23,6 +23,7 @@ from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.resources.job import Job
+from madang.resources.replica import Replica
 from madang.resources.resource import Reason
 
 ASKED_MAX = 16
@@ -48,6 +49,13 @@ def plan_turns(snapshot: Snapshot, ground: Ground, order: Order) -> Iterator[Act
             turned = lane.queue.with_status(turn_at=snapshot.now)
             reason = Reason(code="queue.turn", values={"kind": lane.kind})
             yield Action(Verb.TURN, lane.queue, reason, (turned,))
+
+
+def would_make_room(
+    waiter: Job | Replica, lane: Lane, snapshot: Snapshot, ground: Ground
+) -> bool:  # fmt: skip
+    """Tell whether a turn of the lane now would have others make room for it, once they saved."""
+    return _Room(lane, snapshot, ground).helps(waiter)
 
 
 def wake_s(snapshot: Snapshot, order: Order) -> float | None:
@@ -90,6 +98,7 @@ class _Room:
 
     def __init__(self, lane: Lane, snapshot: Snapshot, ground: Ground) -> None:
         self._lane, self._snapshot, self._ground = lane, snapshot, ground
+        self._is_patient = True
         made, present = lane.turn, lane.present
         why = made.why.tolist()
         there = [at for at in made.order.tolist()[::-1] if _may_leave(present[at], snapshot)]
@@ -129,6 +138,15 @@ class _Room:
         if not found:
             self._ground.stuck.add(mark)
 
+    def helps(self, waiter: Job | Replica) -> bool:
+        """Tell whether room would be made for one of those who wait, whoever has to save first."""
+        self._is_patient = False
+        with self._ground.trial():
+            for held in coming_free(self._snapshot):
+                self._ground.change(held, NOTHING)
+            helped = islice(self._helped(), ASKED_MAX)
+            return any(member.owner.uid == waiter.uid for member, *_ in helped)
+
     def _helped(self) -> Iterator[tuple[Member, Why, Sequence[Victim]]]:
         """Return for whom there is room once these have left, in a trial."""
         ground = self._ground
@@ -141,7 +159,7 @@ class _Room:
                 continue
             may = self._spare + (self._given if why is Why.AGED else [])
             chosen = self._fewest(want, [m for m in may if m.height <= member.height])
-            if chosen and why is not Why.AGED and not self._is_time(chosen):
+            if chosen and why is not Why.AGED and self._is_patient and not self._is_time(chosen):
                 for other in chosen:
                     self._stay(other)
             elif chosen:

@@ -19,9 +19,11 @@ from madang.app import look, plans, upkeep
 from madang.cli import background, up
 from madang.ending import farewell, heard
 from madang.errors import Corrupt, Rejected, Unavailable
+from madang.gateway.segment import line_of
 from madang.settings import Home
 from madang.stores.place import Hold
 from madang.stores.sqlite import SqliteStore
+from madang.traffic.account import Passed
 
 NEWER = 'last words: {"kind": "Corrupt", "code": "store.newer-version", "values": {"subject": "",\
  "found": "9", "known": "1"}}'
@@ -170,7 +172,9 @@ def test_a_control_that_lives_keeps_doctor_from_its_state(run, kept: Home) -> No
 
 
 def test_damaged_usage_and_what_was_set_aside_are_named(run, made: Home) -> None:
-    (made.gateway / "usage.jsonl").write_bytes(b'{"id": 1}\n\x00\x00\n{"id": 2}\n{"id"')
+    whole = line_of(Passed(1.0, ()))
+    usage = made.gateway / "usage-7-1-ab.000001.log"
+    usage.write_bytes(whole + b"\x00\x00\n" + whole + b'{"id"')
     (made.gateway / "table.corrupt").write_text("x")
     found = unwell(run, made)
     assert found["doctor.usage-damaged"]["values"]["count"] == 2

@@ -24,6 +24,7 @@ import madang
 from madang.clocks import SystemClock
 from madang.gateway.app import Gateway
 from madang.gateway.engines import Engines
+from madang.gateway.journal import waiting_in
 from madang.gateway.process import _config, _Server
 from madang.gateway.visit import Means
 from madang.settings import Home
@@ -323,8 +324,9 @@ class Process:
         self.headers = {"Authorization": f"Bearer {KEY}"}
 
     @property
-    def journal(self) -> Path:
-        return self.home.gateway / "usage.jsonl"
+    def waiting(self) -> set[str]:
+        """Ids of the accounts that are closed on its disk."""
+        return waiting_in(self.home.gateway)
 
     @property
     def log(self) -> str:

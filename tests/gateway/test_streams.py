@@ -82,7 +82,8 @@ async def test_the_engine_stops_as_soon_as_nobody_waits_for_its_answer(serve, en
         asking.cancel()
         await eventually(lambda: engine.cancelled == 1 and not engine.running)
         usage = await door.record()
-    assert (usage.status, usage.prompt_tokens, usage.output_tokens) == (499, 0, 0)
+    assert (usage.status, usage.output_tokens, usage.estimated) == (499, 0, True)
+    assert usage.prompt_tokens > 0, "the engine was at work on it"
 
 
 async def test_an_engine_that_dies_in_mid_stream_ends_it_with_an_error_never_silently(

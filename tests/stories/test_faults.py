@@ -158,7 +158,8 @@ def test_whatever_is_damaged_while_nothing_runs_the_next_up_serves(
     yard.json("down")
     for name in ("listen.json", "first-run.json", "gateway/table.json", "supervisor/journal.json"):
         (yard.home / name).write_text("{ torn")
-    (yard.home / "gateway" / "usage.jsonl").write_bytes(b"\x00\xff\n{torn")
+    for name in ("usage.jsonl", "usage-1-1-ab.000001.log"):
+        (yard.home / "gateway" / name).write_bytes(b"\x00\xff\n{torn")
     (yard.home / "secret.key").unlink()
     (yard.home / "admin.key").unlink()
     assert {"doctor.file-damaged", "doctor.key-missing"} <= unwell(yard).keys()

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from madang.traffic.account import CUT_OFF
 from madang.traffic.exchange import CLIENT_LEFT, Admitted, Exchange
 from madang.traffic.limits import Limits
 from madang.traffic.refusal import Refusal, from_engine
@@ -154,9 +155,41 @@ def test_a_stream_that_broke_is_charged_by_what_was_delivered(router):
 def test_nothing_delivered_is_nothing_charged(router):
     exchange = start(router, FLEET[0])
     ask(exchange, 0)
-    record = exchange.settle(CLIENT_LEFT, 1, 0)
+    record = exchange.settle(504, 1, 0)
     assert (record.prompt_tokens, record.output_tokens, record.estimated) == (0, 0, False)
     assert record.replica == "a"
+
+
+def test_who_leaves_while_a_replica_is_at_work_pays_for_the_prompt(router):
+    exchange = start(router, FLEET[0])
+    ask(exchange, 0)
+    record = exchange.settle(CLIENT_LEFT, 1, 0)
+    assert (record.output_tokens, record.estimated) == (0, True)
+    assert record.prompt_tokens == exchange.opened(0, 0).usage.prompt_tokens > 20
+    assert router.inflight == {}
+
+
+def test_who_leaves_after_a_replica_gave_no_answer_pays_nothing(router):
+    exchange = start(router, FLEET[0])
+    ask(exchange, 0)
+    assert isinstance(exchange.failed("refused", 0), Refusal)
+    assert exchange.settle(CLIENT_LEFT, 1, 0).prompt_tokens == 0
+
+
+def test_what_is_written_down_of_an_open_request_is_how_it_began(router):
+    exchange = start(router, FLEET[0], stream=True)
+    assert not exchange.is_asked
+    ask(exchange, 1)
+    assert exchange.is_asked
+    assert exchange.answers(200, EVENTS, 2) is None
+    exchange.feed(b"data: {}\n\ndata: {}\n\n", 3)
+    assert exchange.passed == 2
+    opened = exchange.opened(4, 1e9).usage
+    assert (opened.status, opened.output_tokens, opened.duration_s) == (CUT_OFF, 0, 4)
+    assert (opened.key, opened.payer, opened.replica, opened.at) == ("app", "p", "a", 1e9)
+    told = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}\n\n'
+    exchange.feed(told, 5)
+    assert exchange.passed == 5, "the engine knows better"
 
 
 def test_a_request_that_reached_no_replica_leaves_no_record(router):

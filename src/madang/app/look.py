@@ -72,17 +72,20 @@ def unusable(home: Home, error: OSError) -> Check:
 
 def _files(home: Home) -> Iterator[Check]:
     """Files that a part reads when it starts: each must be what it was written as."""
+    from madang.gateway.journal import segments_in
+    from madang.gateway.segment import is_whole
+
     for path in (home.boot, home.listen, home.journal, home.table):  # first-run.json is only there
         with suppress(FileNotFoundError):
             if cause := _damage(path):
                 yield found("doctor.file-damaged", str(path), ok=False, cause=cause)
     yield from map(told, upkeep.newer_files(home))
-    usage = home.gateway / "usage.jsonl"
-    with suppress(OSError):
-        with usage.open("rb") as file:
-            lines = file.read(LOOK_BYTES_MAX).splitlines()
-        if damaged := sum(not _is_json(line) for line in lines):
-            yield found("doctor.usage-damaged", str(usage), ok=False, count=damaged)
+    for usage in segments_in(home.gateway):
+        with suppress(OSError):
+            with usage.open("rb") as file:
+                lines = file.read(LOOK_BYTES_MAX).splitlines()
+            if damaged := sum(not is_whole(line) for line in lines):
+                yield found("doctor.usage-damaged", str(usage), ok=False, count=damaged)
     for path in (home.table.with_suffix(".corrupt"), home.journal.with_suffix(".corrupt")):
         if path.exists():
             yield found("doctor.file-set-aside", str(path), ok=False)
@@ -99,14 +102,6 @@ def _damage(path: Path) -> str:
     except (ValueError, RecursionError) as error:
         return str(error)
     return "" if isinstance(kept, dict | list) else "not an object"
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def _keys(home: Home) -> Iterator[Check]:

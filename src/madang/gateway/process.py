@@ -23,7 +23,7 @@ from madang.clocks import SystemClock, SystemRandom
 from madang.errors import Unavailable
 from madang.gateway.app import Gateway
 from madang.gateway.engines import Engines
-from madang.gateway.journal import Journal
+from madang.gateway.journal import Journal, column_of
 from madang.gateway.line import ControlLine
 from madang.gateway.pull import Puller, TableFile
 from madang.gateway.spool import Spool
@@ -125,17 +125,19 @@ async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     desk = Desk(limits, Front(settings.names()))
     lacks = Lacks(lambda cause: desk.lack(cause, clock.monotonic()))
     ready(WRITERS, lacks)
-    spool = Spool(Journal(home.gateway / "usage.jsonl"), ControlLine(home.sockets), clock)
+    boot = SystemRandom().token(BOOT_BYTES)
+    journal = Journal(home.gateway, column_of(os.getpid(), boot))
+    spool = Spool(journal, ControlLine(home.sockets), clock, desk.under_way)
     table = TableFile(home.table)
     puller = Puller(uid, desk, table, ControlLine(home.sockets), clock)
     engines = Engines(desk.limits.connect_s, lacks)
     means = Means(desk, engines, clock, spool.record, lacks)
-    gateway = Gateway(means, SystemRandom().token(BOOT_BYTES))
+    gateway = Gateway(means, boot)
     puller.load()
     messages.load()
     server = _Server(_config(gateway), lambda: _announce(listener))
     async with asyncio.TaskGroup() as group:
-        loops = (gateway.sweep(), puller.run(), spool.write(), spool.deliver())
+        loops = (gateway.sweep(), puller.run(), spool.write(), spool.deliver(), spool.recover())
         tasks = [group.create_task(each) for each in loops]
         await server.serve([listener])
         await gateway.settle(LAST_WORDS_S)

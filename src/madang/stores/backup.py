@@ -46,7 +46,9 @@ def files(home: Home, copy: Path) -> dict[str, Path]:
     """Return the members of a backup and where each lies now."""
     beside = {name: home.path / name for name in BESIDE}
     records = {f"blobs/{path.name}": path for path in sorted(home.blobs.glob("sha256-*.json"))}
-    there = {name: path for name, path in (beside | records).items() if path.is_file()}
+    usage = {f"gateway/{path.name}": path for path in sorted(home.gateway.glob("usage-*.log"))}
+    named = beside | records | usage
+    there = {name: path for name, path in named.items() if path.is_file()}
     known = {name: path for name, path in there.items() if archive.NAMES.fullmatch(name)}
     return {archive.STATE: copy, **known}
 

@@ -26,6 +26,7 @@ from typing import Any
 
 from madang.client import Client
 from madang.errors import Conflict, MadangError, NotFound
+from madang.gateway.journal import waiting_in
 from madang.testing.ledger import Ledger, Value
 
 MADANG = Path(sys.executable).with_name("madang")
@@ -295,8 +296,7 @@ class Ordeal:
 
         To be asked after `close`.
         """
-        spool = self.home / "gateway" / "usage.jsonl"
-        waiting = {json.loads(line)["id"] for line in spool.read_text().splitlines()}
+        waiting = waiting_in(self.home / "gateway")
         return self.completed.keys() - usage_of(self.home / "state.db")[0] - waiting
 
     def _was_cut(self, ended_s: float) -> bool:

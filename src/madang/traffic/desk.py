@@ -41,6 +41,7 @@ class Desk:
         self._lengths = Lengths()
         self._lack, self._lacked_at = "", -inf
         self._open = 0
+        self._accounts: dict[str, Exchange] = {}
         self._body_bytes = 0
 
     @property
@@ -52,6 +53,10 @@ class Desk:
     def open(self) -> int:
         """Requests in hand."""
         return self._open
+
+    def under_way(self) -> list[Exchange]:
+        """Return the requests that a replica was asked for and whose account is not closed."""
+        return [each for each in self._accounts.values() if each.is_asked]
 
     def wants(self, table: RouteTable) -> bool:
         """Tell whether a table replaces the one that is served."""
@@ -163,6 +168,7 @@ class Desk:
 
         What it may use is reserved before, and given back by `settle`.
         """
+        self._accounts[exchange.id] = exchange
         if refused := self._reserve(exchange, now):
             return refused
         choice = None if self._hold.has_line(exchange.place) else exchange.choose(now)
@@ -205,6 +211,7 @@ class Desk:
     def settle(self, exchange: Exchange, status: int, now: float, at: float) -> Usage | None:
         """Close an exchange wherever it stands; None when no replica was asked."""
         self._hold.leave(exchange)
+        self._accounts.pop(exchange.id, None)
         self.budgets.begin(at)
         usage = self._account(exchange, exchange.settle(status, now, at))
         self._hold.settle(exchange, usage, now)

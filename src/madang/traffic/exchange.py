@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
+from madang.traffic.account import CUT_OFF, Opened
 from madang.traffic.budgets import Reserve
 from madang.traffic.doors import PATHS
 from madang.traffic.limits import Limits
@@ -361,15 +362,38 @@ class Exchange:
             self._blame(self._target, now)
         return ENGINE_SILENT
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a replica was ever asked: from then on there is an account to close."""
+        return bool(self._replica)
+
+    @property
+    def passed(self) -> int:
+        """Output tokens that have passed by now: as the engine says, or as they were seen."""
+        tokens = self._events.tokens or self._tokens
+        return tokens.output if tokens else self._events.pieces
+
+    def opened(self, now: float, at: float) -> Opened:
+        """Return what is written down of it while it is open. `at` is Unix seconds."""
+        usage = self._usage(CUT_OFF, now, at, Tokens(self._request.prompt_tokens, 0, 0))
+        return Opened(usage, self.reserve.tokens if self.reserve else 0, self.price)
+
     def settle(self, status: int, now: float, at: float) -> Usage | None:
-        """Close the account; None when no replica was ever asked. `at` is Unix seconds."""
+        """Close the account; None when no replica was ever asked. `at` is Unix seconds.
+
+        Who left while a replica was at work pays for the prompt and what had passed by then.
+        """
+        worked = status == CLIENT_LEFT and self._target is not None
         self.free(now)
         if not self._replica:
             return None
         tokens = self._events.tokens or self._tokens
-        served = self._first_byte_s is not None and self._engine_status == 200
+        served = worked or (self._first_byte_s is not None and self._engine_status == 200)
         guess = Tokens(self._request.prompt_tokens if served else 0, 0, self._events.pieces)
-        counted = tokens or guess
+        usage = self._usage(status, now, at, tokens or guess)
+        return structs.replace(usage, estimated=True) if tokens is None and served else usage
+
+    def _usage(self, status: int, now: float, at: float, counted: Tokens) -> Usage:
         return Usage(
             id=self._admitted.id,
             at=at,
@@ -383,7 +407,6 @@ class Exchange:
             status=status,
             duration_s=now - self._began,
             first_token_s=self._first_byte_s,
-            estimated=tokens is None and served,
             key_uid=self._admitted.key.uid,
             payer=self._admitted.key.project,
             model=self._admitted.endpoint.model,

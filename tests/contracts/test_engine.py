@@ -15,6 +15,7 @@ from madang.engines.fake import Fake
 from madang.engines.llamacpp import LlamaCpp
 from madang.ports import Assignment, Engine
 from madang.supervisor.protocol import plan_from
+from madang.traffic.table import SKILLS
 
 TOKEN = "a-token-nobody-else-knows"
 SCHEMA = {
@@ -114,7 +115,7 @@ def test_the_facts_are_such_that_planning_can_use_them(case):
     assert facts.overhead_bytes > 0
     assert facts.weights_factor > 0
     assert 1 <= facts.slots <= facts.context_tokens
-    assert facts.features <= {"chat", "completions", "embeddings"}
+    assert facts.features <= {"chat", "completions", "embeddings"} | SKILLS
 
 
 @pytest.mark.parametrize(

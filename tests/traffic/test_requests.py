@@ -167,8 +167,8 @@ def test_what_would_mislead_or_is_out_of_range_is_refused_by_name(fields, param)
     assert refused("chat", chat(**fields)).param == param
 
 
-@pytest.mark.parametrize("part", ["image_url", "input_audio", "file"])
-def test_only_text_can_be_read_here(part):
+@pytest.mark.parametrize("part", ["input_audio", "file", "video_url"])
+def test_only_texts_and_pictures_can_be_read_here(part):
     content = [{"type": "text", "text": "what is this?"}, {"type": part, part: {}}]
     refusal = refused("chat", chat(messages=[{"role": "user", "content": content}]))
     assert refusal.code == "text_only"

@@ -13,6 +13,7 @@ from madang.control.world import World
 from madang.planning.grants import weights
 from madang.planning.snapshot import EngineFacts
 from madang.resources.endpoint import Endpoint
+from madang.resources.model import Model
 from madang.resources.quota import Quota
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
@@ -30,7 +31,9 @@ TABLES_KEPT = 256
 WEIGHT_MAX = 8.0
 """Of its turns at an endpoint a project gets at most so many times those of another, or so few."""
 
-SOURCES = ("endpoint", "replica", "revision", "service", "key", "user", "grant", "quota")
+SOURCES = (
+    "endpoint", "replica", "revision", "service", "model", "key", "user", "grant", "quota",
+)  # fmt: skip
 """The kinds that a table is made from."""
 
 Token = Callable[[str, int], str]
@@ -227,7 +230,29 @@ def _endpoint(
         context_tokens=min(contexts, default=0),
         features=_shared_features(facts),
         waiting=None if replicas else _waiting(world, service_ref),
+        lacks=_lacks(world, facts, replicas),
     )
+
+
+def _lacks(world: World, facts: list[EngineFacts], replicas: list[Replica]) -> frozenset[str]:
+    """Return what one of these replicas can't do, by its engine or its model: any may be asked."""
+    lacks = frozenset[str]().union(*(traffic.SKILLS - each.features for each in facts))
+    for revision in {replica.revision for replica in replicas}:
+        takes = _template_takes(world, revision)
+        lacks |= frozenset() if takes is None else _OF_TEMPLATES.difference(takes)
+    return lacks
+
+
+_OF_TEMPLATES = frozenset({"tools", "reasoning"})
+"""Skills that a model has by its chat template; an engine passes over what that doesn't take."""
+
+
+def _template_takes(world: World, ref: Ref) -> tuple[str, ...] | None:
+    revision = world.get(CONTROL, Revision, ref)
+    named = Ref(ref.project, revision.spec.model) if revision else None
+    model = world.get(CONTROL, Model, named) if named else None
+    version = model.version(revision.spec.model_version) if model and revision else None
+    return version.template_takes if version else None
 
 
 def _shared_features(facts: list[EngineFacts]) -> frozenset[str]:

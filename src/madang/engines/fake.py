@@ -30,7 +30,7 @@ class Fake:
             weights_factor=1.0,
             slots=4,
             context_tokens=8192,
-            features=frozenset({"chat", "completions", "embeddings"}),
+            features=frozenset({"chat", "completions", "embeddings", "tools", "json", "reasoning"}),
         )
 
     def launch(self, assignment: Assignment) -> LaunchPlan:

@@ -131,7 +131,8 @@ class Answer:
         self.limit: int | None = order.get("max_completion_tokens") or order.get("max_tokens")
         stops = order.get("stop") or []
         self.stops: list[str] = [stops] if isinstance(stops, str) else list(stops)
-        text = forced_text(order, script)
+        self.calls = called_function(order) if chat else None
+        text = forced_text(order, script) if self.calls is None else forced_call(order, self.calls)
         self.words = script.words if text is None else tokens_of(text)
         self.repeats = text is None
         self.finish = "stop"
@@ -176,13 +177,30 @@ class Answer:
 
     def whole(self, text: str) -> dict[str, Any]:
         """Return the answer in one piece."""
-        part = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        return self._card("", {**part, "finish_reason": self.finish}) | {"usage": self.usage()}
+        message = {"role": "assistant", **self._said(text, is_first=True)}
+        part: dict[str, Any] = {"message": message} if self.chat else {"text": text}
+        return self._card("", {**part, "finish_reason": self.ended}) | {"usage": self.usage()}
+
+    @property
+    def ended(self) -> str:
+        """Why it ended, as an answer says it."""
+        return "tool_calls" if self.calls and self.finish == "stop" else self.finish
+
+    def _said(self, text: str, *, is_first: bool) -> dict[str, Any]:
+        """Return a piece of text as what it is: words, or what a function is called with."""
+        if self.calls is None:
+            return {"content": text}
+        call: dict[str, Any] = {"index": 0, "function": {"arguments": text}}
+        if is_first:
+            call |= {"id": f"call-{id(self):x}", "type": "function"}
+            call["function"]["name"] = self.calls
+        return {"content": None, "tool_calls": [call]}
 
     def piece(self, text: str, finish: str | None = None) -> dict[str, Any]:
         """Return one event of a stream."""
-        delta: dict[str, Any] = {"content": text} if finish is None else {}
-        if self.made == 1:
+        is_first = self.made == 1
+        delta = self._said(text, is_first=is_first) if finish is None else {}
+        if is_first:
             delta["role"] = "assistant"
         part: dict[str, Any] = {"delta": delta} if self.chat else {"text": text}
         return self._card(".chunk", {**part, "finish_reason": finish})
@@ -274,7 +292,7 @@ class Conversation(BaseHTTPRequestHandler):
         self.end_headers()
         for token in self._paced(answer):
             self._event(json.dumps(answer.piece(token)))
-        self._event(json.dumps(answer.piece("", answer.finish)))
+        self._event(json.dumps(answer.piece("", answer.ended)))
         if (order.get("stream_options") or {}).get("include_usage"):
             self._event(json.dumps(answer.bill()))
         self._event("[DONE]")
@@ -368,7 +386,7 @@ def prompt_of(order: dict[str, Any], chat: bool) -> str:
     if not chat:
         prompt = order["prompt"]
         return prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
-    said = [message["content"] or "" for message in order["messages"]]
+    said = [message.get("content") or "" for message in order["messages"]]
     return "\n".join(
         text if isinstance(text, str) else " ".join(part.get("text", "") for part in text)
         for text in said
@@ -384,6 +402,20 @@ def forced_text(order: dict[str, Any], script: Script) -> str | None:
         return '{"broken": '
     schema = wanted.get("json_schema", {}).get("schema", {"type": "object"})
     return json.dumps(least_value(schema))
+
+
+def called_function(order: dict[str, Any]) -> str | None:
+    """Return the function that the request has called, one way or another; None: it leaves that."""
+    choice = order.get("tool_choice")
+    if isinstance(choice, dict):
+        return str(choice["function"]["name"])
+    return str(order["tools"][0]["function"]["name"]) if choice == "required" else None
+
+
+def forced_call(order: dict[str, Any], name: str) -> str:
+    """Return the least that a function of the request may be called with, as JSON."""
+    known = {tool["function"]["name"]: tool["function"] for tool in order["tools"]}
+    return json.dumps(least_value(known[name].get("parameters") or {"type": "object"}))
 
 
 def embedding_of(text: str) -> list[float]:

@@ -42,7 +42,11 @@ class LlamaCpp:
             weights_factor=1.0,
             slots=4,
             context_tokens=8192,
-            features=frozenset({"chat", "completions", "embeddings"}),
+            # Not several answers or prompts: its usage tells the tokens of only one of them. Not
+            # `echo`: it passes over that.
+            features=frozenset(
+                {"chat", "completions", "embeddings", "tools", "json", "logprobs", "reasoning"}
+            ),
         )
 
     def launch(self, assignment: Assignment) -> LaunchPlan:

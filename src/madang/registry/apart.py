@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, BinaryIO
 
 from madang.apart import Limits, asked, confine
@@ -43,7 +43,9 @@ def _understood(said: bytes, status: int) -> Found:
     with suppress(ValueError, TypeError, KeyError):
         answer = json.loads(said)
         if "found" in answer:
-            return Found(**answer["found"])
+            found = Found(**answer["found"])
+            takes = found.template_takes
+            return replace(found, template_takes=None if takes is None else tuple(takes))
         raise Rejected(str(answer["refused"]), **answer["values"])
     known = {-number: cause for number, cause in _CAUSES.items()}
     cause = known.get(status, f"its reader ended with status {status}")

@@ -28,6 +28,8 @@ TENSOR_NAME_BYTES_MAX = 127
 STRING_BYTES_MAX = 4 << 20
 TEXT_BYTES_KEPT = 1_024
 """Of a string that is kept."""
+TEMPLATE_BYTES_KEPT = 256 << 10
+"""Of a chat template; the longest known is a tenth of that."""
 STRINGS_MAX = 1_500_000
 """Strings in all arrays together; the largest vocabularies have half of it."""
 LAYERS_MAX = 1_024
@@ -70,6 +72,8 @@ class Header:
     """Cache of one token over all layers, in bytes, as 16-bit floats."""
     licence: str
     chat_template: bool
+    template_takes: tuple[str, ...] = ()
+    """What its chat template puts into the prompt beside turns: `tools`, `reasoning`."""
 
 
 def read(file: BinaryIO, size_bytes: int) -> Header:
@@ -151,7 +155,8 @@ def _keys(header: _Reader, count: int) -> dict[str, Value]:
         key = written.decode(errors="replace")
         (kind,) = header.numbers("<I")
         wanted = key in _WANTED or key.partition(".")[2] in _WANTED_OF_ARCHITECTURE
-        value = _value(header, kind, wanted=wanted)
+        kept = TEMPLATE_BYTES_KEPT if key == _TEMPLATE else TEXT_BYTES_KEPT
+        value = _value(header, kind, kept if wanted else 0)
         if value is not None:
             values[key] = value
         if len(values) > KEPT_MAX:
@@ -159,20 +164,23 @@ def _keys(header: _Reader, count: int) -> dict[str, Value]:
     return values
 
 
+_TEMPLATE = "tokenizer.chat_template"
 _WANTED = frozenset({
-    "general.architecture", "general.alignment", "general.license", "split.count",
-    "tokenizer.chat_template",
+    "general.architecture", "general.alignment", "general.license", "split.count", _TEMPLATE,
 })  # fmt: skip
+_TAKES = {"tools": "tools", "reasoning_effort": "reasoning", "enable_thinking": "reasoning"}
+"""Names of what an engine gives to a template, and what they stand for."""
 _WANTED_OF_ARCHITECTURE = frozenset({
     "context_length", "embedding_length", "block_count", "attention.head_count",
     "attention.head_count_kv", "attention.key_length", "attention.value_length",
 })  # fmt: skip
 
 
-def _value(header: _Reader, kind: int, *, wanted: bool) -> Value | None:
-    """Read or skip one value; None: not wanted, or an array of anything but integers."""
+def _value(header: _Reader, kind: int, kept: int) -> Value | None:
+    """Read one value, or skip it for 0 bytes kept; None too for an array of no integers."""
+    wanted = kept > 0
     if kind == _STRING:
-        text = header.text(STRING_BYTES_MAX, TEXT_BYTES_KEPT if wanted else 0)
+        text = header.text(STRING_BYTES_MAX, kept)
         return text.decode(errors="replace") if wanted else None
     if kind == _ARRAY:
         return _array(header, wanted=wanted)
@@ -251,13 +259,16 @@ def _header(values: dict[str, Value], parameters: int) -> Header:
     if _number(values, "split.count") > 1:
         raise Rejected("model.format-not-yet", format="gguf in several files")
     licence = str(values.get("general.license", ""))
+    template = str(values.get(_TEMPLATE, ""))
+    taken = {what for name, what in _TAKES.items() if re.search(rf"\b{name}\b", template)}
     return Header(
         architecture=architecture,
         parameters=parameters,
         context_tokens=_number(values, f"{architecture}.context_length"),
         kv_bytes_per_token=_kv_bytes_per_token(values, architecture),
         licence="".join(c for c in licence if c.isprintable())[:LICENCE_LENGTH_MAX],
-        chat_template=bool(values.get("tokenizer.chat_template")),
+        chat_template=bool(template),
+        template_takes=tuple(sorted(taken)),
     )
 
 

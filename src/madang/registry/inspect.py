@@ -39,6 +39,8 @@ class Found:
     kv_bytes_per_token: int = 0
     licence: str = ""
     chat_template: bool = False
+    template_takes: tuple[str, ...] | None = None
+    """None: nothing is known of that."""
 
 
 def inspect(file: BinaryIO, size_bytes: int) -> Found:
@@ -51,6 +53,7 @@ def inspect(file: BinaryIO, size_bytes: int) -> Found:
         return Found(
             "gguf", header.architecture, header.parameters, header.context_tokens,
             header.kv_bytes_per_token, header.licence, header.chat_template,
+            header.template_takes,
         )  # fmt: skip
     for magic, name in _NEVER.items():
         if start.startswith(magic):

@@ -65,6 +65,8 @@ class ModelVersion(Frozen):
     kv_bytes_per_token: int = 0
     licence: str = ""
     chat_template: bool = False
+    template_takes: tuple[str, ...] | None = None
+    """What its chat template takes beside turns: `tools`, `reasoning`. None: unknown."""
     imported_at: float = 0.0
 
 

@@ -9,7 +9,8 @@ from msgspec import json, structs
 
 from madang.traffic.doors import PATHS, Head
 from madang.traffic.refusal import Refusal, invalid, unavailable
-from madang.traffic.requests import Kind
+from madang.traffic.requests import Kind, Request
+from madang.traffic.skills import wishes
 from madang.traffic.table import Endpoint, Key, RouteTable
 
 NAMES_SHOWN_MAX = 20
@@ -56,13 +57,23 @@ class Directory:
         endpoint = self.find(key, model)
         if isinstance(endpoint, Refusal):
             return endpoint
-        if kind not in endpoint.features:
+        if ("chat" if kind == "responses" else kind) not in endpoint.features:
             door, code = PATHS[kind], "unsupported_by_model"
             return invalid("gateway.not-offered", "model", code, model=model, path=door)
         if endpoint.targets or endpoint.hold_s:
             return endpoint
         refusal = unavailable("model_not_ready", "gateway.model-not-ready", model=model)
         return structs.replace(refusal, waiting=endpoint.waiting)
+
+    def fit(self, endpoint: Endpoint, request: Request) -> Refusal | None:
+        """Refuse what a request asks for and no engine behind its endpoint can do."""
+        if not endpoint.lacks:
+            return None
+        for skill, param in wishes(request.body):
+            if skill in endpoint.lacks:
+                code, named = "unsupported_by_model", request.model
+                return invalid("gateway.lacks", param, code, model=named, feature=skill)
+        return None
 
     def find(self, key: Key, model: str) -> Endpoint | Refusal:
         """Look up NAME in the key's project, or PROJECT/NAME; another project's is absent.

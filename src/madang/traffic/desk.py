@@ -159,6 +159,8 @@ class Desk:
         endpoint = self._directory.resolve(key, request.model, kind)
         if isinstance(endpoint, Refusal):
             return endpoint
+        if refused := self._directory.fit(endpoint, request):
+            return refused
         return Exchange(
             Admitted(request_id, key, endpoint, request), self._router, self.limits, now
         )

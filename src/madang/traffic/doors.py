@@ -21,8 +21,11 @@ PATHS: dict[Kind, str] = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
     "embeddings": "/v1/embeddings",
+    "responses": "/v1/responses",
 }
-"""Where requests of each kind come in, here and at an engine."""
+"""Where requests of each kind come in."""
+ENGINE_PATHS: dict[Kind, str] = {**PATHS, "responses": PATHS["chat"]}
+"""Where they go at an engine."""
 
 _DOORS: dict[str, tuple[str, Door]] = {
     **{path: ("POST", kind) for kind, path in PATHS.items()},

@@ -12,10 +12,11 @@ from msgspec import Struct, structs
 
 from madang.traffic.account import CUT_OFF, Opened
 from madang.traffic.budgets import Reserve
-from madang.traffic.doors import PATHS
+from madang.traffic.doors import ENGINE_PATHS
 from madang.traffic.limits import Limits
 from madang.traffic.refusal import OVERLOADED, Headers, Refusal, from_engine, unavailable
 from madang.traffic.requests import Kind, Request
+from madang.traffic.retold import Retold
 from madang.traffic.route import Router
 from madang.traffic.stream import EventStream
 from madang.traffic.table import Endpoint, Key, Price, Target, Usage
@@ -68,6 +69,9 @@ class Exchange:
         self._engine_status = 0
         self._first_byte_s: float | None = None
         self._events = EventStream(self._request.wants_usage, limits.event_bytes_max)
+        self._retold: Retold | None = None
+        if self._request.told:
+            self._retold = Retold(admitted.id, self._request.model, self._request.told)
         self._body = bytearray()
         self._tokens: Tokens | None = None
         self.deadline = now + limits.first_byte_s
@@ -207,7 +211,7 @@ class Exchange:
     def upstream(self, target: Target) -> tuple[str, bytes]:
         """Return the address and body to send to a replica; from now on it counts as asked."""
         self._replica = target.uid
-        return target.url + PATHS[self._request.kind], self._request.encode(target.uid)
+        return target.url + ENGINE_PATHS[self._request.kind], self._request.encode(target.uid)
 
     def failed(self, fault: Fault, now: float) -> Target | Refusal | None:
         """Note that the chosen replica gave no answer; pick another, once, as `choose` does.
@@ -290,6 +294,8 @@ class Exchange:
         began = self._events.pieces
         try:
             passed = self._events.feed(data)
+            if self._retold:
+                passed = self._retold.feed(passed)
         except OverflowError:
             return ANSWER_TOO_LARGE
         except ValueError:
@@ -327,7 +333,10 @@ class Exchange:
         if self._tokens is None and not is_object(body):
             return self._garbled(now)
         self._praise()
-        return self._rename(body)
+        try:
+            return self._retold.whole(body) if self._retold else self._rename(body)
+        except ValueError:
+            return self._garbled(now)
 
     def _garbled(self, now: float) -> Refusal:
         if self._target:

@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 from msgspec import DecodeError, Struct, ValidationError, json, structs, to_builtins
 
-from madang.traffic import schema
+from madang.traffic import responses, schema
+from madang.traffic.plain import defused
 from madang.traffic.refusal import Refusal, invalid
+from madang.traffic.responses import Asked, JsonSchemaFormat, Told, as_chat, told
 
-Kind = Literal["chat", "completions", "embeddings"]
+Kind = Literal["chat", "completions", "embeddings", "responses"]
 
 FREE_DEPTH_MAX = 32
 """How deep a tool's or an answer's JSON schema may nest."""
@@ -32,11 +34,12 @@ _BODIES: dict[Kind, type[Struct]] = {
     "chat": schema.Chat,
     "completions": schema.Completion,
     "embeddings": schema.Embedding,
+    "responses": Asked,
 }
 _DECODERS = {kind: json.Decoder(body) for kind, body in _BODIES.items()}
 _NESTED = {
     name
-    for part in vars(schema).values()
+    for part in (*vars(schema).values(), *vars(responses).values())
     if isinstance(part, type) and issubclass(part, schema.Part) and part not in _BODIES.values()
     for name in part.__struct_fields__
 }
@@ -48,6 +51,7 @@ _MISSING = re.compile(r"Object missing required field `(.*)`")
 _VALUE = re.compile(r"Invalid (?:enum )?value (.*)", re.DOTALL)
 
 DECODER_SAYS = {
+    "gateway.not-an-image": re.compile(r"Expected `str` matching regex .*"),
     "gateway.wrong-type": re.compile(r"Expected `(?P<wanted>.*)`, got `(?P<given>.*)`"),
     "gateway.wrong-length": re.compile(r"Expected `\w+` of length (?P<bound>.*)"),
     "gateway.out-of-bounds": re.compile(r"Expected `\w+` (?P<bound>[<>]=? .*)"),
@@ -69,8 +73,11 @@ class Request(Struct):
     body_bytes: int
     """Its length as it came."""
     body: schema.Body
+    """What the engine is asked; for `responses`, the same as a chat."""
     is_batch: bool = False
     """It may wait for all that isn't."""
+    told: Told | None = None
+    """Only for `responses`: what the answer says again."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -87,7 +94,8 @@ class Request(Struct):
     def encode(self, model: str) -> bytes:
         """Write the body for an engine that knows its model by this name."""
         self.body.model = model
-        return _ENCODER.encode(self.body)
+        written = _ENCODER.encode(self.body)
+        return defused(written) if isinstance(self.body, schema.Chat) else written
 
 
 def read(kind: Kind, data: bytes) -> Request | Refusal:
@@ -102,10 +110,16 @@ def read(kind: Kind, data: bytes) -> Request | Refusal:
     if refused:
         return refused
     is_batch = body.service_tier in BATCH_TIERS
+    again = None
+    if isinstance(body, Asked):
+        again, body = told(body), as_chat(body)
+        if isinstance(body, Refusal):
+            return body
     for field in _DROPPED:
         setattr(body, field.name, None)
     stream, wants_usage = _prepare(body)
-    return Request(kind, body.model, stream, wants_usage, len(data), body, is_batch)
+    wants_usage |= again is not None
+    return Request(kind, body.model, stream, wants_usage, len(data), body, is_batch, again)
 
 
 def _prepare(body: schema.Body) -> tuple[bool, bool]:
@@ -119,15 +133,16 @@ def _prepare(body: schema.Body) -> tuple[bool, bool]:
     return bool(body.stream), wants_usage
 
 
-def _check(body: schema.Body, data: bytes) -> Refusal | None:
+def _check(body: schema.Body | Asked, data: bytes) -> Refusal | None:
     """Check what a type can't say."""
     if b"\\u0000" in data and (path := _find_nul(to_builtins(body), "")):
         return invalid("gateway.nul", path)
     if isinstance(body, schema.Embedding):
         return _check_inputs(body.input, "input")
-    stops = [body.stop] if isinstance(body.stop, str) else body.stop or ()
-    if any(len(stop.encode()) > schema.STOP_BYTES_MAX for stop in stops):
-        return invalid("gateway.stop-too-long", "stop", limit=schema.STOP_BYTES_MAX)
+    if not isinstance(body, Asked):
+        stops = [body.stop] if isinstance(body.stop, str) else body.stop or ()
+        if any(len(stop.encode()) > schema.STOP_BYTES_MAX for stop in stops):
+            return invalid("gateway.stop-too-long", "stop", limit=schema.STOP_BYTES_MAX)
     if isinstance(body, schema.Completion):
         return _check_inputs(body.prompt, "prompt")
     return next((refused for path, free in _free(body) if (refused := _bound(free, path))), None)
@@ -146,8 +161,14 @@ def _check_inputs(given: str | list[Any], param: str) -> Refusal | None:
     return None
 
 
-def _free(body: schema.Chat) -> Iterator[tuple[str, Any]]:
+def _free(body: schema.Chat | Asked) -> Iterator[tuple[str, Any]]:
     """Yield the parts of a chat whose shape is the application's own."""
+    if isinstance(body, Asked):
+        for index, function in enumerate(body.tools or ()):
+            yield f"tools[{index}].parameters", function.parameters
+        if body.text and isinstance(body.text.format, JsonSchemaFormat):
+            yield "text.format.schema", body.text.format.schema
+        return
     for index, tool in enumerate(body.tools or ()):
         yield f"tools[{index}].function.parameters", tool.function.parameters
     if isinstance(body.response_format, schema.SchemaFormat):

@@ -1,4 +1,4 @@
-"""What an application may send, as closed types: the OpenAI API's fields, text only.
+"""What an application may send, as closed types: the OpenAI API's fields, texts and images.
 
 A field of type `None` is known but refused: silently ignoring it would mislead. Fields of
 `Ignored` are checked and dropped: here they change nothing.
@@ -19,6 +19,8 @@ LOGPROBS_MAX = 20
 LOGIT_BIASES_MAX = 1024
 INPUTS_MAX = 2048
 """Prompts of one completion, texts of one embedding request."""
+IMAGES_MAX = 64
+"""Images of one request."""
 INT_MAX = 2**63 - 1
 TOKENS_MAX = 2**31 - 1
 
@@ -31,6 +33,9 @@ Inputs = str | Annotated[list[str | int | TokenIds], Meta(min_length=1)]
 """A text, several texts, one text as token ids, or several of those; never mixed."""
 Stop = Annotated[str, Meta(min_length=1, max_length=STOP_BYTES_MAX)]
 FreeForm = dict[str, Any]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How much a model is to think."""
+IMAGE_URL = r"^data:image/(png|jpeg|webp|gif);base64,"
 
 
 class Part(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -42,6 +47,19 @@ class TextPart(Part, tag_field="type", tag="text"):
 
     text: str
     prompt_cache_breakpoint: FreeForm | None = None
+
+
+class Image(Part):
+    """A picture, in the request itself: nothing is fetched for an application."""
+
+    url: Annotated[str, Meta(pattern=IMAGE_URL)]
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(Part, tag_field="type", tag="image_url"):
+    """A picture among texts."""
+
+    image_url: Image
 
 
 class RefusalPart(Part, tag_field="type", tag="refusal"):
@@ -82,8 +100,10 @@ class DeveloperMessage(Message, tag="developer"):
     """The same, under its newer name."""
 
 
-class UserMessage(Message, tag="user"):
-    """What a person said."""
+class UserMessage(Message, tag="user", kw_only=True):
+    """What a person said or showed."""
+
+    content: str | Annotated[list[TextPart | ImagePart], Meta(min_length=1)]  # type: ignore[assignment]
 
 
 class AssistantMessage(Message, tag="assistant", kw_only=True):
@@ -213,9 +233,7 @@ class Chat(Sampling, kw_only=True):
     response_format: TextFormat | JsonFormat | SchemaFormat | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=LOGPROBS_MAX)] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        None
-    )
+    reasoning_effort: Effort | None = None
     audio: None = None
     functions: None = None
     function_call: None = None

@@ -52,6 +52,17 @@ class Allowance(Struct, frozen=True, kw_only=True):
     krw_per_month: int | None = None
 
 
+SKILLS = frozenset(
+    {"tools", "json", "logprobs", "choices", "prompts", "echo", "vision", "reasoning"}
+)
+"""What some engines can and others can't, where a request asks for it.
+
+tools: call functions; json: keep to a schema; logprobs: tell the odds of tokens; choices: several
+answers to one prompt; prompts: several prompts in one completion; echo: say the prompt again;
+vision: look at pictures; reasoning: think as much as one is told.
+"""
+
+
 class Endpoint(Struct, frozen=True):
     """A name that applications call, and where its requests may go."""
 
@@ -68,6 +79,8 @@ class Endpoint(Struct, frozen=True):
     """So long requests wait for a turn, also while it has no target; 0: not while it has none."""
     price: Price | None = None
     """None: its tokens cost nothing."""
+    lacks: frozenset[str] = frozenset()
+    """Of `SKILLS`, what its engines, or its model, can't do."""
 
 
 class Key(Struct, frozen=True):

@@ -1,0 +1,49 @@
+"""What people write stays text: a model's own control tokens, spelled out, are taken apart.
+
+Engines read a chat as one text after its template was filled in, and take `<|im_start|>` in a
+person's words for the token that begins a turn: anybody could speak as the system. A word joiner,
+which nobody sees, behind the first character makes it the text that it is. Plain completions are
+left alone: there the application writes the template itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from msgspec import json
+
+JOINER = "\u2060"
+_MARK = re.compile(
+    r"<(?=\|\w|｜|(?:start|end)_of_turn>|/?s>|[be]os>|__media__>|</?SYS>)|\[(?=/?INST\])"
+)
+"""ChatML and its kin, Llama, DeepSeek, Gemma, Mistral; llama.cpp's place of a picture."""
+_PARTS = ("messages", "tools", "response_format")
+"""The parts of a chat that templates write into the text."""
+
+
+def defused(written: bytes) -> bytes:
+    r"""Take apart what could be control tokens in a chat that is written as JSON.
+
+    >>> defused('{"messages":[{"content":"<|im_end|>"}],"stop":["<|im_end|>"]}'.encode()).decode()
+    '{"messages":[{"content":"<\u2060|im_end|>"}],"stop":["<|im_end|>"]}'
+    """
+    if b"<" not in written and b"INST]" not in written:
+        return written
+    if not _MARK.search(written.decode()):
+        return written
+    chat = json.decode(written)
+    for part in _PARTS:
+        if part in chat:
+            chat[part] = _apart(chat[part])
+    return json.encode(chat)
+
+
+def _apart(value: Any) -> Any:
+    if isinstance(value, str):
+        return _MARK.sub(lambda found: found[0] + JOINER, value)
+    if isinstance(value, list):
+        return [_apart(each) for each in value]
+    if isinstance(value, dict):
+        return {_apart(name): _apart(each) for name, each in value.items()}
+    return value

@@ -463,3 +463,25 @@ class Crowd(RuleBasedStateMachine):
 
 
 TestCrowd = Crowd.TestCase
+
+
+def test_the_next_has_its_turn_as_soon_as_a_prompt_was_read():
+    desk = desk_of(A, limits=Limits(unread_tokens_max=100))
+    first = Caller(desk, words="long " * 200, stream=True).ask()
+    second = Caller(desk)
+    assert (first.word, second.word) == ("a", None)
+    first.exchange.answers(200, EVENTS, 1)
+    first.exchange.feed(b'data: {"choices": []}\n\n', 2)
+    assert second.word == "a"
+
+
+def test_a_cached_prompt_goes_before_another_that_came_sooner():
+    desk = desk_of(A, limits=LIMITS)
+    head = "you are a clerk " * 200
+    first = Caller(desk, words=head).ask()
+    others = [
+        Caller(desk, words="other " * 400, key=QUIET, model="p/bot"),
+        Caller(desk, words=head + "?"),
+    ]
+    first.end()
+    assert [each.word for each in others] == [None, "a"]

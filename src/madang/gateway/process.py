@@ -45,6 +45,8 @@ FINISH_S = 10
 LAST_WORDS_S = 1.0
 """And then for the rest to be told that they are cut off."""
 BOOT_BYTES = 6
+SALT_BYTES = 8
+"""Of the secret that prefixes are hashed with."""
 WRITERS = 2
 """Threads that write the table."""
 
@@ -122,7 +124,8 @@ def _config(gateway: Gateway) -> uvicorn.Config:
 async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     clock = SystemClock()
     limits = Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S)
-    desk = Desk(limits, Front(settings.names()))
+    salt = int(SystemRandom().token(SALT_BYTES), 16)
+    desk = Desk(limits, Front(settings.names()), salt)
     lacks = Lacks(lambda cause: desk.lack(cause, clock.monotonic()))
     ready(WRITERS, lacks)
     boot = SystemRandom().token(BOOT_BYTES)

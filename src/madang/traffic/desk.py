@@ -17,6 +17,7 @@ from madang.traffic.hold import Call, Hold
 from madang.traffic.lengths import Lengths
 from madang.traffic.limits import Limits
 from madang.traffic.price import MICRO, cost_micro
+from madang.traffic.prompt import prompt_of
 from madang.traffic.refusal import OVERLOADED, Refusal, unavailable
 from madang.traffic.requests import Kind, read
 from madang.traffic.route import Router
@@ -29,8 +30,10 @@ LACK_TOLD_S = 10.0
 class Desk:
     """All that requests share. Times are seconds that only go forward, unless named otherwise."""
 
-    def __init__(self, limits: Limits, front: Front | None = None) -> None:
+    def __init__(self, limits: Limits, front: Front | None = None, salt: int = 0) -> None:
+        """`salt` is a secret of this process: nobody can tell which prompts look alike to it."""
         self.limits = limits
+        self._salt = salt
         self._front = front or Front()
         self._directory = Directory(RouteTable(version=0))
         self._loaded = False
@@ -161,9 +164,14 @@ class Desk:
             return endpoint
         if refused := self._directory.fit(endpoint, request):
             return refused
-        return Exchange(
-            Admitted(request_id, key, endpoint, request), self._router, self.limits, now
-        )
+        tells = request.stream or kind == "embeddings"
+        prompt = prompt_of(body, self._salt, tells)
+        admitted = Admitted(request_id, key, endpoint, request, prompt)
+        return Exchange(admitted, self._router, self.limits, now, self._begun)
+
+    def _begun(self, exchange: Exchange, now: float) -> None:
+        """Note that a replica has read a prompt, and may be sent another."""
+        self._hold.serve(now, (exchange.place,))
 
     def start(self, exchange: Exchange, call: Call, now: float) -> Target | Refusal | None:
         """Choose the replica to ask; None: it waits for its turn, and will be called.

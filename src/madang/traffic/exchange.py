@@ -6,6 +6,7 @@ are seconds that only go forward, except where Unix seconds are named.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -14,6 +15,7 @@ from madang.traffic.account import CUT_OFF, Opened
 from madang.traffic.budgets import Reserve
 from madang.traffic.doors import ENGINE_PATHS
 from madang.traffic.limits import Limits
+from madang.traffic.prompt import Prompt
 from madang.traffic.refusal import OVERLOADED, Headers, Refusal, from_engine, unavailable
 from madang.traffic.requests import Kind, Request
 from madang.traffic.retold import Retold
@@ -51,14 +53,24 @@ class Admitted(Struct, frozen=True):
     key: Key
     endpoint: Endpoint
     request: Request
+    prompt: Prompt | None = None
+    """What decides where it goes; None: its replicas' load alone."""
+
+
+Begun = Callable[["Exchange", float], None]
 
 
 class Exchange:
     """The state of one admitted request."""
 
-    def __init__(self, admitted: Admitted, router: Router, limits: Limits, now: float) -> None:
-        self._admitted = admitted
+    def __init__(
+        self, admitted: Admitted, router: Router, limits: Limits, now: float,
+        begun: Begun | None = None,
+    ) -> None:  # fmt: skip
+        """`begun` is told when its prompt was read: its replica may be sent another."""
+        self._admitted, self._begun = admitted, begun
         self._request = admitted.request
+        self._prompt = admitted.prompt or Prompt()
         self._router = router
         self._limits = limits
         self._began = self._held_at = now
@@ -158,6 +170,11 @@ class Exchange:
         """On how many requests its endpoint works at once."""
         return sum(target.slots for target in self._admitted.endpoint.targets)
 
+    @property
+    def cached_tokens(self) -> float:
+        """How much of its prompt some replica was sent before, and may still have."""
+        return self._router.cached_tokens(self._admitted.endpoint.targets, self._prompt)
+
     def hold(self, now: float) -> None:
         """Note that it waits for its turn from now on."""
         self._held_at, self.deadline = now, now + self._hold_s
@@ -195,7 +212,7 @@ class Exchange:
 
     def _choose(self, now: float, without: str) -> Target | Refusal | None:
         targets = self._admitted.endpoint.targets
-        target = self._router.take(targets, now, without)
+        target = self._router.take(targets, now, without, self._prompt)
         is_held = self.is_held and not targets
         if target is None and (is_held or self._router.may_wait(targets, now, without)):
             return None
@@ -245,7 +262,7 @@ class Exchange:
     def _let_go(self, now: float) -> Target:
         target, self._target = self._target, None
         assert target is not None, "no replica was chosen"
-        self._router.give_back(target, now)
+        self._router.give_back(target, now, self._prompt)
         return target
 
     def answers(self, status: int, content_type: str, now: float) -> Fault | None:
@@ -347,6 +364,8 @@ class Exchange:
         self._hear(now)
         if self._first_byte_s is None:
             self._first_byte_s = now - self._began
+            if self._target and self._router.read(self._prompt, now) and self._begun:
+                self._begun(self, now)
 
     def _rename(self, data: bytes) -> bytes:
         """Say the model's name as the application knows it; a replica's uid is ours alone.

@@ -149,11 +149,15 @@ class Hold:
             if line is None:
                 continue
             self._expire(line, now)
-            while (front := line.share.next()) and (choice := front.turn(now)):
+            while (front := self._next(line)) and (choice := front.turn(now)):
                 if isinstance(choice, Target):
                     self._charged[front] = line.share.claim(front)
                     line.share.take(front, now)
                 self._call(front, choice)
+
+    def _next(self, line: _Line) -> Exchange | None:
+        """Return whose turn it is: a prompt that is cached may go a little before its turn."""
+        return line.share.next(self._limits.slack_tokens, lambda each: each.cached_tokens)
 
     def review(self, judge: Callable[[Exchange], Endpoint | Refusal]) -> None:
         """Look at all again with a new table: who may wait on follows its endpoint."""

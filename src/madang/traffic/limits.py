@@ -12,6 +12,15 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Requests in hand at once, under way or waiting; one more is refused with 503."""
     slot_requests_max: int = 2
     """Requests under way at a replica, for each of its slots: the next is there when one ends."""
+    unread_tokens_max: float = 8192.0
+    """Tokens that a replica has to read; with so many it is sent nothing more, so that whose turn
+
+    it is is decided here, late, and not in an engine's queue.
+    """
+    prefixes_max: int = 200_000
+    """Beginnings of prompts that are remembered: about 20 MB."""
+    slack_tokens: float = 200_000.0
+    """So much of its share may be taken before by whom a prompt that is cached is waiting for."""
     held_per_slot: int = 8
     """Requests that wait for an endpoint, for each slot of its replicas; one more is refused."""
     held_max: int = 512

@@ -24,6 +24,14 @@ class Target(Struct, frozen=True):
     """The engine's own key: engines answer nobody but their gateway and their gate."""
     slots: int = 1
     """How many requests it works on at once."""
+    group: str = ""
+    """Whose weight it shares: its revision."""
+    weight: float = 1.0
+    """What part of the requests its group gets, beside the weights of the other groups."""
+    load_s: float = 0.0
+    """Seconds until it can begin, if it isn't warm yet; forgotten once it has answered."""
+    kv_tokens: int = 0
+    """Tokens that its cache for prompts holds; 0: nobody knows."""
 
 
 class Waiting(Struct, frozen=True):

@@ -1,0 +1,205 @@
+"""What is learnt of replicas, as plain lists: how much each has to read, how fast it reads.
+
+A replica's place in all lists is its spot. A prompt that is sent somewhere now waits for what was
+sent there and is not read yet, at the pace that was learnt of that replica alone, so that unequal
+hardware needs no word of anybody. The pace is that of all prompts read there, late ones counting
+more: tokens and seconds are summed apart, so that a short prompt says little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from math import inf
+
+from madang.traffic.limits import Limits
+from madang.traffic.prefixes import Matches
+from madang.traffic.prompt import Prompt
+from madang.traffic.table import Target
+
+SLOT_TOKENS_PER_S = 500.0
+"""What a slot is taken to read before anything was learnt; only what replicas differ by counts."""
+MEMORY = 0.98
+"""What an observation weighs after one more."""
+FIRST_TOKENS = 256.0
+"""What is assumed weighs as much as a prompt of so many tokens."""
+BUSY_S = 0.05
+"""What a fully used replica is slower than an idle one at what comes after the prompt."""
+LEAST_TOKENS = 1.0
+"""A prompt that is cached whole still costs something."""
+
+
+class Fleet:
+    """The numbers of all replicas; which of them are live is known to the router."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.requests: list[int] = []
+        """Under way."""
+        self.prompts: list[int] = []
+        """Of them, those whose prompt is not read yet."""
+        self.unread: list[float] = []
+        """Tokens of these."""
+        self.pace_s: list[float] = []
+        """Seconds per token."""
+        self.learnt: list[bool] = []
+        self.wait_s: list[float] = []
+        """Until a prompt that is sent now would be begun; inf: it may not be sent."""
+        self.quiet_s: list[float] = []
+        """How long requests had waited for a byte, when the last began to wait or ended."""
+        self.quiet_at: list[float] = []
+        self.cache_tokens: list[float] = []
+        """What the cache for prompts holds; inf where nobody said."""
+        self._slots: list[int] = []
+        self._load_s: list[float] = []
+        self._tokens: list[float] = []
+        self._seconds: list[float] = []
+        self._held_s: list[float] = []
+        """How long a request stays once its prompt is read."""
+        self._due: list[tuple[float, float, int, Prompt]] = []
+        """Prompts of which nothing tells that they were read: by when they should have been, and
+
+        when they were sent.
+        """
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def enrol(self, target: Target, spot: int) -> None:
+        """Take in a replica of which nothing is known, at a spot that is free or the next."""
+        pace_s = 1 / (SLOT_TOKENS_PER_S * target.slots)
+        fresh: list[tuple[list[float] | list[int] | list[bool], float]] = [
+            (self.requests, 0), (self.prompts, 0), (self.unread, 0.0), (self.pace_s, pace_s),
+            (self.learnt, False), (self.wait_s, 0.0), (self.quiet_s, 0.0), (self.quiet_at, 0.0),
+            (self._slots, target.slots), (self._load_s, target.load_s),
+            (self._tokens, FIRST_TOKENS), (self._seconds, FIRST_TOKENS * pace_s),
+            (self._held_s, 0.0), (self.cache_tokens, target.kv_tokens or inf),
+        ]  # fmt: skip
+        for numbers, value in fresh:
+            numbers[spot : spot + 1] = [value]  # type: ignore[list-item]
+        self._weigh(spot)
+
+    def assume(self, spots: Sequence[int]) -> None:
+        """Have those of like replicas that have read nothing be as fast, by slot, as the others."""
+        known = [self.pace_s[s] * self._slots[s] for s in spots if self.learnt[s]]
+        if not known or len(known) == len(spots):
+            return
+        mean = sum(known) / len(known)
+        for spot in spots:
+            if not self.learnt[spot]:
+                self._set_pace(spot, mean / self._slots[spot])
+
+    def _set_pace(self, spot: int, pace_s: float) -> None:
+        self.pace_s[spot] = pace_s
+        self._tokens[spot], self._seconds[spot] = FIRST_TOKENS, FIRST_TOKENS * pace_s
+        self._weigh(spot)
+
+    def _weigh(self, spot: int) -> None:
+        """Say anew how long a prompt would wait there."""
+        requests, slots, unread = self.requests[spot], self._slots[spot], self.unread[spot]
+        limits = self._limits
+        if requests >= slots * limits.slot_requests_max or unread >= limits.unread_tokens_max:
+            self.wait_s[spot] = inf
+            return
+        wait_s = unread * self.pace_s[spot] + self._load_s[spot] + BUSY_S * requests / slots
+        if requests >= slots:
+            wait_s += self._held_s[spot] * (requests + 1 - slots) / slots
+        self.wait_s[spot] = wait_s
+
+    def mean_pace_s(self, spots: Sequence[int]) -> float:
+        """Return the seconds per token of replicas like these, by what they read together."""
+        return len(spots) / sum([1 / self.pace_s[spot] for spot in spots])
+
+    def best(self, spots: Iterable[int], prompt: Prompt, matches: Matches, keen_s: float) -> int:
+        """Return the spot where a prompt would be read first, or -1; among equals the first.
+
+        `keen_s` is what a token that must be read costs others, in seconds; `matches` tells what
+        need not be read.
+        """
+        wait_s, pace_s = self.wait_s, self.pace_s
+        own = max(LEAST_TOKENS, prompt.tokens - matches[0][1] * prompt.block_tokens)
+        if not prompt.tokens:
+            own = 0.0
+        least, chosen = inf, -1
+        for spot in spots:
+            cost = wait_s[spot] + own * pace_s[spot]
+            if cost < least:
+                least, chosen = cost, spot
+        least += own * keen_s
+        for bits, depth in matches[1:]:
+            own = max(LEAST_TOKENS, prompt.tokens - depth * prompt.block_tokens)
+            costs_s = own * keen_s
+            left = bits
+            while left:
+                bit = left & -left
+                left ^= bit
+                spot = bit.bit_length() - 1
+                cost = wait_s[spot] + own * pace_s[spot] + costs_s
+                if cost < least:
+                    least, chosen = cost, spot
+        return chosen
+
+    def send(self, prompt: Prompt, spot: int, own: float, now: float) -> None:
+        """Note that a prompt is sent to a spot, where so many of its tokens must be read."""
+        if not self.requests[spot]:
+            self.quiet_at[spot] = now
+        self.requests[spot] += 1
+        prompt.spot, prompt.own, prompt.sent_at, prompt.ahead = spot, own, now, self.unread[spot]
+        if own:
+            self.prompts[spot] += 1
+            self.unread[spot] += own
+            if not prompt.tells:
+                self._number += 1
+                due_at = now + self.unread[spot] * self.pace_s[spot] + self._load_s[spot]
+                heappush(self._due, (due_at, now, self._number, prompt))
+        self._weigh(spot)
+
+    def read(self, prompt: Prompt, now: float, learn: bool = True) -> None:
+        """Note that a prompt was read, if that was not noted before."""
+        spot, own = prompt.spot, prompt.own
+        if spot < 0 or not own:
+            return
+        prompt.own, prompt.read_at = 0.0, now
+        self.prompts[spot] -= 1
+        self.unread[spot] = self.unread[spot] - own if self.prompts[spot] else 0.0
+        took_s = now - prompt.sent_at
+        if learn and took_s > 0:
+            tokens = self._tokens[spot] * MEMORY + prompt.ahead + own
+            seconds = self._seconds[spot] * MEMORY + took_s
+            self._tokens[spot], self._seconds[spot] = tokens, seconds
+            self.pace_s[spot], self.learnt[spot] = seconds / tokens, True
+            self._load_s[spot] = 0.0
+        self._weigh(spot)
+
+    def settle(self, now: float) -> None:
+        """Take those prompts as read that say nothing of it, and should have been by now."""
+        due = self._due
+        while due and due[0][0] <= now:
+            _, sent_at, _, prompt = heappop(due)
+            if prompt.sent_at == sent_at:
+                self.read(prompt, now, learn=False)
+
+    def leave(self, prompt: Prompt, now: float) -> None:
+        """Note that a request has left, its prompt read or not."""
+        spot = prompt.spot
+        if prompt.own:
+            waited_s = now - prompt.sent_at
+            slower = waited_s > (prompt.ahead + prompt.own) * self.pace_s[spot]
+            self.read(prompt, now, learn=prompt.tells and slower)
+        elif prompt.read_at:
+            self._held_s[spot] += (now - prompt.read_at - self._held_s[spot]) * (1 - MEMORY)
+        self.requests[spot] -= 1
+        prompt.spot, prompt.read_at = -1, 0.0
+        if not self.requests[spot]:
+            self.quiet_s[spot] += now - self.quiet_at[spot]
+        self._weigh(spot)
+
+    def hear(self, spot: int, now: float) -> None:
+        """Note that a replica has sent something: whatever waits for it waits anew."""
+        self.quiet_s[spot], self.quiet_at[spot] = 0.0, now
+
+    def silent_s(self, spot: int, now: float) -> float:
+        """Return how long requests have waited for a byte; time without any doesn't count."""
+        quiet_s = self.quiet_s[spot]
+        return quiet_s + (now - self.quiet_at[spot] if self.requests[spot] else 0.0)

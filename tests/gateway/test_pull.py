@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import msgspec
@@ -13,6 +14,7 @@ from madang.gateway.line import ControlLine
 from madang.gateway.pull import Puller, TableFile
 from madang.traffic.desk import Desk
 from madang.traffic.limits import Limits
+from madang.traffic.table import Pull
 
 
 class Line:
@@ -149,3 +151,50 @@ def test_a_table_without_a_form_is_of_the_first(file, tmp_path, table):
     assert told.pop("form") == 1
     (tmp_path / "table.json").write_bytes(msgspec.json.encode(told))
     assert file.load() == table(version=4)
+
+
+class Patient(Line):
+    """A control that answers when it is told to, and remembers what it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.left = [], 0
+        self.came, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def post(self, path, body, timeout_s):
+        self.asked.append(msgspec.json.decode(body, type=Pull))
+        self.came.set()
+        try:
+            await self.answers.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        return self.says
+
+    async def until_asked(self):
+        await self.came.wait()
+        self.came.clear()
+
+
+async def test_a_request_that_waits_for_a_first_replica_ends_a_poll_that_can_not_tell_of_it(
+    desk, file
+):
+    line = Patient()
+    puller = Puller("gw", desk, file, line, SystemClock())
+    pulling = asyncio.create_task(puller.run())
+    await line.until_asked()
+    desk.hurry()
+    await line.until_asked()
+    assert (len(line.asked), line.left) == (2, 1)
+    pulling.cancel()
+    await asyncio.gather(pulling, return_exceptions=True)
+    assert line.left == 2, "a poll ends with whoever asked"
+
+
+async def test_a_poll_that_fails_is_told_as_it_failed(puller, line, desk):
+    async def post(path, body, timeout_s):
+        raise Unavailable("gateway.control-unreachable", reason="gone")
+
+    line.post = post
+    with pytest.raises(Unavailable):
+        await puller._pull()

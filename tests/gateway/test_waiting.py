@@ -8,6 +8,7 @@ import pytest
 from madang.clocks import SystemClock
 from madang.control.gateways import Gateways
 from madang.control.world import World
+from madang.resources.service import ServicePhase
 from madang.testing import builders
 from madang.testing.paper import Paper
 from madang.traffic.table import Key, RouteTable, Waiting
@@ -88,3 +89,20 @@ async def test_a_service_that_serves_waits_for_nothing():
     [endpoint] = (await routed(planned())).endpoints
     assert endpoint.targets
     assert endpoint.waiting is None
+
+
+async def test_requests_may_wait_where_a_replica_comes_when_it_is_called_for():
+    [endpoint] = (await routed(planned(scale={"min": 0, "max": 2, "hold": "90s"}))).endpoints
+    assert (endpoint.hold_s, endpoint.targets) == (90, ())
+    assert endpoint.waiting.code == "service.asleep"
+    [endpoint] = (await routed(planned(scale=0))).endpoints
+    assert endpoint.hold_s == 0
+
+
+async def test_nobody_waits_for_a_service_that_has_failed():
+    resources = [
+        each.with_status(phase=ServicePhase.FAILED) if each.kind == "service" else each
+        for each in planned(scale="0..2")
+    ]
+    [endpoint] = (await routed(resources)).endpoints
+    assert endpoint.hold_s == 0

@@ -34,7 +34,7 @@ OF_SCHEMAS = {
 }
 SILENT = {
     "any", "default", "nullable", "no-info", "model-field", "function-after", "function-before",
-    "definitions", "definition-ref", "union",
+    "definitions", "definition-ref", "union", "tagged-union",
 }  # fmt: skip
 """Schemas that complain of nothing themselves; what our own validators say is `Unfit`, and of
 what a union takes one of them has made sure before."""

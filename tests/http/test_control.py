@@ -66,8 +66,10 @@ async def test_one_bad_document_keeps_all_out(yard: Yard) -> None:
 @pytest.mark.parametrize(
     ("changed", "code"),
     [
-        ({"scale": "0..4"}, "manifest.not-yet"),
-        ({"scale": {"min": 0}}, "manifest.not-yet"),
+        ({"scale": "4..0"}, "manifest.value"),
+        ({"scale": "few..many"}, "manifest.value"),
+        ({"scale": {"min": 0}}, "manifest.missing-key"),
+        ({"scale": {"max": 2, "idel": "5m"}}, "manifest.unknown-key"),
         ({"rollout": {"canary": "10%"}}, "manifest.not-yet"),
         ({"variants": [{"accelerator": "cpu", "recipe": "gone"}, {}]}, "manifest.missing-key"),
         ({"variants": [{"accelerator": "cpu"}] * 9}, "manifest.value"),

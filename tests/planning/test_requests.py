@@ -13,7 +13,8 @@ from madang.resources.manifest import read
 from madang.resources.quantity import size_bytes, written_size
 from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Reason, Ref
-from madang.resources.service import REPLICAS_MAX, ServicePhase, ServiceSpec, ServiceStatus
+from madang.resources.scale import REPLICAS_MAX
+from madang.resources.service import ServicePhase, ServiceSpec, ServiceStatus
 from madang.testing.builders import PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper
 

@@ -81,6 +81,11 @@ def _amount(amount: str | float) -> str:
     return amount if isinstance(amount, str) else f"{amount:,.10g}"
 
 
+def _scale(scale: int | Mapping[str, Any]) -> str:
+    """Write how many replicas a service is to have, a range as it may be written."""
+    return str(scale) if isinstance(scale, int) else f"{scale['min']}..{scale['max']}"
+
+
 def _jobs(r: Mapping[str, Any]) -> str:
     """Say why a job is where it is, or how many jobs of a sweep are where."""
     counts = ", ".join(f"{phase(name)} {count}" for name, count in r["status"]["counts"].items())
@@ -90,7 +95,7 @@ def _jobs(r: Mapping[str, Any]) -> str:
 COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
     "service": (
         _NAME, _PHASE,
-        ("column.ready", lambda r: f"{r['status']['ready']}/{r['spec']['scale']}"),
+        ("column.ready", lambda r: f"{r['status']['ready']}/{_scale(r['spec']['scale'])}"),
         ("column.model", _spec("model")),
         ("column.revision", lambda r: r["status"]["revision"] or ""),
         _REASON,

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from madang.control.keys import owner_ref
+from madang.control.tides import Tides
 from madang.control.world import World
 from madang.planning.grants import weights
-from madang.planning.snapshot import EngineFacts
+from madang.planning.snapshot import Demand, EngineFacts
 from madang.resources.endpoint import Endpoint
 from madang.resources.model import Model
 from madang.resources.quota import Quota
@@ -19,7 +20,7 @@ from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Form, Revision
 from madang.resources.rights import CONTROL, Right
-from madang.resources.service import Service
+from madang.resources.service import Service, ServicePhase
 from madang.resources.serving import UNBOUND, Serving
 from madang.resources.tenancy import Key, User, principal_of
 from madang.settings import GATEWAY_LEASE_S
@@ -62,6 +63,7 @@ class Gateways:
         self._named: OrderedDict[int, frozenset[str]] = OrderedDict()
         self._pulled: dict[str, Pulled] = {}
         self._since_s = world.clock.monotonic()
+        self._tides = Tides(self._since_s)
 
     def table(self) -> traffic.RouteTable:
         """Return the newest table. Its version grows only when something in it changed."""
@@ -100,8 +102,10 @@ class Gateways:
         serving = asked.serving if asked.store in {"", self.world.store.id} else 0
         before = self._pulled.get(asked.gateway)
         now_s = self.world.clock.monotonic()
+        is_news = self._tides.note(asked.gateway, asked.demand, now_s)
         self._pulled[asked.gateway] = Pulled(now_s, serving, asked.inflight, asked.silent)
-        if before is None or (before.serving, before.inflight) != (serving, asked.inflight):
+        same = before and (before.serving, before.inflight) == (serving, asked.inflight)
+        if is_news or not same:
             self.world.wake()
         return serving
 
@@ -140,6 +144,13 @@ class Gateways:
             for uid, count in pulled.inflight.items():
                 total[uid] = total.get(uid, 0) + count
         return total
+
+    def demand(self) -> dict[Ref, Demand]:
+        """Return what is called for of each service whose scale is a range."""
+        services = self.world.list(CONTROL, "service")
+        ranges = {ref: s.range for ref, s in services.items() if isinstance(s, Service)}
+        idle_s = {ref: each.idle for ref, each in ranges.items() if each}
+        return self._tides.demand(idle_s, self.world.clock.monotonic())
 
     def silent(self) -> dict[str, float]:
         """Return for how long requests have waited for a byte of a replica, at any live gateway."""
@@ -231,6 +242,7 @@ def _endpoint(
         features=_shared_features(facts),
         waiting=None if replicas else _waiting(world, service_ref),
         lacks=_lacks(world, facts, replicas),
+        hold_s=_hold_s(world, service_ref),
     )
 
 
@@ -253,6 +265,14 @@ def _template_takes(world: World, ref: Ref) -> tuple[str, ...] | None:
     model = world.get(CONTROL, Model, named) if named else None
     version = model.version(revision.spec.model_version) if model and revision else None
     return version.template_takes if version else None
+
+
+def _hold_s(world: World, ref: Ref) -> float:
+    """Return how long requests may wait for a replica; 0: none will come by waiting."""
+    service = world.get(CONTROL, Service, ref)
+    if service is None or service.range is None or service.deleted_at is not None:
+        return 0.0
+    return 0.0 if service.status.phase is ServicePhase.FAILED else service.range.hold
 
 
 def _shared_features(facts: list[EngineFacts]) -> frozenset[str]:
@@ -286,7 +306,7 @@ def _waiting(world: World, ref: Ref) -> traffic.Waiting:
     service = world.get(CONTROL, Service, ref)
     if service is None:
         reason = Reason(code="service.missing")
-    elif service.spec.scale == 0:
+    elif service.most == 0:
         reason = Reason(code="service.scaled-to-zero")
     else:
         reason = service.status.reason or Reason(code="service.starting")

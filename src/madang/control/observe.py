@@ -97,6 +97,7 @@ class Observer:
             watches=self._watches,
             routed=self.gateways.routed(),
             inflight=self.gateways.inflight(),
+            demand=self.gateways.demand(),
             loads=self._meters.look(self._busy, self._processes),
             outlook=self._outlook,
             thought_at=self._thought_at,

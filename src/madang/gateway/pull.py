@@ -94,6 +94,8 @@ class Puller:
         self._line = line
         self._clock = clock
         self._connected: bool | None = None
+        self._hurried = asyncio.Event()
+        desk.hurry = self._hurried.set
 
     def load(self) -> None:
         """Serve the table on disk, if there is one."""
@@ -116,13 +118,18 @@ class Puller:
                 continue
             self._note(connected=True)
             retry_s = RETRY_S_MIN
-            if not news and self._clock.monotonic() - began < RETRY_S_MIN:
-                await self._clock.sleep(RETRY_S_MIN)
+            rest_s = RETRY_S_MIN - (self._clock.monotonic() - began)
+            if not news and rest_s > 0:
+                await self._clock.sleep(rest_s)
 
     async def _pull(self) -> bool:
         """Ask once; True when there was a newer table."""
+        self._hurried.clear()
         asked = json.encode(self._desk.pull(self._uid, WAIT_S, self._clock.monotonic()))
-        status, body = await self._line.post("/internal/routes", asked, WAIT_S + ANSWER_S)
+        answer = await self._until_hurried(asked)
+        if answer is None:
+            return False
+        status, body = answer
         table = self._read(status, body) if status != 204 else None
         news = table is not None and self._desk.wants(table)
         if table and news:
@@ -131,6 +138,18 @@ class Puller:
             log.info("serving table %d", table.version)
         self._desk.hear(self._clock.monotonic())
         return news
+
+    async def _until_hurried(self, asked: bytes) -> tuple[int, bytes] | None:
+        """Wait for control's answer; None: it has to be told something else first."""
+        post = self._line.post("/internal/routes", asked, WAIT_S + ANSWER_S)
+        answer, hurry = asyncio.ensure_future(post), asyncio.ensure_future(self._hurried.wait())
+        try:
+            await asyncio.wait((answer, hurry), return_when=asyncio.FIRST_COMPLETED)
+            return await answer if answer.done() else None
+        finally:
+            for each in (answer, hurry):
+                each.cancel()
+            await asyncio.gather(answer, hurry, return_exceptions=True)
 
     async def _keep(self, body: bytes) -> None:
         """Write a table down; on a full disk none is better there than an older one.

@@ -66,6 +66,7 @@ class Verb(StrEnum):
     STATUS_NODE = "node.status"
     STATUS_REVISION = "revision.status"
     STATUS_SERVICE = "service.status"
+    SCALE_SERVICE = "service.scaled"
     STOP_ORPHAN = "process.orphaned"
     REPRICE = "outlook.asked"
     TALLY = "tally.kept"

@@ -18,6 +18,7 @@ from madang.resources.queue import Queue
 from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource
 from madang.resources.revision import Build
+from madang.resources.service import Service
 
 Ages = Mapping[str, Mapping[float, float]]
 """By uid: each time stamp of its status, and the steady seconds at which it was first known."""
@@ -60,6 +61,8 @@ def _stamps(resource: AnyResource) -> frozenset[float]:
         return frozenset({ill.since, ill.well_since or 0.0, ill.fenced_at or 0.0}) - {0.0}
     if isinstance(resource, Queue):
         return frozenset({resource.status.at, resource.status.turn_at})
+    if isinstance(resource, Service):
+        return frozenset({resource.status.scaled_at or 0.0}) - {0.0}
     if isinstance(resource, Build):
         return frozenset({resource.status.started_at})
     return frozenset()

@@ -97,6 +97,22 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What is called for of a service, over all gateways. Seconds that only go forward."""
+
+    busy: int = 0
+    """Requests in hand: under way, or waiting for their turn or for a replica;"""
+    waiting: int = 0
+    """those of them that wait,"""
+    wait_s: float = 0.0
+    """the first for so long;"""
+    peak: int = 0
+    """the most that were in hand at once in the service's `idle` time,"""
+    known_s: float = 0.0
+    """of which so much was watched."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What was observed outside the store."""
 
@@ -124,6 +140,8 @@ class Seen:
     """Uids that some live gateway still has in the table it serves; None: not known yet."""
     inflight: Mapping[str, int] = field(default_factory=dict)
     """Requests under way, by uid of the replica."""
+    demand: Mapping[Ref, Demand] = field(default_factory=dict)
+    """What is called for of services whose scale is a range."""
     loads: Mapping[tuple[str, int], Load] = field(default_factory=dict)
     """How busy was what replicas and attempts have, by (uid, epoch)."""
     outlook: Outlook | None = None

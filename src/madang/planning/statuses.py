@@ -8,6 +8,7 @@ from typing import Any
 from madang.errors import Value
 from madang.planning.action import Action, Verb
 from madang.planning.services.replicas import build_of
+from madang.planning.services.scaling import asleep
 from madang.planning.services.services import Household
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import Unmet, pin
@@ -120,10 +121,10 @@ def _condition(house: Household, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _rests(service: Service) -> Reason | None:
-    """Say that it has fewer replicas than it should because they stood idle; None: it has not."""
+    """Say that it has fewer replicas than it might since they stood idle; None: it has not."""
     if not service.status.rested:
-        return None
-    values: dict[str, Value] = {"replicas": service.status.rested, "scale": service.spec.scale}
+        return asleep(service)
+    values: dict[str, Value] = {"replicas": service.status.rested, "scale": service.most}
     return Reason(code="service.rests", values=values)
 
 

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from madang.errors import Rejected, Unfit, why
 from madang.resources.kinds import KINDS, WRITABLE
 from madang.resources.resource import AnyResource, Frozen, Name, ProjectName, Ref
+from madang.resources.scale import NUMBER, RANGE
 from madang.resources.service import NOT_YET, NotYet
 from madang.resources.tenancy import SITE
 
@@ -168,7 +169,7 @@ def _named(error: ValidationError, model: Any, subject: str) -> Rejected:
     """Turn one complaint into a sentence about one key; a misspelt key before a missing one."""
     complaints = error.errors()
     first = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"] if part not in {NUMBER, RANGE})
     if first["type"] == "extra_forbidden":
         known = keys_beside(model, first["loc"][:-1])
         return Rejected(

@@ -12,8 +12,8 @@ from madang.resources.model import split_model
 from madang.resources.place import Grade, Guarantee
 from madang.resources.quantity import Size
 from madang.resources.resource import Condition, Frozen, Name, Resource, canonical, check_name
+from madang.resources.scale import AnyScale, Scale
 
-REPLICAS_MAX = 10_000
 VARIANTS_MAX = 8
 
 
@@ -25,12 +25,6 @@ def _check_model(written: str) -> str:
     if "://" in written:
         raise NotYet("value.import-first", written=written)
     check_name(split_model(written)[0])
-    return written
-
-
-def _check_scale(written: object) -> object:
-    if isinstance(written, dict) or (isinstance(written, str) and ".." in written):
-        raise NotYet("value.no-range-yet")
     return written
 
 
@@ -78,9 +72,8 @@ class ServiceSpec(Frozen):
         AfterValidator(_check_model),
     ]  # fmt: skip
     needs: Needs = Needs()
-    scale: Annotated[
-        int, BeforeValidator(_check_scale), Field(ge=0, le=REPLICAS_MAX, strict=True)
-    ] = 1
+    scale: AnyScale = 1
+    """How many replicas: a number, `0..4`, or a range with what drives it."""
     gate: Annotated[tuple[str, ...], AfterValidator(_check_gate)] = ("smoke",)
     recipe: str = Field(default="", max_length=64, pattern=r"^[a-z0-9-]*$")
     """How it is started; empty: the first that can read the model's format."""
@@ -128,6 +121,10 @@ class ServiceStatus(Condition):
     ready: int = 0
     rested: int = 0
     """So many replicas fewer it has than its scale says, because they stood idle."""
+    scaled: int = 0
+    """Of a range: so many it is to have by what is called for,"""
+    scaled_at: float | None = None
+    """and since when, in Unix seconds."""
 
 
 class Service(Resource[ServiceSpec, ServiceStatus]):
@@ -136,6 +133,18 @@ class Service(Resource[ServiceSpec, ServiceStatus]):
     kind: ClassVar[str] = "service"
 
     @property
+    def range(self) -> Scale | None:
+        """Between how many replicas it may have; None: it has as many as its scale says."""
+        return self.spec.scale if isinstance(self.spec.scale, Scale) else None
+
+    @property
+    def most(self) -> int:
+        """So many replicas it may have."""
+        return self.spec.scale.max if isinstance(self.spec.scale, Scale) else self.spec.scale
+
+    @property
     def wanted(self) -> int:
         """So many replicas it is to have now."""
-        return max(0, self.spec.scale - self.status.rested)
+        scale = self.spec.scale
+        full = scale.clamp(self.status.scaled) if isinstance(scale, Scale) else scale
+        return max(0, full - self.status.rested)

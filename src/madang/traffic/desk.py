@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 from msgspec import json, structs
@@ -10,6 +10,7 @@ from msgspec import json, structs
 from madang.traffic import doors
 from madang.traffic.admission import Directory
 from madang.traffic.budgets import Budgets, headers
+from madang.traffic.demand import Demands
 from madang.traffic.doors import Head
 from madang.traffic.exchange import KEY_REVOKED, Admitted, Exchange, Fault
 from madang.traffic.front import Front, Server
@@ -40,6 +41,9 @@ class Desk:
         self._heard_at = -inf
         self._router = Router(limits)
         self._hold = Hold(limits)
+        self._demands = Demands()
+        self.hurry: Callable[[], None] = lambda: None
+        """Called when control is to hear at once of somebody who waits for a first replica."""
         self.budgets = Budgets()
         self._lengths = Lengths()
         self._lack, self._lacked_at = "", -inf
@@ -90,13 +94,15 @@ class Desk:
     def hear(self, now: float) -> None:
         """Note that control has answered."""
         self._heard_at = now
+        self._demands.heard()
 
     def pull(self, gateway: str, wait_s: float, now: float) -> Pull:
         """Write the request for the next table, which acknowledges this one."""
         router = self._router
         table = self._directory.table
         inflight, silent = router.inflight, router.silent(now)
-        return Pull(gateway, table.version, inflight, silent, wait_s, table.store)
+        demand = self._demands.told(self._hold.waits(now))
+        return Pull(gateway, table.version, inflight, silent, wait_s, table.store, demand)
 
     def enter(
         self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], server: Server
@@ -181,10 +187,15 @@ class Desk:
         self._accounts[exchange.id] = exchange
         if refused := self._reserve(exchange, now):
             return refused
-        choice = None if self._hold.has_line(exchange.place) else exchange.choose(now)
+        self._demands.come(exchange)
+        is_first = not self._hold.has_line(exchange.place)
+        choice = exchange.choose(now) if is_first else None
         if isinstance(choice, Target):
             self._hold.pass_by(exchange, now)
-        return choice or self._hold.enter(exchange, call, now)
+        choice = choice or self._hold.enter(exchange, call, now)
+        if is_first and choice is None and not exchange.slots:
+            self.hurry()
+        return choice
 
     def _reserve(self, exchange: Exchange, now: float) -> Refusal | None:
         """Take what a request may use of its budgets; the refusal when there is too little."""
@@ -221,6 +232,7 @@ class Desk:
     def settle(self, exchange: Exchange, status: int, now: float, at: float) -> Usage | None:
         """Close an exchange wherever it stands; None when no replica was asked."""
         self._hold.leave(exchange)
+        self._demands.go(exchange)
         self._accounts.pop(exchange.id, None)
         self.budgets.begin(at)
         usage = self._account(exchange, exchange.settle(status, now, at))

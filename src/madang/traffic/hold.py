@@ -90,6 +90,14 @@ class Hold:
         """How many wait, by endpoint; only where somebody does."""
         return {place: len(line.calls) for place, line in self._lines.items() if line.calls}
 
+    def waits(self, now: float) -> dict[Place, tuple[int, float]]:
+        """Return how many wait at each endpoint, and for how long the first of them has."""
+        return {
+            place: (len(line.calls), next(iter(line.calls)).held_s(now))
+            for place, line in self._lines.items()
+            if line.calls
+        }
+
     def has_line(self, place: Place) -> bool:
         """Tell whether somebody waits there, so that whoever comes must wait too."""
         line = self._lines.get(place)

@@ -134,6 +134,19 @@ class RouteTable(Struct, frozen=True):
     """Of projects and organizations, by their names; only of those that have any."""
 
 
+class Demand(Struct, frozen=True):
+    """What is called for of one endpoint at one gateway."""
+
+    busy: int
+    """Requests in hand,"""
+    peak: int
+    """and at most since control was last heard;"""
+    waiting: int = 0
+    """those of them that wait,"""
+    wait_s: float = 0.0
+    """the first for so many seconds."""
+
+
 class Pull(Struct, frozen=True):
     """What a gateway says when it asks for the next table."""
 
@@ -148,6 +161,8 @@ class Pull(Struct, frozen=True):
     wait_s: float = 2.0
     store: str = ""
     """The state that the table it serves was made from; empty: it does not say."""
+    demand: dict[str, Demand] = {}
+    """What is called for, by `project/name` of the endpoint."""
 
 
 class Usage(Struct, frozen=True):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from madang.planning.action import Action, Verb
 from madang.planning.leaving import LEAVING, leaving_first, serial
 from madang.planning.services.replicas import leave, stop
+from madang.planning.services.scaling import plan_scale
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import Unmet, pin, same_template
 from madang.resources.endpoint import Endpoint, EndpointSpec
@@ -44,7 +46,7 @@ def plan_service(house: Household, snapshot: Snapshot) -> Iterator[Action]:
         yield from _take_down(house, snapshot)
         return
     yield from _open(house, snapshot)
-    made = _revise(house, snapshot)
+    made = _revise(house, snapshot) or plan_scale(house.service, house.replicas, snapshot)
     if made:
         yield made
         return
@@ -88,7 +90,7 @@ def _revise(house: Household, snapshot: Snapshot) -> Action | None:
     pinned = pin(service, snapshot)
     if isinstance(pinned, Unmet):
         return None  # `statuses` says why; the next turn looks again
-    seen = {"observed_generation": service.generation, "rested": 0}
+    seen = {"observed_generation": service.generation, "rested": 0, **_as_many(house, snapshot)}
     if house.newest and same_template(pinned, house.newest.spec):
         same: Service = service.with_status(**seen)
         return Action(Verb.STATUS_SERVICE, service, Reason(code="service.rescaled"), (same,))
@@ -105,6 +107,15 @@ def _revise(house: Household, snapshot: Snapshot) -> Action | None:
     model = f"{pinned.model}@{pinned.model_version}"
     reason = Reason(code="revision.new-spec", values={"model": model})
     return Action(Verb.CREATE_REVISION, revision, reason, writes=(revision, moved))
+
+
+def _as_many(house: Household, snapshot: Snapshot) -> dict[str, Any]:
+    """Return with how many replicas a range begins: those that are there, as far as it goes."""
+    scale = house.service.range
+    if scale is None:
+        return {"scaled": 0, "scaled_at": None}
+    there = sum(replica.status.phase not in LEAVING for replica in house.replicas)
+    return {"scaled": scale.clamp(there), "scaled_at": snapshot.now}
 
 
 def _populate(house: Household, snapshot: Snapshot) -> Iterator[Action]:

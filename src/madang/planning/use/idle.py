@@ -178,6 +178,6 @@ def _take(
         action = leave(owner, snapshot, why)
         if action:
             now = smaller.get(subject.ref, subject)
-            rested = min(now.spec.scale, now.status.rested + 1)
+            rested = min(now.most, now.status.rested + 1)
             smaller[subject.ref] = now.with_status(rested=rested)
             yield replace(action, writes=(*action.writes, smaller[subject.ref]))

@@ -199,7 +199,7 @@ class Referee:
         if service.deleted_at is not None or newest is None:
             yield f"service/{service.name} is half deleted or half made"
             return
-        if service.spec.model == "wrong" and service.spec.scale:
+        if service.spec.model == "wrong" and service.wanted:
             if newest.status.phase is RevisionPhase.STARTING and self._all_wait(own, snapshot):
                 return
             if newest.status.phase is not RevisionPhase.FAILED:
@@ -207,12 +207,12 @@ class Referee:
             return
         ready = [r for r in own if r.status.phase is P.READY and r.spec.revision == newest.name]
         others = [r for r in own if r not in ready]
-        if service.spec.model != newest.spec.model or len(ready) > service.spec.scale:
+        if service.spec.model != newest.spec.model or len(ready) > service.most:
             yield f"{newest.name} is not what was asked for: {service.spec}"
-        if len(ready) < service.spec.scale and not self._all_wait(others, snapshot):
+        if len(ready) < service.wanted and not self._all_wait(others, snapshot):
             phases = [(r.name, r.status.phase, r.status.reason) for r in own]
-            yield f"service/{service.name} wants {service.spec.scale} and has {phases}"
-        if len(ready) == service.spec.scale and others:
+            yield f"service/{service.name} wants {service.wanted} and has {phases}"
+        if len(ready) == service.wanted and others:
             yield f"service/{service.name} has more than it wants: {others}"
 
     def _all_wait(self, replicas: Sequence[Replica], snapshot: Snapshot) -> bool:

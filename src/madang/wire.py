@@ -1,4 +1,4 @@
-"""What both servers put under their HTTP: heads bounded in bytes and time, connections in number.
+"""What control puts under its HTTP: heads bounded in bytes and time, connections in number.
 
 uvicorn's own protocol reads a head of any size, for as long as the client likes, from any number.
 """
@@ -7,30 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, cast
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_BYTES_MAX = 32 << 10
-"""Request line and headers together."""
-HEAD_S_MAX = 20.0
-"""Time for a head to arrive, from its first byte or from the connection."""
-CONNECTIONS_MAX = 4096
-"""One more takes the place of one on which nobody asks anything."""
-SEND_BUFFER_BYTES = 256 << 10
-"""What the kernel keeps for a client that does not read; by itself it would grow to megabytes."""
-UNREAD_S_MAX = 30.0
-"""So long a client may leave everything unread, before the kernel ends the connection."""
-SWALLOW_BYTES_MAX = 1 << 20
-SWALLOW_S = 1.0
-"""After a refusal so much of the body is still read: an early close would lose our answer."""
+from madang.bounds import (
+    CONNECTIONS_MAX,
+    HEAD_BYTES_MAX,
+    HEAD_S_MAX,
+    NO_MEMORY,
+    SWALLOW_BYTES_MAX,
+    SWALLOW_S,
+    TOO_LARGE,
+    TOO_MANY,
+    TOO_SLOW,
+    bound,
+    parting,
+)
 
 Message = MutableMapping[str, Any]
-
-_ABORT = "madang.abort"
 
 SETTINGS: dict[str, Any] = {
     "ws": "none",
@@ -41,12 +38,6 @@ SETTINGS: dict[str, Any] = {
     "server_header": False,
 }
 """What every server of ours tells uvicorn."""
-
-_TOO_LARGE = b'{"error":{"code":"http.head-too-large","message":"Send fewer headers."}}'
-_TOO_SLOW = b'{"error":{"code":"http.head-too-slow","message":"The head did not arrive in time."}}'
-_TOO_MANY = b'{"error":{"code":"http.too-many-connections","message":"Ask again in a moment."}}'
-
-_NO_MEMORY = b'{"error":{"code":"http.no-memory","message":"Ask again in a moment."}}'
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -62,8 +53,8 @@ class BoundedHeads(HttpToolsProtocol):
         """Give the first head its time, if there is room for one connection more."""
         super().connection_made(transport)
         self._served = self.app
-        _bound(transport.get_extra_info("socket"))
-        self._late = self.loop.call_later(HEAD_S_MAX, self._end, 408, _TOO_SLOW)
+        bound(transport.get_extra_info("socket"))
+        self._late = self.loop.call_later(HEAD_S_MAX, self._end, 408, TOO_SLOW)
         if len(self.connections) > CONNECTIONS_MAX:
             self._make_room()
 
@@ -73,7 +64,7 @@ class BoundedHeads(HttpToolsProtocol):
             if each is not self and isinstance(each, BoundedHeads) and each.is_idle:
                 each.transport.close()
                 return
-        self._end(503, _TOO_MANY)
+        self._end(503, TOO_MANY)
 
     @property
     def is_idle(self) -> bool:
@@ -94,9 +85,9 @@ class BoundedHeads(HttpToolsProtocol):
         if not self._in_head or not (self._head_bytes or self._begun):
             return
         if self._head_bytes > HEAD_BYTES_MAX:
-            self._end(431, _TOO_LARGE)
+            self._end(431, TOO_LARGE)
         elif self._late is None:
-            self._late = self.loop.call_later(HEAD_S_MAX, self._end, 408, _TOO_SLOW)
+            self._late = self.loop.call_later(HEAD_S_MAX, self._end, 408, TOO_SLOW)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP; what only found no memory here is told so, and so are we."""
@@ -105,7 +96,7 @@ class BoundedHeads(HttpToolsProtocol):
             super().send_400_response(msg)
             return
         self.loop.call_exception_handler({"message": msg, "exception": lack})
-        self._end(503, _NO_MEMORY)
+        self._end(503, NO_MEMORY)
 
     def on_message_begin(self) -> None:
         """Note that a head is coming, perhaps behind the request before it."""
@@ -117,7 +108,6 @@ class BoundedHeads(HttpToolsProtocol):
         self._in_head, self._begun, self._head_bytes = False, False, 0
         self._in_time()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        cast("Message", self.scope)[_ABORT] = self.transport.abort
         self.app = self._served if size <= HEAD_BYTES_MAX else _refuse_head
         super().on_headers_complete()
 
@@ -137,35 +127,15 @@ class BoundedHeads(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if getattr(self.cycle, "response_complete", True):
-            length = str(len(body)).encode()
-            head = b"HTTP/1.1 %d \r\ncontent-type: application/json\r\n" % status
-            self.transport.write(
-                head + b"content-length: " + length + b"\r\nconnection: close\r\n\r\n" + body
-            )
+            self.transport.write(parting(status, body))
         self.transport.close()
-
-
-def _bound(connection: socket.socket) -> None:
-    """Have the kernel keep little for a client, and not for long."""
-    if connection.family in {socket.AF_INET, socket.AF_INET6}:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        unread_ms = round(UNREAD_S_MAX * 1000)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
-
-
-async def hang_up(scope: Message, receive: Callable[[], Awaitable[Message]]) -> None:
-    """End a connection at once: an orderly end waits until the client has read all before it."""
-    if abort := scope.get(_ABORT):
-        abort()
-        while (message := await _next(receive)) is None or message["type"] != "http.disconnect":
-            pass
 
 
 async def _refuse_head(_scope: Any, _receive: Any, send: Any) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    headers.append((b"content-length", str(len(_TOO_LARGE)).encode()))
+    headers.append((b"content-length", str(len(TOO_LARGE)).encode()))
     await send({"type": "http.response.start", "status": 431, "headers": headers})
-    await send({"type": "http.response.body", "body": _TOO_LARGE})
+    await send({"type": "http.response.body", "body": TOO_LARGE})
 
 
 async def swallow(receive: Callable[[], Awaitable[Message]]) -> None:

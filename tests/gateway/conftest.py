@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -24,9 +24,8 @@ import madang
 from madang.clocks import SystemClock
 from madang.gateway.app import Gateway
 from madang.gateway.engines import Engines
+from madang.gateway.house import Connected, Means
 from madang.gateway.journal import waiting_in
-from madang.gateway.process import _config, _Server
-from madang.gateway.visit import Means
 from madang.settings import Home
 from madang.threads import Lacks
 from madang.traffic.desk import Desk
@@ -177,8 +176,11 @@ class Door:
         self.app = app
         self.records = records
         self.url = ""
-        self.connections: Set[Any] = frozenset()
         self.client = httpx.AsyncClient()
+
+    @property
+    def connections(self) -> tuple[Connected, ...]:
+        return self.app.connections
 
     def post(self, path: str = "/v1/chat/completions", **fields: Any) -> Any:
         return self.client.post(path, json=chat(**fields))
@@ -216,18 +218,13 @@ async def _gateway(limits: Limits) -> AsyncIterator[Door]:
 async def _served(limits: Limits) -> AsyncIterator[Door]:
     async with _gateway(limits) as door:
         listener = socket.create_server(("127.0.0.1", 0))
-        ready = asyncio.Event()
-        server = _Server(_config(door.app), ready.set)
-        server.config.timeout_graceful_shutdown = 0
-        serving = asyncio.create_task(server.serve([listener]))
-        await ready.wait()
-        door.connections = server.server_state.connections
+        server = await asyncio.get_running_loop().create_server(door.app.connect, sock=listener)
         door.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=door.url, headers=headers, timeout=30) as door.client:
             yield door
-        server.stop()
-        await serving
+        server.close()
+        await door.app.cut(0)
 
 
 @pytest.fixture
@@ -246,11 +243,10 @@ def serve() -> Callable[..., Any]:
 
 @pytest.fixture
 async def app() -> AsyncIterator[Door]:
-    """A gateway without any socket: its client calls the application itself."""
-    async with _gateway(Limits(body_bytes_max=1000)) as door:
-        transport = httpx.ASGITransport(app=door.app)  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as door.client:
-            yield door
+    """A gateway for small bodies that has no table, and a client without a key."""
+    async with _served(Limits(body_bytes_max=1000)) as door:
+        del door.client.headers["Authorization"]
+        yield door
 
 
 class Control:

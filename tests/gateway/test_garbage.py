@@ -8,16 +8,17 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import aiohttp
 import httpx
 import pytest
 from aiohttp import web
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from madang.clocks import SystemClock
-from madang.gateway.reply import Reply
+from madang.gateway import reply
+from madang.gateway.asked import Asked
+from madang.gateway.connection import Connection
+from madang.gateway.engines import Engines
 from madang.gateway.visit import Visit
-from madang.traffic.desk import LACK_TOLD_S
+from madang.traffic.desk import LACK_TOLD_S, Desk
 from madang.traffic.limits import Limits
 from madang.traffic.table import Target
 
@@ -33,7 +34,7 @@ GARBAGE = {
 }
 
 
-async def none_left(*_: object) -> None:
+def none_left(*_: object, **__: object) -> None:
     """Be a call for which there is no memory."""
     raise MemoryError
 
@@ -126,12 +127,19 @@ async def test_out_of_open_files_the_gateway_says_so_blames_nobody_and_goes_on(
 ) -> None:
     engine = await engines.start()
 
-    def no_file_left(*_: object, **__: object) -> None:
+    async def no_file_left(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     async with serve(engine.target) as door:
         with monkeypatch.context() as patched:
-            patched.setattr(aiohttp.connector.aiohappyeyeballs, "start_connection", no_file_left)
+            loop = asyncio.get_running_loop()
+            connected = loop.create_connection
+
+            def dialled(*given: object, **named: object) -> object:
+                ours = named.get("port", given[-1]) == engine.port
+                return (no_file_left if ours else connected)(*given, **named)
+
+            patched.setattr(loop, "create_connection", dialled)
             short = await door.post()
         told = json.loads(door.desk.health(SystemClock().monotonic()))
         after = await door.post()
@@ -143,34 +151,33 @@ async def test_out_of_open_files_the_gateway_says_so_blames_nobody_and_goes_on(
     assert after.status_code == 200
 
 
-@pytest.mark.parametrize("where", ["_read", "_relay", "_stream"])
+WHERE = {
+    "a head": (Connection, "on_headers_complete"),
+    "a body": (Asked, "add"),
+    "a request": (Desk, "admit"),
+    "a connection": (Engines, "ask"),
+    "an answer": (Visit, "said"),
+}
+
+
+@pytest.mark.parametrize("what", WHERE)
 async def test_out_of_memory_the_gateway_says_so_wherever_it_is_and_goes_on(
-    serve: Callable, engines, monkeypatch: pytest.MonkeyPatch, where: str
+    serve: Callable,
+    engines,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
 ) -> None:
     engine = await engines.start()
-
     async with serve(engine.target) as door:
         with monkeypatch.context() as patched:
-            patched.setattr(Visit, where, none_left)
+            patched.setattr(*WHERE[what], none_left)
             short = await door.post(stream=True)
         told = json.loads(door.desk.health(SystemClock().monotonic()))
         after = await door.post()
-    assert (short.status_code, short.json()["error"]["code"]) == (503, "overloaded")
+    code = "http.no-memory" if what in {"a head", "a body"} else "overloaded"
+    assert (short.status_code, short.json()["error"]["code"]) == (503, code)
     assert (told["lacked"], told["requests"]) == ("MemoryError", 0)
-    assert after.status_code == 200
-
-
-async def test_a_body_there_is_no_memory_for_is_refused_although_it_cannot_be_read_either(
-    serve: Callable, engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = await engines.start()
-
-    async with serve(engine.target) as door:
-        with monkeypatch.context() as patched:
-            patched.setattr(RequestResponseCycle, "receive", none_left)
-            short = await door.post()
-        after = await door.post()
-    assert (short.status_code, short.json()["error"]["code"]) == (503, "overloaded")
     assert after.status_code == 200
     assert "Traceback" not in caplog.text
 
@@ -182,10 +189,11 @@ async def test_where_there_is_no_memory_for_a_refusal_either_the_gateway_hangs_u
 
     async with serve(engine.target) as door:
         with monkeypatch.context() as patched:
-            patched.setattr(Visit, "_read", none_left)
-            patched.setattr(Reply, "refuse_and_close", none_left)
+            patched.setattr(Desk, "admit", none_left)
+            patched.setattr(reply, "refused", none_left)
             with pytest.raises(httpx.RemoteProtocolError):
                 await door.post()
         after = await door.post()
+        assert door.desk.open == 0
     assert after.status_code == 200
     assert "Traceback" not in caplog.text

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 import pytest
 
-from madang import wire
+from madang import bounds
 from madang.clocks import SystemClock
 from madang.traffic.limits import Limits
 from madang.traffic.table import Endpoint
@@ -258,7 +258,7 @@ async def test_a_reader_that_takes_no_whole_answer_is_cut(serve, engines, eventu
 
 
 async def test_what_nobody_reads_is_dropped_by_the_kernel(serve, engines, monkeypatch):
-    monkeypatch.setattr(wire, "UNREAD_S_MAX", 0.5)
+    monkeypatch.setattr(bounds, "UNREAD_S_MAX", 0.5)
     engine = await engines.start()
     engine.words = ["x" * (16 << 20)]
     async with serve(engine.target, limits=Limits(client_s=600)) as door:
@@ -306,7 +306,7 @@ def posted(door, **fields):
 async def test_idle_and_dripping_connections_give_way_to_those_that_ask(
     serve, monkeypatch, eventually
 ):
-    monkeypatch.setattr(wire, "CONNECTIONS_MAX", 8)
+    monkeypatch.setattr(bounds, "CONNECTIONS_MAX", 8)
     async with serve() as door:
         crowd = [await connected(door) for _ in range(30)]
         for _, writer in crowd:
@@ -323,7 +323,7 @@ async def test_idle_and_dripping_connections_give_way_to_those_that_ask(
 
 async def test_no_connection_in_use_is_closed_for_a_new_one(serve, gated, eventually, monkeypatch):
     engine, gate = gated
-    monkeypatch.setattr(wire, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(bounds, "CONNECTIONS_MAX", 2)
     async with serve(engine.target) as door, asking(door, 2, eventually) as tasks:
         await eventually(lambda: engine.running == 2)
         reader, writer = await connected(door)

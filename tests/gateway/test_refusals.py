@@ -9,6 +9,8 @@ import pytest
 
 from madang.traffic.table import Waiting
 
+from .conftest import chat
+
 PATH = "/v1/chat/completions"
 NO_ROOM = Waiting("model.too-large", {"memory": "1GB", "least": "2GB", "subject": "service/bot"})
 
@@ -33,9 +35,7 @@ def error_of(response, status, code):
     return error
 
 
-@pytest.mark.parametrize(
-    "authorization", ["", "Bearer", "Bearer ", "Basic sk-test", "Bearer nobody"]
-)
+@pytest.mark.parametrize("authorization", ["", "Bearer", "Basic sk-test", "Bearer nobody"])
 async def test_a_request_without_a_known_key_is_401(door, authorization):
     door.client.headers["Authorization"] = authorization
     response = await door.post()
@@ -105,8 +105,9 @@ ENGLISH = "'messages[0].content' holds a NUL character."
     ],
 )
 async def test_a_refusal_is_said_in_the_language_that_the_client_asks_for(door, wanted, said):
-    door.client.headers["Accept-Language"] = wanted
-    response = await door.post(messages=[{"role": "user", "content": "\0"}])
+    asked = chat(messages=[{"role": "user", "content": "\0"}])
+    headers = {"Accept-Language": wanted.encode()}
+    response = await door.client.post(PATH, headers=headers, json=asked)
     error = error_of(response, 400, "invalid_request")
     assert (error["message"], error["param"]) == (said, "messages[0].content")
 
@@ -199,21 +200,15 @@ async def test_health_needs_no_key_but_a_table(app, table):
     assert response.json()["table"] == 4
 
 
-async def test_a_client_that_leaves_while_sending_is_nobodys_error(door, table):
-    sent = []
-
-    async def receive():
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        sent.append(message)
-
-    key = (b"authorization", b"Bearer sk-test")
-    headers = [(b"host", b"gateway"), key, (b"content-length", b"9")]
-    scope = {"method": "POST", "path": PATH, "headers": headers, "server": ("gateway", None)}
-    await door.app(scope, receive, send)
-    assert not sent
-    assert door.desk.open == 0
+async def test_a_client_that_leaves_while_sending_is_nobodys_error(door, eventually):
+    url = door.client.base_url
+    _, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: {url.netloc.decode()}\r\nContent-Length: 9\r\n"
+    writer.write(f"{head}Authorization: Bearer sk-test\r\n\r\n".encode())
+    await eventually(lambda: door.desk.open == 1)
+    writer.close()
+    await eventually(lambda: not door.app.connections)
+    assert (door.desk.open, door.records) == (0, [])
 
 
 async def test_a_body_that_never_arrives_is_408(serve, eventually):

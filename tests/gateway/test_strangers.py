@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from madang import wire
+from madang import bounds
 from madang.traffic.doors import PATHS
 
 from .conftest import KEY
@@ -99,7 +99,7 @@ async def test_a_head_of_any_size_is_cut_off(serve):
 
 
 async def test_a_head_that_never_ends_has_a_deadline(serve, monkeypatch):
-    monkeypatch.setattr(wire, "HEAD_S_MAX", 0.2)
+    monkeypatch.setattr(bounds, "HEAD_S_MAX", 0.2)
     async with serve() as door:
         for begun in (b"", b"GET /heal", head(door)[:-2]):
             answer = await said(door, begun) if begun else await said(door)
@@ -110,7 +110,7 @@ async def test_a_head_that_never_ends_has_a_deadline(serve, monkeypatch):
 
 
 async def test_a_whole_request_is_not_hurried(serve, monkeypatch, engines):
-    monkeypatch.setattr(wire, "HEAD_S_MAX", 0.2)
+    monkeypatch.setattr(bounds, "HEAD_S_MAX", 0.2)
     engine = await engines.start()
     answer = engine.behave
 

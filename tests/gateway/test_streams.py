@@ -9,7 +9,7 @@ import msgspec
 
 from madang.traffic.limits import Limits
 
-from .conftest import eventually
+from .conftest import DEADLINE_S, eventually
 
 
 async def lines_of(response):
@@ -237,11 +237,11 @@ async def test_a_stopping_gateway_tells_the_readers_it_cuts_off(serve, engines):
     async with serve(engine.target) as door, door.stream() as response:
         lines = response.aiter_lines()
         await anext(lines)
-        for task in asyncio.all_tasks():
-            if "RequestResponseCycle.run_asgi" in repr(task.get_coro()):
-                task.cancel()
+        stopping = asyncio.create_task(door.app.cut(timeout_s=DEADLINE_S))
         rest = [line async for line in lines if line]
         usage = await door.record()
+        await door.client.aclose()
+        await stopping
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "gateway_stopping"
     assert usage.status == 503
 
@@ -310,7 +310,7 @@ async def test_a_body_that_ends_after_its_key_was_revoked_reaches_no_engine(serv
     async with serve(engine.target) as door:
         asking = asyncio.create_task(door.client.post("/v1/chat/completions", content=slowly()))
         await begun.wait()
-        await eventually(lambda: door.app._visits)  # it knows the key, and waits for the rest
+        await eventually(lambda: door.app.busy)  # it knows the key, and waits for the rest
         door.desk.take(msgspec.structs.replace(table(engine.target, version=2), keys={}))
         go_on.set()
         answer = await asking

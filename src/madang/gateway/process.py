@@ -11,23 +11,21 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
 
-import uvicorn
 import uvloop
 
-from madang import logs, messages, settings, wire
+from madang import logs, messages, settings
 from madang.clocks import SystemClock, SystemRandom
 from madang.errors import Unavailable
 from madang.gateway.app import Gateway
 from madang.gateway.engines import Engines
+from madang.gateway.house import Means
 from madang.gateway.journal import Journal, column_of
 from madang.gateway.line import ControlLine
 from madang.gateway.pull import Puller, TableFile
 from madang.gateway.spool import Spool
-from madang.gateway.visit import Means
 from madang.holders import holder_of, noted
 from madang.settings import BODY_BYTES_MAX, STALE_TABLE_S, Home
 from madang.supervisor.protocol import READY_FD
@@ -38,8 +36,6 @@ from madang.traffic.limits import Limits
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
-KEEP_ALIVE_S = 75
-"""Longer than common clients keep an idle connection, so that they close it first."""
 FINISH_S = 10
 """Time for streams to end once we are told to stop."""
 LAST_WORDS_S = 1.0
@@ -47,6 +43,8 @@ LAST_WORDS_S = 1.0
 BOOT_BYTES = 6
 SALT_BYTES = 8
 """Of the secret that prefixes are hashed with."""
+GC_THRESHOLDS = (50_000, 20, 50)
+"""A request leaves no cycles behind: Python need not look for them often."""
 WRITERS = 2
 """Threads that write the table."""
 
@@ -85,42 +83,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise Unavailable("gateway.port", where, cause=cause, holder=holder) from error
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, with our own idea of signals: SIGTERM is a normal end."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        yield
-
-    def stop(self) -> None:
-        """Stop accepting, and end when the open requests have."""
-        self.should_exit = True
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept, then say so."""
-        await super().startup(sockets)
-        self._ready()
-
-
-def _config(gateway: Gateway) -> uvicorn.Config:
-    return uvicorn.Config(
-        cast("Any", gateway),
-        **wire.SETTINGS,
-        loop="uvloop",
-        http=wire.BoundedHeads,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=FINISH_S,
-    )
-
-
 async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     clock = SystemClock()
     limits = Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S)
@@ -138,12 +100,10 @@ async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     gateway = Gateway(means, boot)
     puller.load()
     messages.load()
-    server = _Server(_config(gateway), lambda: _announce(listener))
     async with asyncio.TaskGroup() as group:
         loops = (gateway.sweep(), puller.run(), spool.write(), spool.deliver(), spool.recover())
         tasks = [group.create_task(each) for each in loops]
-        await server.serve([listener])
-        await gateway.settle(LAST_WORDS_S)
+        await _accept(gateway, listener)
         for task in tasks:
             task.cancel()
     await engines.close()
@@ -152,10 +112,24 @@ async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     log.info("stopped")
 
 
+async def _accept(gateway: Gateway, listener: socket.socket) -> None:
+    """Serve until told to stop, and then until all that is under way is served, or cut off."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    server = await loop.create_server(gateway.connect, sock=listener, backlog=BACKLOG)
+    _announce(listener)
+    await told.wait()
+    server.close()
+    await gateway.finish(FINISH_S)
+    await gateway.cut(LAST_WORDS_S)
+
+
 def _announce(listener: socket.socket) -> None:
     """Tell whoever started us, and the log, where we listen."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     log.info("listening on %s", url)

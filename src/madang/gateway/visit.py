@@ -1,274 +1,421 @@
-"""One request from its head to its account: reads, asks `traffic`, moves the bytes."""
+"""One request from its head to its account: asks `traffic`, moves the bytes.
+
+A machine of callbacks: its connection tells what the client does, its call what the engine does,
+the sweep what takes too long. Whatever happens, it ends by `_finish`, once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from math import inf
+from typing import Protocol
 
-from aiohttp import ClientResponse
 from msgspec import structs
 
-from madang.gateway.engines import DROPPED, Engines
-from madang.gateway.reply import Message, Reply
-from madang.threads import Lacks
-from madang.traffic.desk import Desk
-from madang.traffic.doors import Head, too_large
-from madang.traffic.exchange import CLIENT_LEFT, ENGINE_DIED, KEY_REVOKED, STOPPING, Exchange
+from madang.gateway import reply
+from madang.gateway.asked import Asked
+from madang.gateway.engines import Call
+from madang.gateway.house import House
+from madang.traffic.doors import too_large
+from madang.traffic.exchange import (
+    CLIENT_LEFT,
+    ENGINE_DIED,
+    KEY_REVOKED,
+    STOPPING,
+    Exchange,
+    Fault,
+)
 from madang.traffic.refusal import OVERLOADED, Refusal, slow_body
-from madang.traffic.table import Target, Usage
-from madang.wire import hang_up, swallow
+from madang.traffic.requests import Kind
+from madang.traffic.table import Key, Target
 
-if TYPE_CHECKING:
-    from madang.ports import Clock
-
-Receive = Callable[[], Awaitable[Message]]
+PART_BYTES = 256 << 10
+"""A larger answer is sent in parts, each once the client has taken most of the one before."""
 
 
-class ClientLeft(Exception):
-    """Nobody is waiting for the answer any more."""
+class Client(Protocol):
+    """Who asks, as a visit sees them: a connection."""
 
+    deadline: float
+    """When the body is too late."""
+    paused: bool
+    """Whether the client has to take more of what it was sent."""
+    stopping: bool
+    """Whether the connection ends with this answer."""
+    server: tuple[str, int] | None
+    """Where they came in."""
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What all visits share."""
+    def write(self, data: bytes | memoryview) -> None:
+        """Send something."""
 
-    desk: Desk
-    engines: Engines
-    clock: Clock
-    record: Callable[[Usage], None]
-    lacks: Lacks
+    def part(self, data: bytes) -> None:
+        """Send a last answer, whatever still comes."""
+
+    def finished(self, closes: bool) -> None:
+        """The visit has had its answer, or needs none any more."""
+
+    def abort(self) -> None:
+        """Hang up at once."""
 
 
 class Visit:
-    """One request being served by its own task."""
+    """One request being served."""
 
-    def __init__(self, means: Means, receive: Receive, reply: Reply) -> None:
-        self._means = means
-        self._clock = means.clock
-        self._receive = receive
-        self._reply = reply
-        self._task = asyncio.current_task()
-        self._scope: Message = {}
-        self._cut: Literal["", "left", "late", "revoked"] = ""
-        self._unread = False
+    __slots__ = (
+        "_call", "_carried", "_connection", "_desk", "_ending", "_entered", "_exchange", "_house",
+        "_key", "_kind", "_means", "_over", "_parts", "_retries", "_started", "asked", "id",
+        "reading",
+    )  # fmt: skip
+
+    def __init__(self, house: House, connection: Client, asked: Asked) -> None:
+        self._house = house
+        self._means = house.means
+        self._desk = house.means.desk
+        self._connection = connection
+        self.asked = asked
+        self.id = house.next_id()
+        self.reading = False
+        """Whether the rest of its body is still to come."""
+        self._kind: Kind | None = None
+        self._key: Key | None = None
         self._exchange: Exchange | None = None
-        self._body_bytes = 0
-        self._turn: asyncio.Future[Target | Refusal] | None = None
+        self._call: Call | None = None
+        self._carried = 0
+        self._parts: memoryview | None = None
+        """What is left of a large answer."""
+        self._entered = self._retries = self._started = self._ending = self._over = False
 
-    async def run(self, scope: Message, request_id: str) -> None:
-        """Serve the request to its end, whichever that is."""
-        self._scope = scope
-        desk = self._means.desk
-        head = desk.enter(scope["method"], scope["path"], scope["headers"], scope["server"])
-        try:
-            answer = head if isinstance(head, Refusal) else await self._decide(head, request_id)
-            if isinstance(answer, Exchange):
-                await self._serve(answer)
-            elif isinstance(answer, Refusal):
-                await self._turn_away(answer)
-            else:
-                await self._reply.whole(answer)
-        except ClientLeft:
-            return
-        except MemoryError as error:
-            self._unread = True
-            await self._short(error)
-        finally:
-            desk.leave(self._body_bytes)
-
-    async def _decide(self, head: Head, request_id: str) -> Refusal | bytes | Exchange:
+    def begin(self) -> None:
         """Go through the checks, the cheap ones first."""
-        desk, now = self._means.desk, self._clock.monotonic()
-        self._unread = head.length is None
-        if head.door == "health":
-            return desk.health(now)
-        key = desk.identify(head, self._clock.now(), now)
-        if isinstance(key, Refusal):
-            return key
-        if head.door == "models" or head.door == "model":  # noqa: PLR1714 (narrows the type)
-            return desk.look(head, key)
-        body = await self._read()
-        if isinstance(body, Refusal):
-            return body
-        self._unread = False
-        admitted = desk.admit(request_id, key, head.door, body, now)
-        if isinstance(admitted, Exchange) and not desk.honours(admitted, self._clock.now()):
-            return KEY_REVOKED  # while the body was still coming
-        return admitted
-
-    async def _read(self) -> bytes | Refusal:
-        """Read the body, as far as it may go."""
-        desk, limits = self._means.desk, self._means.desk.limits
-        body = bytearray()
-        try:
-            async with asyncio.timeout(limits.body_s):
-                while True:
-                    message = await self._receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientLeft
-                    piece = message.get("body", b"")
-                    if len(body) + len(piece) > limits.body_bytes_max:
-                        return too_large(limits.body_bytes_max)
-                    if refusal := desk.carry(len(piece)):
-                        return structs.replace(refusal, close=True)
-                    self._body_bytes += len(piece)
-                    body += piece
-                    if not message.get("more_body"):
-                        return bytes(body)
-        except TimeoutError:
-            return slow_body(limits.body_s)
-
-    async def _short(self, error: MemoryError) -> int:
-        """Refuse, in whatever way is still possible, what we have no memory for; else hang up."""
-        self._means.lacks.note(error)
-        try:
-            if self._reply.started or not self._unread:
-                return await self._reply.refuse(OVERLOADED)
-            await self._turn_away(OVERLOADED)
-        except MemoryError:
-            await hang_up(self._scope, self._receive)
-        return OVERLOADED.status
-
-    async def _turn_away(self, refusal: Refusal) -> None:
-        """Refuse, and read what the client may still be sending, so that it sees the answer."""
-        if not (refusal.close or self._unread):
-            await self._reply.refuse(refusal)
+        asked, desk = self.asked, self._desk
+        if asked.trouble is not None:
+            self._turn_away(asked.trouble)
             return
-        await self._reply.refuse_and_close(refusal)
-        await swallow(self._receive)
-        await self._reply.end()
+        self._entered = True
+        head = desk.enter(asked.method, asked.path, asked.headers, self._connection.server)
+        if isinstance(head, Refusal):
+            self._turn_away(head)
+            return
+        clock = self._means.clock
+        now = clock.monotonic()
+        if head.door == "health":
+            self._tell(desk.health(now))
+            return
+        key = desk.identify(head, clock.now(), now)
+        if isinstance(key, Refusal):
+            self._turn_away(key)
+        elif head.door == "models" or head.door == "model":  # noqa: PLR1714 (narrows the type)
+            self._tell(desk.look(head, key))
+        else:
+            self._kind, self._key = head.door, key
+            self._read(now)
 
-    async def _serve(self, exchange: Exchange) -> None:
-        """Bring an admitted request to its end and account for it, whatever happens."""
-        self._exchange = exchange
-        watcher = asyncio.create_task(self._watch())
-        status = CLIENT_LEFT
-        try:
-            status = await self._relay(exchange)
-        except asyncio.CancelledError:
-            if self._task:
-                self._task.uncancel()
-            status = await self._break_off(exchange)
-        except MemoryError as error:
-            status = await self._short(error)
-        finally:
-            watcher.cancel()
-            now, at = self._clock.monotonic(), self._clock.now()
-            usage = self._means.desk.settle(exchange, status, now, at)
-            if usage:
-                self._means.record(usage)
+    def _read(self, now: float) -> None:
+        """Go on with the body, if it is all here; else let it come."""
+        asked = self.asked
+        if asked.whole:
+            self._weigh()
+            return
+        self.reading = True
+        self._connection.deadline = now + self._desk.limits.body_s
+        if not asked.body and asked.said(b"expect").lower() == b"100-continue":
+            self._connection.write(reply.CONTINUE)
+        self.more()
 
-    async def _watch(self) -> None:
-        """Stop at once when the client leaves; the engine notices by its connection."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._stop("left")
+    def more(self) -> None:
+        """Look at the body again: there is more of it."""
+        if self._over:
+            return
+        if self.asked.whole:
+            self._weigh()
+        elif refusal := self._carry():
+            self._turn_away(refusal)
+
+    def _carry(self) -> Refusal | None:
+        """Take what came of the body upon us, as far as it may go."""
+        desk, size = self._desk, len(self.asked.body)
+        if size > desk.limits.body_bytes_max:
+            return too_large(desk.limits.body_bytes_max)
+        if refusal := desk.carry(size - self._carried):
+            return structs.replace(refusal, close=True)
+        self._carried = size
+        return None
+
+    def _weigh(self) -> None:
+        """Check a whole request and let it in."""
+        came_later, self.reading = self.reading, False
+        if refusal := self._carry():
+            self._turn_away(refusal)
+            return
+        asked, desk, now = self.asked, self._desk, self._means.clock.monotonic()
+        kind, key = self._kind, self._key
+        assert kind is not None, "it was let in"
+        assert key is not None, "it was let in"
+        admitted = desk.admit(self.id, key, kind, bytes(asked.body), now)
+        asked.body = b""
+        if isinstance(admitted, Refusal):
+            self._turn_away(admitted)
+            return
+        self._exchange = admitted
+        if came_later:
+            self._connection.deadline = inf
+            if not desk.honours(admitted, self._means.clock.now()):
+                self._refuse(KEY_REVOKED)
+                return
+        self._ask(desk.start(admitted, self._called, now))
+
+    def _ask(self, choice: Target | Refusal | None) -> None:
+        """Ask a replica, wait for one, or say why there is none."""
+        exchange = self._exchange
+        if choice is None or exchange is None:
+            return
+        if isinstance(choice, Refusal):
+            self._refuse(choice)
+            return
+        url, body = exchange.upstream(choice)
+        door = url, choice.token
+        self._call = self._means.engines.ask(door, self.id, body, self, fresh=self._retries)
+
+    def _called(self, choice: Target | Refusal) -> None:
+        """Hear what came of the wait; whoever calls must not be asked anything meanwhile."""
+        asyncio.get_running_loop().call_soon(self._ask, choice)
+
+    def failed(self, fault: Fault) -> None:
+        """Find another replica: this one gave no answer."""
+        exchange = self._exchange
+        if exchange is None:
+            return
+        self._call, self._retries = None, True
+        now = self._means.clock.monotonic()
+        self._ask(self._desk.failed(exchange, fault, self._called, now))
+
+    def heard(self, status: int, content_type: str) -> Fault | None:
+        """Take the head of an answer; a fault when it is none."""
+        exchange = self._exchange
+        if exchange is None:
+            return None
+        return exchange.answers(status, content_type, self._means.clock.monotonic())
+
+    def said(self, data: bytes) -> None:
+        """Pass on what an engine said, or collect it."""
+        exchange = self._exchange
+        if exchange is None:
+            return
+        now = self._means.clock.monotonic()
+        if not exchange.streaming:
+            if refusal := exchange.collect(data, now):
+                self._refuse(refusal)
+            return
+        passed = exchange.feed(data, now)
+        if isinstance(passed, Refusal):
+            self._refuse(passed)
+            return
+        if exchange.done:
+            self._desk.free(exchange, now)
+            self._end(passed)
+        elif passed:
+            self._piece(passed)
+            if not self._connection.paused:
+                exchange.engine_turn(now)
+
+    def _piece(self, data: bytes) -> None:
+        """Send some events."""
+        if not self.asked.is_old:
+            data = reply.chunk(data)
+        if not self._started:
+            data = self._begin_stream() + data
+        self._connection.write(data)
+
+    def _begin_stream(self) -> bytes:
+        self._started = True
+        return reply.stream(self._marked(), chunked=not self.asked.is_old)
+
+    def _end(self, last: bytes) -> None:
+        """End a stream; its engine may finish by itself."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.release(self._desk.limits.linger_s)
+        data = b"" if self._started else self._begin_stream()
+        if self.asked.is_old:
+            data += last
+        else:
+            data += (reply.chunk(last) if last else b"") + reply.LAST_CHUNK
+        self._connection.write(data)
+        self._ending = True
+        if not self._connection.paused:
+            self._finish(200, closes=self._closes)
+
+    def ended(self) -> None:
+        """Judge an answer that has ended as answers do."""
+        self._call = None
+        exchange = self._exchange
+        if exchange is None or self._ending:
+            return
+        now = self._means.clock.monotonic()
+        if exchange.streaming:
+            self._refuse(exchange.ended() or ENGINE_DIED)
+            return
+        body = exchange.answer(now)
+        self._desk.free(exchange, now)
+        if isinstance(body, Refusal):
+            self._refuse(body)
+        else:
+            self._give(body)
+
+    def dropped(self) -> None:
+        """Tell that the engine has gone in the middle of its answer."""
+        self._call = None
+        if self._exchange is not None and not self._ending:
+            self._refuse(ENGINE_DIED)
+
+    def _give(self, body: bytes) -> None:
+        """Send a whole answer, a large one as the client takes it."""
+        connection = self._connection
+        if len(body) <= PART_BYTES:
+            connection.write(reply.whole(body, self._marked(), self._closes))
+            self._finish(200, closes=self._closes)
+            return
+        first = reply.whole(body[:PART_BYTES], self._house.marked(self.id), self._closes, len(body))
+        self._parts, self._started = memoryview(body)[PART_BYTES:], True
+        connection.write(first)
+        self._give_on()
+
+    def _marked(self) -> bytes:
+        """Write the headers of a good answer that say whose it is, and what limits leave."""
+        marked = self._house.marked(self.id)
+        exchange = self._exchange
+        return marked + reply.more(exchange.headers) if exchange is not None else marked
+
+    def _give_on(self) -> None:
+        while (parts := self._parts) is not None and not self._connection.paused:
+            self._parts = parts[PART_BYTES:] or None
+            if self._exchange is not None:
+                self._exchange.taken(self._means.clock.monotonic())
+            self._connection.write(parts[:PART_BYTES])
+        if self._parts is None:
+            self._finish(200, closes=self._closes)
+
+    def pause(self) -> None:
+        """Stop the engine: the client has to take what it was sent."""
+        if self._call is not None:
+            self._call.pause()
+        if self._exchange is not None and self._started:
+            self._exchange.client_turn = True
+            self._exchange.taken(self._means.clock.monotonic())
+
+    def resume(self) -> None:
+        """Go on: the client has taken most of it."""
+        if self._parts is not None:
+            self._give_on()
+        elif self._ending:
+            self._finish(200, closes=self._closes)
+        elif self._call is not None:
+            self._call.resume()
+            if self._exchange is not None:
+                self._exchange.engine_turn(self._means.clock.monotonic())
 
     def check(self, now: float, at: float) -> None:
         """Stop if somebody has taken too long, or may no longer ask; `at` is Unix seconds."""
-        if self._exchange and not self._means.desk.honours(self._exchange, at):
-            self._stop("revoked")
-        elif self._exchange and now >= self._exchange.deadline:
-            self._stop("late")
+        exchange = self._exchange
+        if exchange is None:
+            return
+        if not self._desk.honours(exchange, at):
+            self._refuse(KEY_REVOKED)
+        elif now >= exchange.deadline:
+            self._late(exchange, now)
 
-    def _stop(self, why: Literal["left", "late", "revoked"]) -> None:
-        if not self._cut and self._task:
-            self._cut = why
-            self._task.cancel()
+    def _late(self, exchange: Exchange, now: float) -> None:
+        if exchange.client_turn or self._ending:
+            self._hang_up(CLIENT_LEFT)
+        elif refusal := exchange.silent(now):
+            self._refuse(refusal)
+        else:
+            self._end(b"")
 
-    async def _break_off(self, exchange: Exchange) -> int:
-        """End an exchange that was stopped: say so if anybody listens."""
-        if self._cut == "left":
-            return CLIENT_LEFT
-        if self._cut == "late" and exchange.client_turn:
-            await hang_up(self._scope, self._receive)
-            return CLIENT_LEFT
-        if self._cut == "revoked":
-            return await self._reply.refuse(KEY_REVOKED)
-        refusal = exchange.silent(self._clock.monotonic()) if self._cut else STOPPING
-        if refusal:
-            return await self._reply.refuse(refusal)
-        await self._reply.end()
-        return 200
+    def slow(self) -> None:
+        """Refuse a body that did not come in time."""
+        self._turn_away(slow_body(self._desk.limits.body_s))
 
-    async def _relay(self, exchange: Exchange) -> int:
-        answer = await self._ask(exchange)
+    def short(self) -> None:
+        """Refuse what there is no memory for."""
+        self._turn_away(OVERLOADED)
+
+    def cut(self) -> None:
+        """End it: the gateway stops."""
+        self._turn_away(STOPPING)
+
+    def spoiled(self, said: bytes) -> None:
+        """End it: what comes is no body any more."""
+        self._part(400, said)
+
+    def left(self) -> None:
+        """Stop everything: nobody waits for the answer any more."""
+        self._finish(CLIENT_LEFT, closes=True)
+
+    @property
+    def _closes(self) -> bool:
+        return self.asked.is_old or not self.asked.keeps_alive or self._connection.stopping
+
+    def _tell(self, answer: bytes | Refusal) -> None:
+        """Answer a question that no engine is asked."""
         if isinstance(answer, Refusal):
-            return await self._reply.refuse(answer)
-        try:
-            if exchange.streaming:
-                return await self._stream(exchange, answer)
-            return await self._fetch(exchange, answer)
-        finally:
-            answer.close()
+            self._turn_away(answer)
+        elif self.asked.whole:
+            self._connection.write(reply.whole(answer, self._house.marked(self.id), self._closes))
+            self._finish(200, closes=self._closes)
+        else:
+            self._part(200, reply.whole(answer, self._house.marked(self.id), closes=True))
 
-    async def _ask(self, exchange: Exchange) -> ClientResponse | Refusal:
-        """Find a replica that answers."""
-        desk = self._means.desk
-        choice = desk.start(exchange, self._call, self._clock.monotonic())
-        while not isinstance(choice, Refusal):
-            if choice is None:
-                choice = await self._wait()
-                continue
-            url, body = exchange.upstream(choice)
-            answer = await self._means.engines.post(url, choice.token, exchange.id, body)
-            now = self._clock.monotonic()
-            if isinstance(answer, str):
-                choice = desk.failed(exchange, answer, self._call, now)
-            elif fault := exchange.answers(answer.status, answer.content_type, now):
-                answer.close()
-                choice = desk.failed(exchange, fault, self._call, now)
-            else:
-                self._reply.marks = exchange.headers
-                return answer
-        return choice
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Refuse, and read what the client may still be sending, so that it sees the answer."""
+        if self._started or (self.asked.whole and not refusal.close):
+            self._refuse(refusal)
+            return
+        self._part(refusal.status, self._word(refusal, closes=True))
 
-    async def _wait(self) -> Target | Refusal:
-        """Wait for our turn; nobody can have called before."""
-        self._turn = asyncio.get_running_loop().create_future()
-        return await self._turn
+    def _part(self, status: int, data: bytes) -> None:
+        connection = self._connection
+        connection.part(data)
+        self._finish(status, closes=False)
 
-    def _call(self, choice: Target | Refusal) -> None:
-        """Hear what came of the wait; one that was stopped meanwhile gives its replica back."""
-        if self._turn and not self._turn.done():
-            self._turn.set_result(choice)
+    def _refuse(self, refusal: Refusal) -> None:
+        """Say no in whatever way is still possible."""
+        if self._parts is not None or self._ending:
+            self._hang_up(refusal.status)
+        elif self._started:
+            data = b"data: " + reply.word(refusal, self.asked) + b"\n\n"
+            if not self.asked.is_old:
+                data = reply.chunk(data) + reply.LAST_CHUNK
+            self._connection.write(data)
+            self._finish(refusal.status, closes=self._closes)
+        else:
+            closes = self._closes
+            self._connection.write(self._word(refusal, closes))
+            self._finish(refusal.status, closes)
 
-    async def _stream(self, exchange: Exchange, answer: ClientResponse) -> int:
-        """Pass events on, as fast as the client takes them."""
-        trouble = None
-        try:
-            while data := await answer.content.readany():
-                passed = exchange.feed(data, self._clock.monotonic())
-                if isinstance(passed, Refusal):
-                    trouble = passed
-                    break
-                if exchange.done:
-                    self._means.desk.free(exchange, self._clock.monotonic())
-                if passed:
-                    await self._reply.piece(passed)
-                    exchange.engine_turn(self._clock.monotonic())
-        except DROPPED:
-            trouble = None
-        trouble = trouble or exchange.ended()
-        if trouble:
-            return await self._reply.refuse(trouble)
-        await self._reply.end()
-        return 200
+    def _word(self, refusal: Refusal, closes: bool) -> bytes:
+        body = reply.word(refusal, self.asked)
+        data = reply.refused(refusal, body, self._house.marked(self.id), closes)
+        return data.removesuffix(body) if self.asked.method == "HEAD" else data
 
-    async def _fetch(self, exchange: Exchange, answer: ClientResponse) -> int:
-        """Collect an answer and pass it on whole."""
-        try:
-            while data := await answer.content.readany():
-                trouble = exchange.collect(data, self._clock.monotonic())
-                if trouble:
-                    return await self._reply.refuse(trouble)
-        except DROPPED:
-            return await self._reply.refuse(ENGINE_DIED)
-        body = exchange.answer(self._clock.monotonic())
-        self._means.desk.free(exchange, self._clock.monotonic())
-        if isinstance(body, Refusal):
-            return await self._reply.refuse(body)
-        await self._reply.whole(body, taken=lambda: exchange.taken(self._clock.monotonic()))
-        return 200
+    def _hang_up(self, status: int) -> None:
+        self._connection.abort()
+        self._finish(status, closes=True)
+
+    def _finish(self, status: int, closes: bool) -> None:
+        """Account for it, whatever happened, and make way for the next."""
+        if self._over:
+            return
+        self._over, self.reading = True, False
+        call, self._call = self._call, None
+        if call is not None:
+            call.abort()
+        means, exchange = self._means, self._exchange
+        self._exchange = self._parts = None
+        if exchange is not None:
+            usage = self._desk.settle(exchange, status, means.clock.monotonic(), means.clock.now())
+            if usage is not None:
+                means.record(usage)
+        if self._entered:
+            self._desk.leave(self._carried)
+        self._connection.finished(closes)

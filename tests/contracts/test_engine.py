@@ -15,7 +15,7 @@ from madang.engines.fake import Fake
 from madang.engines.llamacpp import LlamaCpp
 from madang.ports import Assignment, Engine
 from madang.supervisor.protocol import plan_from
-from madang.traffic.table import SKILLS
+from madang.traffic.table import CACHES, SKILLS
 
 TOKEN = "a-token-nobody-else-knows"
 SCHEMA = {
@@ -115,7 +115,8 @@ def test_the_facts_are_such_that_planning_can_use_them(case):
     assert facts.overhead_bytes > 0
     assert facts.weights_factor > 0
     assert 1 <= facts.slots <= facts.context_tokens
-    assert facts.features <= {"chat", "completions", "embeddings"} | SKILLS
+    assert facts.features <= {"chat", "completions", "embeddings"} | SKILLS | CACHES
+    assert facts.features & CACHES, "or no service of it could be shown to another project"
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,18 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
 import openai
 import pytest
+from msgspec import structs
 
 from madang.engines.fake import Fake
 from madang.engines.llamacpp import LlamaCpp
 from madang.ports import Assignment
-from madang.traffic.table import Target
+from madang.traffic.table import Endpoint, Key, RouteTable, Target
 
 SHAPE = {
     "type": "object",
@@ -135,6 +137,40 @@ async def test_control_tokens_in_a_persons_words_stay_text(serve, tmp_path):
             answers = [await door.post(**asked, messages=each) for each in turns]
     plain, spelt = (answer.json()["usage"]["prompt_tokens"] for answer in answers)
     assert spelt > plain + 4
+
+
+async def cached(door, key, **fields):
+    """Return how many tokens of its prompt an engine had kept for one question."""
+    prompt = "The capital of South Korea is a city on the river Han, and its name is"
+    asked = {"model": "seoul/minwon/bot", "max_tokens": 1, "prompt": prompt, **fields}
+    headers = {"Authorization": f"Bearer {key}"}
+    answer = (await door.client.post("/v1/completions", json=asked, headers=headers)).json()
+    return answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+@pytest.mark.parametrize("name", ["fake", "llamacpp"])
+async def test_nobody_learns_from_tokens_told_as_cached_what_another_project_has_asked(
+    serve, tmp_path, name
+):
+    """Tokens told as cached, and not times, say whether a prompt was kept."""
+    way = frozenset({"cache-salt" if name == "fake" else "cache-off"})
+    ours, theirs = sha256(b"ours").hexdigest(), sha256(b"theirs").hexdigest()
+    keys = {
+        ours: Key("app", "seoul/minwon", "member", "k1", may_infer=True, salt="s"),
+        theirs: Key("app", "busan/port", "member", "k2", may_infer=True, salt="t"),
+    }
+    for target in launched(name, tmp_path):
+        endpoint = Endpoint("seoul/minwon", "bot", "bot", (target,), 4096)
+        shown = structs.replace(endpoint, visible_to=frozenset({"busan"}), cache=way)
+        async with serve(target) as door:
+            door.desk.take(RouteTable(2, (endpoint,), keys))
+            assert await cached(door, "ours") == 0
+            alone = await cached(door, "ours")
+            assert alone > 5, "what is not shared is kept"
+            door.desk.take(RouteTable(3, (shown,), keys))
+            assert [await cached(door, who) for who in ("theirs", "ours", "theirs")][:2] == [0, 0]
+            again = await cached(door, "ours")
+            assert again == (alone if name == "fake" else 0)
 
 
 async def test_a_function_is_called_in_both_ways_to_ask(serve, tmp_path):

@@ -33,12 +33,14 @@ TABLE = RouteTable(
         endpoint("seoul/minwon", "sleepy", waiting=NO_ROOM),
         endpoint("seoul/minwon", "vectors", TARGET, features=frozenset({"embeddings"})),
         endpoint("lab", "secret", TARGET),
+        endpoint("lab/x", "common", TARGET, visible_to=frozenset({"seoul"})),
     ),
     {
         digest("app"): Key("app", "seoul/minwon", "member", may_infer=True),
         digest("old"): Key("old", "seoul/minwon", "member", may_infer=True, expires_at=100.0),
         digest("boss"): Key("boss", "seoul/minwon", "operator", where="", may_infer=True),
         digest("eyes"): Key("eyes", "seoul/minwon", "viewer"),
+        digest("away"): Key("away", "seoul/minwon", "member", where="busan/port", may_infer=True),
         digest("none"): Key("none", "empty", "member", may_infer=True),
     },
 )
@@ -100,6 +102,11 @@ def test_before_any_table_no_key_is_called_wrong():
         ("app", "secret", "model_not_found"),
         ("app", "lab/secret", "model_not_found"),
         ("app", "lab/absent", "model_not_found"),
+        ("app", "lab/x/common", "served"),
+        ("app", "common", "model_not_found"),
+        ("none", "lab/x/common", "model_not_found"),
+        ("away", "lab/x/common", "model_not_found"),
+        ("eyes", "lab/x/common", "role_too_low"),
         ("boss", "bot", "served"),
         ("boss", "lab/secret", "served"),
         ("boss", "secret", "model_not_found"),
@@ -121,7 +128,7 @@ def test_another_projects_model_is_refused_just_like_an_absent_one(desk):
 
 
 def test_a_refused_model_names_those_that_exist(desk):
-    assert admit(desk, "app", "bott").values["models"] == "bot, sleepy, vectors"
+    assert admit(desk, "app", "bott").values["models"] == "bot, lab/x/common, sleepy, vectors"
     assert "lab/secret" in admit(desk, "boss", "bott").values["models"]
     assert admit(desk, "none", "bott").message == "gateway.no-models"
 
@@ -130,6 +137,19 @@ def test_a_model_that_waits_says_why_and_when_to_ask_again(desk):
     refusal = admit(desk, "app", "sleepy")
     assert refusal.waiting == NO_ROOM
     assert (b"retry-after", b"1") in refusal.headers
+
+
+def test_a_key_goes_on_only_while_what_it_calls_is_shown_to_it(desk):
+    keys = {digest("app"): Key("app", "seoul/minwon", "member", "uid-1", may_infer=True)}
+    shown = endpoint("lab/x", "common", TARGET, visible_to=frozenset({"seoul"}))
+    desk.take(RouteTable(4, (shown,), keys))
+    exchange = admit(desk, "app", "lab/x/common")
+    assert desk.honours(exchange, at=50)
+    for endpoints, may in (((shown,), True), ((endpoint("lab/x", "common"),), False), ((), True)):
+        desk.take(RouteTable(5, endpoints, keys))
+        assert desk.honours(exchange, at=50) is may
+    desk.take(RouteTable(6, (shown,), {}))
+    assert not desk.honours(exchange, at=50)
 
 
 def test_an_embedding_model_embeds(desk):
@@ -143,13 +163,14 @@ def test_viewers_may_look(desk):
         "bot": True,
         "sleepy": False,
         "vectors": True,
+        "lab/x/common": True,
     }
 
 
 def test_an_operator_sees_others_models_by_their_full_names(desk):
     key = desk.identify(head("boss"), 50, 0)
     names = [each["id"] for each in json.loads(desk.look(Head("models"), key))["data"]]
-    assert names == ["bot", "sleepy", "vectors", "lab/secret"]
+    assert names == ["bot", "sleepy", "vectors", "lab/secret", "lab/x/common"]
     for name in names:
         assert json.loads(desk.look(Head("model", name), key))["id"] == name
 

@@ -37,6 +37,8 @@ SOURCES = (
 )  # fmt: skip
 """The kinds that a table is made from."""
 
+SALT = "cache-salt"
+"""No replica is called so: what the site's secret makes of it and a project is that project's."""
 Token = Callable[[str, int], str]
 """(uid, epoch) -> the key that engine asks for."""
 
@@ -175,7 +177,7 @@ def routes(world: World, token: Token, version: int) -> traffic.RouteTable:
         for _, endpoint in sorted(world.list(CONTROL, "endpoint").items())
     )
     return traffic.RouteTable(
-        version, endpoints, dict(_keys(world)), world.store.id, limits=dict(_limits(world))
+        version, endpoints, dict(_keys(world, token)), world.store.id, limits=dict(_limits(world))
     )
 
 
@@ -192,7 +194,7 @@ def _allowance(serving: Serving) -> traffic.Allowance | None:
     return None if serving == UNBOUND else traffic.Allowance(**serving.model_dump())
 
 
-def _keys(world: World) -> Iterator[tuple[str, traffic.Key]]:
+def _keys(world: World, token: Token) -> Iterator[tuple[str, traffic.Key]]:
     """Return what gateways must know of each key that opens anything.
 
     What its project weighs in the queue of jobs and services, by quota and grants, it does here.
@@ -216,6 +218,7 @@ def _keys(world: World) -> Iterator[tuple[str, traffic.Key]]:
                     expires_at=key.spec.expires_at,
                     weight=min(WEIGHT_MAX, max(1 / WEIGHT_MAX, weigh.get(key.spec.home, 1.0))),
                     limits=_allowance(key.spec.limits),
+                    salt=token(f"{SALT}/{key.spec.home}", 0),
                 ),
             )
 
@@ -231,6 +234,7 @@ def _endpoint(
     forms = [known[way] for way in ways]
     contexts = [form.context_tokens // form.slots for form in forms if form]
     facts = [world.engines[f.recipe] for f in forms if f and f.recipe in world.engines]
+    visible_to, cache = _shown(world, service_ref, facts)
     return traffic.Endpoint(
         project=endpoint.project,
         name=endpoint.name,
@@ -243,7 +247,28 @@ def _endpoint(
         waiting=None if replicas else _waiting(world, service_ref),
         lacks=_lacks(world, facts, replicas),
         hold_s=_hold_s(world, service_ref),
+        visible_to=visible_to,
+        cache=cache,
     )
+
+
+def _shown(
+    world: World, ref: Ref, facts: list[EngineFacts]
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Return to whom a service is shown, and how prompts of projects are kept apart.
+
+    By a salt wherever an engine can; else by keeping none, where others may call. To others a
+    service isn't shown while an engine of it can do neither.
+    """
+    service = world.get(CONTROL, Service, ref)
+    visible_to = frozenset(service.spec.visible_to) if service else frozenset[str]()
+    known = [each.features & traffic.CACHES for each in facts]
+    if not all(known):
+        visible_to = frozenset()
+    cache = {"cache-salt"} if any("cache-salt" in each for each in known) else set[str]()
+    if visible_to and not all("cache-salt" in each for each in known):
+        cache.add("cache-off")
+    return visible_to, frozenset(cache)
 
 
 def _lacks(world: World, facts: list[EngineFacts], replicas: list[Replica]) -> frozenset[str]:

@@ -11,6 +11,9 @@ from madang.planning.snapshot import EngineFacts
 from madang.ports import Assignment
 from madang.supervisor.protocol import LaunchPlan
 
+FEATURES = frozenset({
+    "chat", "completions", "embeddings", "tools", "json", "reasoning", "cache-salt",
+})  # fmt: skip
 RUNNER = Path(__file__).with_name("fake_server.py")
 
 
@@ -30,7 +33,9 @@ class Fake:
             weights_factor=1.0,
             slots=4,
             context_tokens=8192,
-            features=frozenset({"chat", "completions", "embeddings", "tools", "json", "reasoning"}),
+            features=frozenset(
+                {"chat", "completions", "embeddings", "tools", "json", "reasoning", "cache-salt"}
+            ),
         )
 
     def launch(self, assignment: Assignment) -> LaunchPlan:

@@ -41,6 +41,8 @@ OUTPUT_TOKENS_MAX = 100_000
 OVERRUN = 4
 """A script that ignores `max_tokens` says this many times as much."""
 EMBEDDING_SIZE = 16
+SALTS_MAX = 256
+"""Caches that are kept, each by its salt; the one least used goes first."""
 CRASHED = 70
 """Exit code of an engine whose script says that it crashes."""
 
@@ -59,7 +61,7 @@ class Script:
         self.slot_tokens = settings["context_tokens"] // settings["slots"]
         self.slots = threading.Semaphore(settings["slots"])
         self.lock = threading.Lock()
-        self.last_prompt: list[str] = []
+        self.last_prompts: dict[str, list[str]] = {}
         self.counts = dict.fromkeys(
             (
                 "requests_processing",
@@ -88,11 +90,14 @@ class Script:
         """End the process at once."""
         os._exit(exit_code)
 
-    def begin(self, prompt: list[str]) -> int:
-        """Take in a prompt; return how much of it the last one has left in the cache."""
+    def begin(self, prompt: list[str], salt: str) -> int:
+        """Take in a prompt; return how much of it the last one of that salt left in the cache."""
         with self.lock:
             self.requests += 1
-            last, self.last_prompt = self.last_prompt, prompt
+            last = self.last_prompts.pop(salt, [])
+            self.last_prompts[salt] = prompt
+            if len(self.last_prompts) > SALTS_MAX:
+                del self.last_prompts[next(iter(self.last_prompts))]
         self.crash_if("crash_after_requests", self.requests)
         pairs = zip(prompt[:-1], last, strict=False)
         cached = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
@@ -273,7 +278,7 @@ class Conversation(BaseHTTPRequestHandler):
             self.script.slots.acquire()
         try:
             with self._counted("requests_processing"):
-                answer.cached = self.script.begin(answer.prompt)
+                answer.cached = self.script.begin(answer.prompt, str(order.get("cache_salt", "")))
                 if self.script.fail.get("hang"):
                     self._pause(float("inf"))
                 if order.get("stream") and not self.script.fail.get("no_stream"):

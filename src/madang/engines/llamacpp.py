@@ -24,6 +24,10 @@ METRICS = {
     "llamacpp:prompt_tokens_cached_total": "cached_tokens",
     "llamacpp:tokens_predicted_total": "output_tokens",
 }
+FEATURES = frozenset({
+    "chat", "completions", "embeddings", "tools", "json", "logprobs", "reasoning", "cache-off",
+})  # fmt: skip
+"""Not several answers or prompts: its usage tells the tokens of one only. Not `echo`: ignored."""
 POOLING_MEAN = 1
 IDLE_CONNECTION_S = 600
 
@@ -42,11 +46,7 @@ class LlamaCpp:
             weights_factor=1.0,
             slots=4,
             context_tokens=8192,
-            # Not several answers or prompts: its usage tells the tokens of only one of them. Not
-            # `echo`: it passes over that.
-            features=frozenset(
-                {"chat", "completions", "embeddings", "tools", "json", "logprobs", "reasoning"}
-            ),
+            features=FEATURES,
         )
 
     def launch(self, assignment: Assignment) -> LaunchPlan:

@@ -55,7 +55,7 @@ class EngineFacts:
     context_tokens: int
     """Context per replica over all slots, unless the model or the memory has less."""
     features: frozenset[str]
-    """`chat`, `completions`, `embeddings`, and what it can of `traffic.table.SKILLS`."""
+    """`chat`, `completions`, `embeddings`; of `traffic.table`, its `SKILLS` and `CACHES`."""
 
 
 @dataclass(frozen=True, slots=True)

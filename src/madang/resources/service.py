@@ -11,10 +11,20 @@ from madang.errors import Unfit
 from madang.resources.model import split_model
 from madang.resources.place import Grade, Guarantee
 from madang.resources.quantity import Size
-from madang.resources.resource import Condition, Frozen, Name, Resource, canonical, check_name
+from madang.resources.resource import (
+    Condition,
+    Frozen,
+    Name,
+    Resource,
+    canonical,
+    check_name,
+    check_place,
+)
 from madang.resources.scale import AnyScale, Scale
+from madang.resources.tenancy import SITE
 
 VARIANTS_MAX = 8
+VISIBLE_TO_MAX = 100
 
 
 class NotYet(Unfit):
@@ -33,6 +43,16 @@ def _check_gate(checks: tuple[str, ...]) -> tuple[str, ...]:
         if check != "smoke":
             raise NotYet("value.no-check-yet", check=check)
     return checks
+
+
+def _check_shown(place: str) -> str:
+    if place != SITE:
+        check_place(place or " ")
+    return place
+
+
+Shown = Annotated[str, BeforeValidator(canonical), AfterValidator(_check_shown)]
+"""`organization`, `organization/project`, or `site`."""
 
 
 class Needs(Frozen):
@@ -83,6 +103,8 @@ class ServiceSpec(Frozen):
     """Of the data that it works on: it runs only on sites that may hold such data."""
     throughput: float = Field(default=1.0, gt=0, le=1e9)
     """What one replica by `needs` does; variants are weighed against it. Any unit."""
+    visible_to: tuple[Shown, ...] = Field(default=(), max_length=VISIBLE_TO_MAX)
+    """Projects and organizations that may call it too, as `project/name`; `site`: all."""
     variants: tuple[Variant, ...] = Field(default=(), max_length=VARIANTS_MAX)
     """Further ways to serve it: each replica takes the one that costs least for what it does."""
 

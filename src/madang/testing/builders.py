@@ -39,7 +39,7 @@ FAKE = EngineFacts(
     weights_factor=1.0,
     slots=4,
     context_tokens=4096,
-    features=frozenset({"chat", "completions", "embeddings"}),
+    features=frozenset({"chat", "completions", "embeddings", "cache-salt"}),
 )
 
 

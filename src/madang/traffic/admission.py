@@ -43,12 +43,16 @@ class Directory:
         """Return what a key that was let in is by now; None: it opens nothing any more."""
         return self._keys.get(key.uid)
 
-    def honours(self, key: Key, project: str, at: float) -> bool:
-        """Tell whether a key that was let in may still call what it calls; `at` is Unix seconds."""
-        now = self.known(key)
-        if now is None or not (now.may_infer and now.sees(project)):
+    def honours(self, key: Key, place: tuple[str, str], at: float) -> bool:
+        """Tell whether a key that was let in may still call what it calls; `at` is Unix seconds.
+
+        An endpoint that is gone meanwhile has all its requests answered to their ends.
+        """
+        now, endpoint = self.known(key), self._endpoints.get(place)
+        if now is None or not now.may_infer:
             return False
-        return now.expires_at is None or at < now.expires_at
+        may_call = now.calls(endpoint) if endpoint else key.sees(place[0]) <= now.sees(place[0])
+        return may_call and (now.expires_at is None or at < now.expires_at)
 
     def resolve(self, key: Key, model: str, kind: Kind) -> Endpoint | Refusal:
         """Find the endpoint that a key means by a model's name, ready or waited for."""
@@ -82,8 +86,8 @@ class Directory:
         """
         project, _, name = normalize("NFC", model).rpartition("/")
         home = project or key.project
-        found = self._endpoints.get((home, name)) if key.sees(home) else None
-        if found is not None:
+        found = self._endpoints.get((home, name))
+        if found is not None and key.calls(found):
             return found
         names = sorted(self._visible(key))
         shown = ", ".join(names[:NAMES_SHOWN_MAX]) + (", …" if len(names) > NAMES_SHOWN_MAX else "")
@@ -99,10 +103,8 @@ class Directory:
         """Return every endpoint that this key may see, by the name it would call it."""
         seen = {}
         for (project, name), endpoint in self._endpoints.items():
-            if project == key.project and key.sees(project):
-                seen[name] = endpoint
-            elif key.sees(project):
-                seen[f"{project}/{name}"] = endpoint
+            if key.calls(endpoint):
+                seen[name if project == key.project else f"{project}/{name}"] = endpoint
         return seen
 
     def models(self, key: Key) -> bytes:

@@ -135,7 +135,7 @@ class Desk:
 
     def honours(self, exchange: Exchange, at: float) -> bool:
         """Tell whether whoever began an exchange may still go on; `at` is Unix seconds."""
-        return self._directory.honours(exchange.key, exchange.project, at)
+        return self._directory.honours(exchange.key, exchange.place, at)
 
     def look(self, head: Head, key: Key) -> bytes | Refusal:
         """Answer a question about models."""

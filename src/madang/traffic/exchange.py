@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 
 from madang.traffic.account import CUT_OFF, Opened
 from madang.traffic.budgets import Reserve
+from madang.traffic.caches import apart
 from madang.traffic.doors import ENGINE_PATHS
 from madang.traffic.limits import Limits
 from madang.traffic.prompt import Prompt
@@ -228,7 +229,9 @@ class Exchange:
     def upstream(self, target: Target) -> tuple[str, bytes]:
         """Return the address and body to send to a replica; from now on it counts as asked."""
         self._replica = target.uid
-        return target.url + ENGINE_PATHS[self._request.kind], self._request.encode(target.uid)
+        kind, endpoint = self._request.kind, self._admitted.endpoint
+        more = apart(kind, endpoint, self._admitted.key) if endpoint.cache else b""
+        return target.url + ENGINE_PATHS[kind], self._request.encode(target.uid, more)
 
     def failed(self, fault: Fault, now: float) -> Target | Refusal | None:
         """Note that the chosen replica gave no answer; pick another, once, as `choose` does.

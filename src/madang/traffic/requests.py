@@ -91,11 +91,13 @@ class Request(Struct):
             return 0.0
         return inf if self.body.max_tokens is None else self.body.max_tokens * (self.body.n or 1)
 
-    def encode(self, model: str) -> bytes:
-        """Write the body for an engine that knows its model by this name."""
+    def encode(self, model: str, more: bytes = b"") -> bytes:
+        """Write the body for an engine that knows its model by this name, with more fields."""
         self.body.model = model
         written = _ENCODER.encode(self.body)
-        return defused(written) if isinstance(self.body, schema.Chat) else written
+        if isinstance(self.body, schema.Chat):
+            written = defused(written)
+        return b"%b%b}" % (written[:-1], more) if more else written
 
 
 def read(kind: Kind, data: bytes) -> Request | Refusal:

@@ -71,6 +71,11 @@ vision: look at pictures; reasoning: think as much as one is told.
 """
 
 
+CACHES = frozenset({"cache-salt", "cache-off"})
+"""How an engine can be told to keep prompts apart: by `cache_salt`, or `cache_prompt` as false."""
+SITE = "site"
+
+
 class Endpoint(Struct, frozen=True):
     """A name that applications call, and where its requests may go."""
 
@@ -89,6 +94,10 @@ class Endpoint(Struct, frozen=True):
     """None: its tokens cost nothing."""
     lacks: frozenset[str] = frozenset()
     """Of `SKILLS`, what its engines, or its model, can't do."""
+    visible_to: frozenset[str] = frozenset()
+    """Projects and organizations that may call it too; `site`: all."""
+    cache: frozenset[str] = frozenset()
+    """Of `CACHES`, by which its engines keep prompts of projects apart."""
 
 
 class Key(Struct, frozen=True):
@@ -109,6 +118,17 @@ class Key(Struct, frozen=True):
     """Of its project's turns, above 0: with 2 it gets twice the tokens of one with 1."""
     limits: Allowance | None = None
     """Its own, beside those of its project and organization."""
+    salt: str = ""
+    """Tells its project from others where an engine keeps caches apart; made with a secret."""
+
+    def calls(self, endpoint: Endpoint) -> bool:
+        """Tell whether an endpoint exists for it: where it holds, or shown to its project."""
+        if self.sees(endpoint.project):
+            return True
+        organization = self.project.partition("/")[0]
+        if not self.sees(self.project):
+            return False
+        return not endpoint.visible_to.isdisjoint((self.project, organization, SITE))
 
     def sees(self, project: str) -> bool:
         """Tell whether endpoints of that project exist for it."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from madang.traffic.caches import seed
 from madang.traffic.exchange import Admitted, Exchange
 from madang.traffic.limits import Limits
 from madang.traffic.requests import Request, read
@@ -57,3 +58,14 @@ def test_among_engines_of_both_sorts_each_finds_its_own_field(kind: Any) -> None
 def test_nothing_is_added_where_nothing_is_kept_or_nobody_shares() -> None:
     assert sent("embeddings", {"cache-off", "cache-salt"}) == sent("embeddings", set())
     assert b"cache" not in sent("chat", set())
+
+
+def test_requests_of_two_projects_begin_alike_only_where_a_cache_would_take_them_so() -> None:
+    def of(project: str, *cache: str) -> int | None:
+        endpoint = Endpoint("a/b", "bot", "m", (), 4096, cache=frozenset(cache))
+        return seed(endpoint, Key("app", project, "member", salt=project), 7)
+
+    assert of("a/b") == of("c/d") == 7
+    assert of("a/b", "cache-salt") == of("a/b", "cache-salt") != of("c/d", "cache-salt")
+    assert of("a/b", "cache-off") is None
+    assert of("a/b", "cache-off", "cache-salt") is None

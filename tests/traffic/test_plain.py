@@ -56,7 +56,17 @@ def test_a_plain_completion_is_a_text_that_its_writer_has_templated():
     assert sent("completions", prompt="<|im_start|>user")["prompt"] == "<|im_start|>user"
 
 
-@given(st.text(max_size=40))
+@pytest.mark.parametrize("many", ["<b>", "[1]", "<p>[x]"])
+def test_among_many_that_are_none_it_is_found(many):
+    turn = {"role": "user", "content": many * 100 + "<|im_end|>" + many}
+    content = sent("chat", messages=[turn])["messages"][0]["content"]
+    assert content == many * 100 + f"<{JOINER}|im_end|>" + many
+
+
+TEXTS = st.lists(st.sampled_from([*MARKS, "<", "[", "|", "I", "a ", "/", "｜"])).map("".join)
+
+
+@given(TEXTS | st.text(max_size=40))
 def test_nothing_else_of_a_text_changes(text):
     written = json.dumps({"messages": [{"content": text}]}, ensure_ascii=False).encode(
         errors="ignore"

@@ -8,6 +8,7 @@ project; one that can't keeps no prompts where several projects call it.
 from __future__ import annotations
 
 from msgspec import json
+from xxhash import xxh3_64_intdigest
 
 from madang.traffic.requests import Kind
 from madang.traffic.table import Endpoint, Key
@@ -31,3 +32,10 @@ def apart(kind: Kind, endpoint: Endpoint, key: Key) -> bytes:
     if "cache-off" in endpoint.cache:
         fields += b',"cache_prompt":false'
     return fields
+
+
+def seed(endpoint: Endpoint, key: Key, salt: int) -> int | None:
+    """Return what the beginnings of prompts are told apart with; None: no replica keeps any."""
+    if "cache-off" in endpoint.cache:
+        return None
+    return xxh3_64_intdigest(key.salt.encode(), salt) if "cache-salt" in endpoint.cache else salt

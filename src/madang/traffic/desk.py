@@ -10,11 +10,13 @@ from msgspec import json, structs
 from madang.traffic import doors
 from madang.traffic.admission import Directory
 from madang.traffic.budgets import Budgets, headers
+from madang.traffic.caches import seed
 from madang.traffic.demand import Demands
 from madang.traffic.doors import Head
 from madang.traffic.exchange import KEY_REVOKED, Admitted, Exchange, Fault
 from madang.traffic.front import Front, Server
 from madang.traffic.hold import Call, Hold
+from madang.traffic.inspect import Inspector, Reader, asked, readers
 from madang.traffic.lengths import Lengths
 from madang.traffic.limits import Limits
 from madang.traffic.price import MICRO, cost_micro
@@ -31,9 +33,16 @@ LACK_TOLD_S = 10.0
 class Desk:
     """All that requests share. Times are seconds that only go forward, unless named otherwise."""
 
-    def __init__(self, limits: Limits, front: Front | None = None, salt: int = 0) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        front: Front | None = None,
+        salt: int = 0,
+        inspectors: Sequence[Inspector] = (),
+    ) -> None:
         """`salt` is a secret of this process: nobody can tell which prompts look alike to it."""
         self.limits = limits
+        self._inspectors = tuple(inspectors)
         self._salt = salt
         self._front = front or Front()
         self._directory = Directory(RouteTable(version=0))
@@ -170,9 +179,16 @@ class Desk:
             return endpoint
         if refused := self._directory.fit(endpoint, request):
             return refused
+        line: tuple[Reader, ...] = ()
+        if self._inspectors:
+            shown = asked(self._inspectors, key, endpoint, request)
+            if isinstance(shown, Refusal):
+                return shown
+            request = shown
+            line = readers(self._inspectors, key, endpoint, request)
         tells = request.stream or kind == "embeddings"
-        prompt = prompt_of(body, self._salt, tells)
-        admitted = Admitted(request_id, key, endpoint, request, prompt)
+        prompt = prompt_of(body, seed(endpoint, key, self._salt), tells)
+        admitted = Admitted(request_id, key, endpoint, request, prompt, line)
         return Exchange(admitted, self._router, self.limits, now, self._begun)
 
     def _begun(self, exchange: Exchange, now: float) -> None:

@@ -11,10 +11,12 @@ from typing import Literal
 
 from msgspec import Struct, structs
 
+from madang.traffic import inspect
 from madang.traffic.account import CUT_OFF, Opened
 from madang.traffic.budgets import Reserve
 from madang.traffic.caches import apart
 from madang.traffic.doors import ENGINE_PATHS
+from madang.traffic.inspect import Reader
 from madang.traffic.limits import Limits
 from madang.traffic.prompt import Prompt
 from madang.traffic.refusal import OVERLOADED, Headers, Refusal, from_engine, unavailable
@@ -56,6 +58,8 @@ class Admitted(Struct, frozen=True):
     request: Request
     prompt: Prompt | None = None
     """What decides where it goes; None: its replicas' load alone."""
+    readers: tuple[Reader, ...] = ()
+    """Who inspects its answer."""
 
 
 Begun = Callable[["Exchange", float], None]
@@ -82,6 +86,7 @@ class Exchange:
         self._engine_status = 0
         self._first_byte_s: float | None = None
         self._events = EventStream(self._request.wants_usage, limits.event_bytes_max)
+        self._inspected = False
         self._retold: Retold | None = None
         if self._request.told:
             self._retold = Retold(admitted.id, self._request.model, self._request.told)
@@ -313,7 +318,9 @@ class Exchange:
         self._note_first_byte(now)
         began = self._events.pieces
         try:
-            passed = self._events.feed(data)
+            passed = self._inspect(self._events.feed(data), self._events.done)
+            if isinstance(passed, Refusal):
+                return passed
             if self._retold:
                 passed = self._retold.feed(passed)
         except OverflowError:
@@ -354,9 +361,20 @@ class Exchange:
             return self._garbled(now)
         self._praise()
         try:
-            return self._retold.whole(body) if self._retold else self._rename(body)
+            passed = self._inspect(body, last=True)
+            if isinstance(passed, Refusal):
+                return passed
+            return self._retold.whole(passed) if self._retold else self._rename(passed)
         except ValueError:
             return self._garbled(now)
+
+    def _inspect(self, data: bytes, last: bool) -> bytes | Refusal:
+        """Show a piece of the answer to those who read it, if there are any."""
+        line = self._admitted.readers
+        if not line or self._inspected or not (data or last):
+            return data
+        self._inspected = last
+        return inspect.passed(line, data, last)
 
     def _garbled(self, now: float) -> Refusal:
         if self._target:

@@ -18,6 +18,10 @@ _MARK = re.compile(
     r"<(?=\|\w|｜|(?:start|end)_of_turn>|/?s>|[be]os>|__media__>|</?SYS>)|\[(?=/?INST\])"
 )
 """ChatML and its kin, Llama, DeepSeek, Gemma, Mistral; llama.cpp's place of a picture."""
+_SECOND = {b"<": frozenset(b"|\xef/sbe_<"), b"[": frozenset(b"/I")}
+"""By the first byte of a mark, all that may be its second."""
+LOOKS_MAX = 32
+"""So many first bytes are looked at one by one; a text with more is searched as a whole."""
 _PARTS = ("messages", "tools", "response_format")
 """The parts of a chat that templates write into the text."""
 
@@ -28,7 +32,7 @@ def defused(written: bytes) -> bytes:
     >>> defused('{"messages":[{"content":"<|im_end|>"}],"stop":["<|im_end|>"]}'.encode()).decode()
     '{"messages":[{"content":"<\u2060|im_end|>"}],"stop":["<|im_end|>"]}'
     """
-    if b"<" not in written and b"INST]" not in written:
+    if not (_may_hold(written, b"<") or _may_hold(written, b"[")):
         return written
     if not _MARK.search(written.decode()):
         return written
@@ -37,6 +41,18 @@ def defused(written: bytes) -> bytes:
         if part in chat:
             chat[part] = _apart(chat[part])
     return json.encode(chat)
+
+
+def _may_hold(written: bytes, first: bytes) -> bool:
+    """Tell whether a mark may begin with this byte somewhere; to look for one byte is quickest."""
+    at = written.find(first)
+    for _ in range(LOOKS_MAX):
+        if at < 0:
+            return False
+        if written[at + 1] in _SECOND[first]:
+            return True
+        at = written.find(first, at + 1)
+    return at >= 0
 
 
 def _apart(value: Any) -> Any:

@@ -56,6 +56,7 @@ def chain_of(data: bytes, salt: int) -> list[int]:
     return found
 
 
-def prompt_of(data: bytes, salt: int, tells: bool) -> Prompt:
-    """Measure the body of a request."""
-    return Prompt(len(data) / BYTES_PER_TOKEN, chain_of(data, salt), tells=tells)
+def prompt_of(data: bytes, salt: int | None, tells: bool) -> Prompt:
+    """Measure the body of a request; without a salt its beginning is kept nowhere."""
+    chain = () if salt is None else chain_of(data, salt)
+    return Prompt(len(data) / BYTES_PER_TOKEN, chain, tells=tells)

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from math import inf
 from typing import Any, Literal
 
-from msgspec import DecodeError, Struct, ValidationError, json, structs, to_builtins
+from msgspec import DecodeError, Struct, ValidationError, json, to_builtins
 
 from madang.traffic import responses, schema
 from madang.traffic.plain import defused
@@ -44,7 +44,7 @@ _NESTED = {
     for name in part.__struct_fields__
 }
 _ENCODER = json.Encoder()
-_DROPPED = structs.fields(schema.Ignored)
+_DROPPED = schema.Ignored.__struct_fields__
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
@@ -117,8 +117,8 @@ def read(kind: Kind, data: bytes) -> Request | Refusal:
         again, body = told(body), as_chat(body)
         if isinstance(body, Refusal):
             return body
-    for field in _DROPPED:
-        setattr(body, field.name, None)
+    for name in _DROPPED:
+        setattr(body, name, None)
     stream, wants_usage = _prepare(body)
     wants_usage |= again is not None
     return Request(kind, body.model, stream, wants_usage, len(data), body, is_batch, again)
@@ -137,7 +137,7 @@ def _prepare(body: schema.Body) -> tuple[bool, bool]:
 
 def _check(body: schema.Body | Asked, data: bytes) -> Refusal | None:
     """Check what a type can't say."""
-    if b"\\u0000" in data and (path := _find_nul(to_builtins(body), "")):
+    if b"\\" in data and b"\\u0000" in data and (path := _find_nul(to_builtins(body), "")):
         return invalid("gateway.nul", path)
     if isinstance(body, schema.Embedding):
         return _check_inputs(body.input, "input")

@@ -22,6 +22,7 @@ from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
 from madang.resources.volume import Volume
 from madang.supervisor.protocol import LaunchPlan, Line, Moment, Mount, Observation
+from madang.traffic.leases import Asked, Lent, Spent, Want
 from madang.traffic.table import Usage
 
 
@@ -159,6 +160,17 @@ class History(Protocol):
 
         Returns what has been used in all, these included, by project and endpoint.
         """
+
+    async def lend(
+        self, who: Principal, asked: Asked, wants: Sequence[tuple[Want, int]]
+    ) -> Sequence[Lent]:
+        """Lend of budgets, each with its limit, and note that durably before it is said.
+
+        What records of usage have come to is counted in the transaction that keeps them.
+        """
+
+    async def spent(self, who: Principal, day: int, month: int) -> Sequence[Spent]:
+        """Return what is spent and lent of the caller's budgets, of that day and month."""
 
 
 class Launcher(Protocol):

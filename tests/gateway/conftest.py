@@ -29,6 +29,7 @@ from madang.gateway.journal import waiting_in
 from madang.settings import Home
 from madang.threads import Lacks
 from madang.traffic.desk import Desk
+from madang.traffic.leases import Asked, Books, charge, lend
 from madang.traffic.limits import Limits
 from madang.traffic.table import Endpoint, Key, RouteTable, Target, Usage
 
@@ -259,12 +260,16 @@ class Control:
         self.pulls: list[dict[str, Any]] = []
         self.taken: list[dict[str, Any]] = []
         self.usage_status = 200
+        self.limits: dict[tuple[str, str], int] = {}
+        """What is lent of, by owner and what it counts."""
+        self.books: Books = {}
 
     async def start(self) -> None:
         self._sockets.mkdir(parents=True, exist_ok=True)
         app = web.Application()
         app.router.add_post("/internal/routes", self._routes)
         app.router.add_post("/internal/usage", self._usage)
+        app.router.add_post("/internal/leases", self._lend)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         folder = os.open(self._sockets, os.O_PATH)
@@ -290,9 +295,18 @@ class Control:
             await asyncio.sleep(0.01)
         return web.Response(status=204)
 
+    async def _lend(self, request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=Asked)
+        limits = ((want, self.limits.get((want.owner, want.what), 0)) for want in asked.wants)
+        lents = [lend(self.books, asked, want, limit) for want, limit in limits]
+        return web.Response(body=msgspec.json.encode(lents))
+
     async def _usage(self, request: web.Request) -> web.Response:
         if self.usage_status == 200:
-            self.taken += await request.json()
+            records = msgspec.json.decode(await request.read(), type=list[Usage])
+            known = {each["id"] for each in self.taken}
+            charge(self.books, [each for each in records if each.id not in known])
+            self.taken += [msgspec.to_builtins(each) for each in records]
         return web.Response(status=self.usage_status)
 
 

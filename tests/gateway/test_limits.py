@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from hashlib import sha256
 
 import pytest
 from aiohttp import web
 from msgspec import structs
 
+from madang.traffic.leases import Lent
 from madang.traffic.table import Allowance, Key, Price
 
 from .conftest import KEY, PROJECT, table
@@ -20,6 +22,13 @@ def limited(target, version=2, price=None, **limits):
         "app", PROJECT, "member", uid="key-1", may_infer=True, limits=Allowance(**limits)
     )  # fmt: skip
     return structs.replace(made, keys={sha256(KEY.encode()).hexdigest(): key})
+
+
+def lend(door):
+    """Lend every purse all of its limit, as a control would that has one gateway."""
+    wants = door.desk.budgets.wants(time.time())
+    lents = [Lent(want.owner, want.what, want.period, 10**6, 0) for want in wants]
+    door.desk.lend(lents, time.monotonic())
 
 
 async def test_the_answer_tells_what_is_left_and_the_refusal_what_was_too_much(engines, serve):
@@ -92,6 +101,7 @@ async def test_what_no_engine_was_asked_for_counts_for_nothing(engines, serve):
     async with serve(engine.target) as door:
         nobody = structs.replace(engine.target, uid="rep-gone", url="http://127.0.0.1:9")
         door.desk.take(limited(nobody, requests_per_minute=5, tokens_per_day=10_000))
+        lend(door)
         assert (await door.post()).status_code == 503
         door.desk.take(limited(engine.target, 3, requests_per_minute=5, tokens_per_day=10_000))
         answer = await door.post()
@@ -103,6 +113,7 @@ async def test_a_request_says_what_it_cost(engines, serve):
     async with serve(engine.target) as door:
         price = Price(input=1000, cached=100, output=2000)
         door.desk.take(limited(engine.target, price=price, krw_per_month=1))
+        lend(door)
         assert (await door.post(max_tokens=100)).status_code == 200
         usage = await door.record()
         assert usage.krw == pytest.approx((5 * 1000 + 2 * 100 + 3 * 2000) / 1e6)
@@ -110,3 +121,27 @@ async def test_a_request_says_what_it_cost(engines, serve):
         error = big.json()["error"]
         assert error["code"] == "request_over_limit"
         assert error["limited"]["limit"] == "krw_per_month"
+
+
+async def test_a_request_waits_a_moment_for_the_lease_that_it_needs(engines, serve, eventually):
+    engine = await engines.start()
+    async with serve(engine.target) as door:
+        door.desk.take(limited(engine.target, tokens_per_day=10_000))
+        first = asyncio.create_task(door.post(max_tokens=8))
+        await eventually(lambda: door.desk._unconfirmed)
+        lend(door)
+        assert (await first).status_code == 200
+        assert not door.desk._unconfirmed
+
+
+async def test_without_a_lease_nothing_that_costs_money_is_let_in(engines, serve):
+    engine = await engines.start()
+    async with serve(engine.target) as door:
+        door.desk.take(limited(engine.target, tokens_per_day=10_000))
+        answer = await door.post()
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "budget_unconfirmed"
+        assert answer.headers["retry-after"] == "1"
+        assert not engine.requests
+        door.desk.take(limited(engine.target, 3, requests_per_minute=5))
+        assert (await door.post()).status_code == 200

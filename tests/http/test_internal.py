@@ -16,6 +16,7 @@ BODIES: list[Any] = [
     b'[{"x": 1}]',
     b'{"gateway":"g","serving":true,"inflight":{},"wait_s":1}', b" " * (9 << 20),
     b'{"gateway":"\\ud800","serving":1}', b'{"gateway":"\xff","serving":1}',
+    b'{"gateway":"g","boot":"b","number":1,"wants":[{"owner":"key/k","what":"w","period":-1}]}',
     b'{"gateway":"g","serving":1,"wait_s":1e999}', b'{"gateway":"g","serving":' + b"9" * 5000,
 ]  # fmt: skip
 
@@ -25,7 +26,13 @@ async def test_odd_words_on_the_inner_socket_are_refused(yard: Yard, body: bytes
     app = build(yard.desk.world, yard.desk.gateways)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://control") as client:
-        for path in ("/internal/routes", "/internal/usage", "/internal/none", "/"):
+        for path in (
+            "/internal/routes",
+            "/internal/usage",
+            "/internal/leases",
+            "/internal/none",
+            "/",
+        ):
             for method in ("GET", "POST", "DELETE", "BREW"):
                 answer = await client.request(method, path, content=body)
                 fine = path == "/internal/usage" and body == b"[]"

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import httpx
+import msgspec
+
+from madang.api.internal import build
+from madang.months import day_number, month_of
+from madang.traffic.leases import Asked, Lent, Want
+from madang.traffic.table import Usage
+
 from .conftest import Yard
 
 
@@ -41,3 +49,32 @@ async def test_a_limit_that_is_none_is_refused(yard: Yard) -> None:
         quota = {"kind": "quota", "name": "local", "serving": {"concurrent": odd}}
         await yard.apply(quota, status=400)
         await yard.post("key", {"name": "odd", "limits": {"concurrent": odd}}, status=400)
+
+
+async def test_control_lends_what_is_left_by_the_newest_limit_and_no_question_twice(
+    yard: Yard,
+) -> None:
+    now = yard.desk.world.clock.now()
+    want = Want("project/local/main", "tokens_per_day", day_number(now))
+    record = Usage(
+        id="req-b-1", at=now, key="admin", project="local/main", endpoint="e", replica="r",
+        prompt_tokens=30, cached_tokens=0, output_tokens=10, status=200, duration_s=1.0,
+    )  # fmt: skip
+    transport = httpx.ASGITransport(app=build(yard.desk.world, yard.desk.gateways))
+    async with httpx.AsyncClient(transport=transport, base_url="http://control") as control:
+
+        async def ask(number: int, *wants: Want) -> list[Lent]:
+            asked = msgspec.json.encode(Asked("gateway", "b", number, wants))
+            answer = await control.post("/internal/leases", content=asked)
+            return msgspec.json.decode(answer.content, type=list[Lent])
+
+        assert [each.lent for each in await ask(1, want)] == [0], "nobody has set a limit"
+        serving = {"tokens_per_day": 1000, "krw_per_month": 5}
+        await yard.apply({"kind": "quota", "name": "local/main", "serving": serving})
+        assert [each.lent for each in await ask(2, want)] == [50]
+        assert await ask(2, want) == []
+        await control.post("/internal/usage", content=msgspec.json.encode([record, record]))
+        (lent,) = await ask(3, msgspec.structs.replace(want, lent=50, left=10))
+        assert (lent.lent, lent.beyond) == (50 + 38, 1000 - 40 - 48)
+        money = Want("project/local/main", "krw_per_month", month_of(now).number)
+        assert [each.lent for each in await ask(4, money)] == [250_000]

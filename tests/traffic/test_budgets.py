@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from madang.months import day_ends, day_number, month_of
-from madang.traffic.budgets import WINDOW_S, Budgets, headers
+from madang.traffic.budgets import UNCONFIRMED, WINDOW_S, Budgets, headers
+from madang.traffic.leases import Lent
 from madang.traffic.price import MICRO
 from madang.traffic.refusal import Refusal
 from madang.traffic.table import Allowance, Key, RouteTable
@@ -30,9 +31,21 @@ def table(*keys, **limits):
 
 def opened(*keys, **limits):
     budgets = Budgets()
-    budgets.begin(AT)
     budgets.take(table(*keys, **limits))
+    fill(budgets)
     return budgets
+
+
+def fill(budgets, at=AT, part=1):
+    """Lend every purse all of its limit, or a part of it; the rest may be lent later."""
+    most = {}
+    for (kind, name), account in budgets._accounts.items():
+        most[f"{kind}/{name}", "tokens_per_day"] = account.day.most
+        most[f"{kind}/{name}", "krw_per_month"] = account.month.most
+    for want in budgets.wants(at):
+        all_of_it = most[want.owner, want.what]
+        lent = max(all_of_it // part, want.lent)
+        budgets.lend([Lent(want.owner, want.what, want.period, lent, all_of_it - lent)])
 
 
 def refused(budgets, asker, tokens=0, micro=0, now=0.0):
@@ -124,7 +137,7 @@ def test_tokens_of_a_request_that_ends_on_another_day_count_for_that_day():
     asker = key(Allowance(tokens_per_day=1000))
     budgets = opened(asker)
     held = reserved(budgets, asker, 600)
-    budgets.begin(AT + 86_400)
+    fill(budgets, AT + 86_400)
     (account,) = budgets.line(asker)
     assert account.day.left == 1000
     budgets.settle(held, 700, 0)
@@ -192,3 +205,35 @@ def test_what_was_really_used_takes_the_place_of_what_was_reserved(asked, real):
     budgets.settle(held, real, real)
     assert (account.tokens, account.day.left) == (real, 1000 - real)
     assert account.month.left == MICRO - real
+
+
+def test_what_a_lease_lacks_is_asked_for_and_not_called_spent():
+    asker = key(Allowance(tokens_per_day=1000))
+    budgets = Budgets()
+    budgets.take(table(asker))
+    hungry = []
+    budgets.hungry = lambda: hungry.append(1)
+    assert refused(budgets, asker, 100).code == UNCONFIRMED
+    fill(budgets, part=10)
+    reserved(budgets, asker, 100)
+    found = refused(budgets, asker, 60)
+    assert (found.status, found.code) == (503, UNCONFIRMED)
+    assert hungry == [1, 1]
+    (want,) = budgets.wants(AT + 1)
+    assert (want.lent, want.left, want.short) == (100, 0, 60)
+    budgets.lend([Lent(want.owner, want.what, want.period, 160, 840)])
+    reserved(budgets, asker, 60)
+    assert refused(budgets, asker, 901).code == "budget_spent"
+
+
+def test_leases_of_the_next_day_are_there_when_it_begins():
+    asker = key(Allowance(tokens_per_day=1000, krw_per_month=1))
+    budgets = opened(asker)
+    late = day_ends(day_number(AT)) - 30
+    wants = budgets.wants(late)
+    ahead = [each for each in wants if each.period == day_number(AT) + 1]
+    assert [each.what for each in ahead] == ["tokens_per_day"]
+    budgets.lend([Lent(each.owner, each.what, each.period, 50, 950) for each in ahead])
+    assert not [each for each in budgets.wants(late + 1) if each.period == day_number(AT) + 1]
+    budgets.begin(late + 31)
+    reserved(budgets, asker, 50)

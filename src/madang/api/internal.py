@@ -8,8 +8,10 @@ import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from madang.control.gateways import Gateways
+from madang.control.leases import Leases
 from madang.control.world import World
 from madang.resources.rights import GATEWAY
+from madang.traffic.leases import Asked
 from madang.traffic.table import Pull, Usage
 
 BODY_BYTES_MAX = 8 << 20
@@ -29,7 +31,13 @@ def build(world: World, gateways: Gateways) -> ASGIApp:
         await world.record_usage(GATEWAY, records)
         return 200, b"{}"
 
-    paths = {"/internal/routes": routes, "/internal/usage": usage}
+    async def lend(body: bytes) -> Answer:
+        return 200, msgspec.json.encode(await leases.lend(msgspec.json.decode(body, type=Asked)))
+
+    leases = Leases(world, gateways)
+    paths = {
+        "/internal/routes": routes, "/internal/usage": usage, "/internal/leases": lend,
+    }  # fmt: skip
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"

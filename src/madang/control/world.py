@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from madang.errors import Rejected, Unavailable
+from madang.months import day_number, month_of
 from madang.planning.ages import Ages, watched
 from madang.planning.share.rule import RULE
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
@@ -16,6 +17,7 @@ from madang.ports import Clock, History, Reply, Store, ToReply, UsageTotal, Writ
 from madang.resources.event import Event
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.rights import CONTROL, GATEWAY, Principal
+from madang.traffic.leases import Asked, Lent, Spent, Want
 from madang.traffic.table import Usage
 
 T = TypeVar("T", bound=AnyResource)
@@ -219,6 +221,17 @@ class World:
     async def record_usage(self, who: Principal, records: Sequence[Usage]) -> None:
         """Keep what gateways measured; a second delivery changes nothing."""
         self._usage = await self.store.record_usage(who, records)
+
+    async def lend(
+        self, who: Principal, asked: Asked, wants: Sequence[tuple[Want, int]]
+    ) -> Sequence[Lent]:
+        """Lend a gateway what it wants of budgets, each with its limit."""
+        return await self.store.lend(who, asked, wants)
+
+    async def spent(self, who: Principal) -> Sequence[Spent]:
+        """Return what is spent and lent of budgets, of today and of this month."""
+        now = self.clock.now()
+        return await self.store.spent(who, day_number(now), month_of(now).number)
 
     def _fold(self, changes: Sequence[tuple[AnyResource, bool]]) -> None:
         """Replace the dictionaries of the kinds that changed; older snapshots keep theirs."""

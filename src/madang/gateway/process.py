@@ -23,6 +23,7 @@ from madang.gateway.app import Gateway
 from madang.gateway.engines import Engines
 from madang.gateway.house import Means
 from madang.gateway.journal import Journal, column_of
+from madang.gateway.lease import Lessee
 from madang.gateway.line import ControlLine
 from madang.gateway.pull import Puller, TableFile
 from madang.gateway.spool import Spool
@@ -95,19 +96,25 @@ async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     spool = Spool(journal, ControlLine(home.sockets), clock, desk.under_way)
     table = TableFile(home.table)
     puller = Puller(uid, desk, table, ControlLine(home.sockets), clock)
+    lessee = Lessee((uid, boot), desk, ControlLine(home.sockets), clock)
+    puller.prepare = lessee.prepare
     engines = Engines(desk.limits.connect_s, lacks)
     means = Means(desk, engines, clock, spool.record, lacks)
     gateway = Gateway(means, boot)
     puller.load()
     messages.load()
     async with asyncio.TaskGroup() as group:
-        loops = (gateway.sweep(), puller.run(), spool.write(), spool.deliver(), spool.recover())
+        loops = (
+            gateway.sweep(), puller.run(), spool.write(), spool.deliver(), spool.recover(),
+            lessee.run(),
+        )  # fmt: skip
         tasks = [group.create_task(each) for each in loops]
         await _accept(gateway, listener)
         for task in tasks:
             task.cancel()
     await engines.close()
     await puller.close()
+    await lessee.close()
     await spool.close()
     log.info("stopped")
 

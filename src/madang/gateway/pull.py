@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ RETRY_S_MIN = 0.2
 RETRY_S_MAX = 2.0
 
 log = logging.getLogger("madang.gateway")
+
+
+async def _unprepared(_table: RouteTable) -> None:
+    """Do nothing."""
 
 
 class Marked(Struct):
@@ -96,6 +101,8 @@ class Puller:
         self._connected: bool | None = None
         self._hurried = asyncio.Event()
         desk.hurry = self._hurried.set
+        self.prepare: Callable[[RouteTable], Awaitable[None]] = _unprepared
+        """Done with a table before it is served."""
 
     def load(self) -> None:
         """Serve the table on disk, if there is one."""
@@ -134,6 +141,7 @@ class Puller:
         news = table is not None and self._desk.wants(table)
         if table and news:
             await self._keep(body)
+            await self.prepare(table)
             self._desk.take(table)
             log.info("serving table %d", table.version)
         self._desk.hear(self._clock.monotonic())

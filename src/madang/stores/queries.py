@@ -175,8 +175,11 @@ def kept_reply(connection: Connection, reply_id: str) -> Reply | None:
     return Reply(*row[:-1])
 
 
-def keep_usage(connection: Connection, rows: Sequence[Row]) -> None:
-    """Keep records whose id is not kept yet, the first of each, and add them to the totals."""
+def keep_usage(connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
+    """Keep records whose id is not kept yet, the first of each, and add them to the totals.
+
+    Returns the ids of those.
+    """
     unique = {row["id"]: row for row in reversed(rows)}
     ids = list(unique)
     for start in range(0, len(ids), USAGE_STEP):
@@ -187,6 +190,7 @@ def keep_usage(connection: Connection, rows: Sequence[Row]) -> None:
         connection.execute(insert(usage), [seal(usage, row) for row in unique.values()])
     for (project, endpoint), added in _summed(unique.values()).items():
         _add_to_total(connection, {"project": project, "endpoint": endpoint}, added)
+    return frozenset(unique)
 
 
 _SUMS = ("prompt_tokens", "cached_tokens", "output_tokens")

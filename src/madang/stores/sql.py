@@ -17,11 +17,12 @@ from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal, Right
 from madang.settings import Home
-from madang.stores import lane, queries
+from madang.stores import budgets, lane, queries
 from madang.stores.ledger import records, refuse_outside
 from madang.stores.migrations import SCRIPTS, VERSIONS, make, upgrade
 from madang.stores.rows import event_row, resource_row, usage_row
 from madang.stores.tables import alembic_version
+from madang.traffic.leases import Asked, Lent, Spent, Want
 from madang.traffic.table import Usage
 
 TOMBSTONES_KEPT = 10_000
@@ -158,10 +159,25 @@ class SqlStore:
         ask = partial(queries.totals, who=who)
 
         def work(connection: Connection) -> list[UsageTotal]:
-            queries.keep_usage(connection, rows)
+            fresh = queries.keep_usage(connection, rows)
+            new = {each.id: each for each in reversed(records) if each.id in fresh}
+            budgets.keep_spent(connection, tuple(new.values()))
             return ask(connection)
 
         return await (self._lane.write(work) if rows else self._lane.read(ask))
+
+    async def lend(
+        self,
+        who: Principal,  # noqa: ARG002
+        asked: Asked,
+        wants: Sequence[tuple[Want, int]],
+    ) -> Sequence[Lent]:
+        """See `History.lend`."""
+        return await self._lane.write(partial(budgets.lend_of, asked=asked, wants=wants))
+
+    async def spent(self, who: Principal, day: int, month: int) -> Sequence[Spent]:
+        """See `History.spent`."""
+        return await self._lane.read(partial(budgets.spent_by, who=who, day=day, month=month))
 
     async def backup(self, who: Principal, path: Path) -> None:
         """See `Store.backup`. The copy is checked before it gets its name."""

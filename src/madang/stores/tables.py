@@ -121,6 +121,24 @@ usage_totals = Table(
 )
 """Sums over `usage`, kept in the same transaction."""
 
+spent = Table(
+    "spent",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("period", BigInteger, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("gateway", Text, nullable=False),
+    Column("born", BigInteger, nullable=False),
+    Column("lent", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("crc", BigInteger, nullable=False, server_default="0"),
+)
+"""What is spent of each budget in this period and the one before, and what gateways were lent."""
+
+Index("spent_line", spent.c.owner, spent.c.what, spent.c.period)
+
 replies = Table(
     "replies",
     metadata,

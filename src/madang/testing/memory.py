@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from msgspec import structs
+
 from madang.errors import Conflict, Unavailable
 from madang.ports import REPLY_KEPT_S, Health, Reply, ToReply, UsageTotal, Write
 from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
+from madang.stores.budgets import is_seen
 from madang.stores.ledger import records, refuse_outside
 from madang.stores.sql import refuse_backup
+from madang.traffic.leases import Asked, Books, Lent, Spent, Want, charge, lend
 from madang.traffic.table import Usage
 
 When = Literal["open", "read", "commit", "committed"]
@@ -46,6 +50,8 @@ class Shelf:
     audit: list[AuditRecord] = field(default_factory=list)
     replies: dict[str, Reply] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
+    books: Books = field(default_factory=dict)
+    """What is spent and lent of budgets."""
     holder: object = None
     """The store that has it open."""
     on_commit: Callable[[Principal, Sequence[Change]], None] = lambda _who, _changes: None
@@ -186,7 +192,9 @@ class MemoryStore:
         await self._ready("commit" if records else "read")
         self._refuse_fenced()
         for record in records:
-            self._shelf.usage.setdefault(record.id, record)
+            if record.id not in self._shelf.usage:
+                self._shelf.usage[record.id] = record
+                charge(self._shelf.books, [record])
         totals: dict[tuple[str, str], list[int]] = {}
         for kept in self._shelf.usage.values():
             if who.sees(kept.project):
@@ -196,6 +204,28 @@ class MemoryStore:
         if records:
             await self._trouble("committed")
         return [UsageTotal(*key, *sums) for key, sums in sorted(totals.items())]
+
+    async def lend(
+        self,
+        who: Principal,  # noqa: ARG002
+        asked: Asked,
+        wants: Sequence[tuple[Want, int]],
+    ) -> Sequence[Lent]:
+        """See `History.lend`."""
+        await self._ready("commit")
+        self._refuse_fenced()
+        lents = [lend(self._shelf.books, asked, want, limit) for want, limit in wants]
+        await self._trouble("committed")
+        return lents
+
+    async def spent(self, who: Principal, day: int, month: int) -> Sequence[Spent]:
+        """See `History.spent`."""
+        await self._ready("read")
+        rows = (row for rows in self._shelf.books.values() for row in rows.values())
+        return [
+            structs.replace(row) for row in rows
+            if row.period in {day, month} and is_seen(who, row.owner)
+        ]  # fmt: skip
 
     async def backup(self, who: Principal, path: Path) -> None:
         """See `Store.backup`; as JSON."""

@@ -21,7 +21,7 @@ from madang.errors import Unavailable
 from madang.resources.event import Event
 
 Trouble = Literal["none", "kill", "fail"]
-STORE = ("open", "commit", "record_usage")
+STORE = ("open", "commit", "record_usage", "lend")
 NODE = ("start", "stop")
 FILES = ("fsync", "rename", "replace", "unlink")
 

@@ -11,12 +11,13 @@ forward; money is in millionths of a won, whole numbers, so that sums are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from math import ceil, inf
 
 from msgspec import Struct
 
 from madang.months import day_ends, day_number, month_of
+from madang.traffic.leases import DAY, MONTH, WANTS_MAX, Lent, Want
 from madang.traffic.price import MICRO
 from madang.traffic.purse import Purse
 from madang.traffic.refusal import Headers, Limited, Refusal, limited, unavailable
@@ -27,6 +28,11 @@ SLOTS = WINDOW_S + 1
 """A request of second 0.9 must still count at 60.1."""
 SOON_S = 1
 """When to come back for what is free again once some request ends, or a lease has come."""
+
+AHEAD_S = 60.0
+"""So long before a day ends, leases of the next are asked for."""
+UNCONFIRMED = "budget_unconfirmed"
+"""The code of what a lease may let in a moment later."""
 
 Owner = tuple[str, str]
 """`key` and its uid; `project` or `organization` and its name."""
@@ -110,6 +116,8 @@ class Budgets:
         self._lines: dict[str, tuple[Account, ...]] = {}
         self._day = self._month = 0
         self._at = self._day_ends = 0.0
+        self.hungry: Callable[[], None] = _nobody
+        """Called when a request waits for a lease."""
 
     def take(self, table: RouteTable) -> None:
         """Hold to the limits of another table; whoever had an account goes on with it."""
@@ -129,12 +137,6 @@ class Budgets:
                 account.begin(self._day, self._month)
             account.allow(limits)
         self._lines = {}
-        self._fill()
-
-    def _fill(self) -> None:
-        """Lend every purse all of its limit."""
-        for _, purse in self.purses():
-            purse.lend(purse.period, purse.most or 0, 0)
 
     def begin(self, at: float) -> None:
         """Note the time of day, in Unix seconds: with each day and month purses begin anew."""
@@ -144,7 +146,6 @@ class Budgets:
             self._day_ends = day_ends(self._day)
             for account in self._accounts.values():
                 account.begin(self._day, self._month)
-            self._fill()
 
     def line(self, key: Key) -> tuple[Account, ...]:
         """Return the accounts that a key's requests count for: those that have a limit."""
@@ -156,12 +157,50 @@ class Budgets:
             line = self._lines[key.uid] = tuple(each for each in found if each is not None)
         return line
 
-    def purses(self) -> Iterable[tuple[Owner, Purse]]:
-        """Yield every purse that needs leases, with its owner."""
+    def wants(self, at: float) -> tuple[Want, ...]:
+        """Return what control is to be asked for now, in Unix seconds, and note that it is."""
+        self.begin(at)
+        is_late = self._day_ends - at <= AHEAD_S
+        found: list[Want] = []
+        for owner, purse, what in self._purses():
+            if len(found) >= WANTS_MAX:
+                break
+            if purse.wants(at):
+                purse.asked_at = at
+                short = max(0, purse.wanted - int(purse.left)) if purse.wanted else 0
+                left = max(0, int(purse.left))
+                found.append(Want(owner, what, purse.period, purse.lent, left, short))
+            if is_late and (ahead := self._next(what)) > max(purse.period, purse.ahead_period):
+                purse.ahead_period, purse.ahead = ahead, 0
+                found.append(Want(owner, what, ahead))
+        return tuple(found)
+
+    def _next(self, what: str) -> int:
+        """Return the day or the month that begins when this day ends."""
+        return self._day + 1 if what == DAY else month_of(self._day_ends).number
+
+    def _purses(self) -> Iterator[tuple[str, Purse, str]]:
+        """Yield every purse that needs leases, with its owner and what it counts."""
         for owner, account in self._accounts.items():
-            for purse in (account.day, account.month):
+            for purse, what in ((account.day, DAY), (account.month, MONTH)):
                 if purse.most is not None:
-                    yield owner, purse
+                    yield "/".join(owner), purse, what
+
+    def lend(self, lents: Iterable[Lent]) -> None:
+        """Take what control has lent."""
+        for lent in lents:
+            kind, _, name = lent.owner.partition("/")
+            if account := self._accounts.get((kind, name)):
+                purse = account.day if lent.what == DAY else account.month
+                purse.lend(lent.period, lent.lent, lent.beyond)
+
+    def missed(self, wants: Iterable[Want]) -> None:
+        """Note that control did not answer: it is to be asked again."""
+        for want in wants:
+            kind, _, name = want.owner.partition("/")
+            if account := self._accounts.get((kind, name)):
+                purse = account.day if want.what == DAY else account.month
+                purse.asked_at, purse.ahead_period = -inf, min(purse.ahead_period, purse.period)
 
     def reserve(
         self, line: tuple[Account, ...], tokens: int, micro: int, now: float
@@ -237,23 +276,24 @@ class Budgets:
             limit = Limited("tokens_per_minute", account.name, most, max(0, left), tokens, wait_s)
         elif account.day.left < tokens:
             ends = day_ends(self._day)
-            return self._spent("tokens_per_day", account, tokens, ends, told)
+            return self._spent(DAY, account, tokens, ends, told)
         else:
             ends = month_of(self._at).ends
-            return self._spent("krw_per_month", account, micro, ends, told)
+            return self._spent(MONTH, account, micro, ends, told)
         return limited(limit, told)
 
     def _spent(
         self, name: str, account: Account, asked: int, ends: float, told: Headers
     ) -> Refusal:
         """Say that a purse has too little: for good, or until control has lent more."""
-        is_day = name == "tokens_per_day"
+        is_day = name == DAY
         purse, unit = (account.day, 1) if is_day else (account.month, MICRO)
         left = purse.left + purse.beyond
-        if asked <= left:
+        if asked <= (purse.most or 0) and (asked <= left or not purse.known):
             purse.wanted = max(purse.wanted, asked)
+            self.hungry()
             return unavailable(
-                "budget_unconfirmed", "gateway.budget-unconfirmed", limit=name, of=account.name
+                UNCONFIRMED, "gateway.budget-unconfirmed", limit=name, of=account.name
             )
         wait_s = max(1, ceil(ends - self._at))
         most = purse.most or 0
@@ -284,6 +324,10 @@ def headers(line: tuple[Account, ...], now: float) -> Headers:
             found.append((b"x-ratelimit-remaining-" + name, b"%d" % max(0, left)))
             found.append((b"x-ratelimit-reset-" + name, b"%ds" % empty_s))
     return found
+
+
+def _nobody() -> None:
+    """Tell nobody."""
 
 
 def _most(limit: int | None) -> float:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
 from msgspec import json, structs
 
 from madang.traffic import doors
 from madang.traffic.admission import Directory
-from madang.traffic.budgets import Budgets, headers
+from madang.traffic.budgets import UNCONFIRMED, Budgets, headers
 from madang.traffic.caches import seed
 from madang.traffic.demand import Demands
 from madang.traffic.doors import Head
@@ -17,6 +17,7 @@ from madang.traffic.exchange import KEY_REVOKED, Admitted, Exchange, Fault
 from madang.traffic.front import Front, Server
 from madang.traffic.hold import Call, Hold
 from madang.traffic.inspect import Inspector, Reader, asked, readers
+from madang.traffic.leases import Lent
 from madang.traffic.lengths import Lengths
 from madang.traffic.limits import Limits
 from madang.traffic.price import MICRO, cost_micro
@@ -26,6 +27,8 @@ from madang.traffic.requests import Kind, read
 from madang.traffic.route import Router
 from madang.traffic.table import Endpoint, Key, Pull, RouteTable, Target, Usage
 
+LEASE_WAIT_S = 1.0
+"""So long a request waits for control to lend what it needs."""
 LACK_TOLD_S = 10.0
 """So long after a lack of open files or memory the gateway's health tells of it."""
 
@@ -55,6 +58,8 @@ class Desk:
         """Called when control is to hear at once of somebody who waits for a first replica."""
         self.budgets = Budgets()
         self._lengths = Lengths()
+        self._unconfirmed: dict[Exchange, tuple[Call, float]] = {}
+        """Those that wait for a lease, and until when."""
         self._lack, self._lacked_at = "", -inf
         self._open = 0
         self._accounts: dict[str, Exchange] = {}
@@ -198,11 +203,21 @@ class Desk:
     def start(self, exchange: Exchange, call: Call, now: float) -> Target | Refusal | None:
         """Choose the replica to ask; None: it waits for its turn, and will be called.
 
-        What it may use is reserved before, and given back by `settle`.
+        What it may use is reserved before, and given back by `settle`. If that takes a lease that
+        we don't have, it waits a moment for control to answer.
         """
         self._accounts[exchange.id] = exchange
-        if refused := self._reserve(exchange, now):
+        refused = self._reserve(exchange, now)
+        if refused is None:
+            return self._go(exchange, call, now)
+        if refused.code != UNCONFIRMED or now - self._heard_at > self.limits.stale_table_s:
             return refused
+        exchange.hold(now)
+        self._unconfirmed[exchange] = call, now + LEASE_WAIT_S
+        return None
+
+    def _go(self, exchange: Exchange, call: Call, now: float) -> Target | Refusal | None:
+        """Choose the replica to ask, now that what it may use is reserved."""
         self._demands.come(exchange)
         is_first = not self._hold.has_line(exchange.place)
         choice = exchange.choose(now) if is_first else None
@@ -212,6 +227,20 @@ class Desk:
         if is_first and choice is None and not exchange.slots:
             self.hurry()
         return choice
+
+    def lend(self, lents: Iterable[Lent], now: float) -> None:
+        """Take leases, and call those that have waited for them."""
+        self.budgets.lend(lents)
+        self._confirm(now)
+
+    def _confirm(self, now: float) -> None:
+        for exchange, (call, until) in tuple(self._unconfirmed.items()):
+            refused = self._reserve(exchange, now)
+            if refused and refused.code == UNCONFIRMED and now < until:
+                continue
+            del self._unconfirmed[exchange]
+            if choice := refused or self._go(exchange, call, now):
+                call(choice)
 
     def _reserve(self, exchange: Exchange, now: float) -> Refusal | None:
         """Take what a request may use of its budgets; the refusal when there is too little."""
@@ -238,6 +267,7 @@ class Desk:
 
     def serve(self, now: float) -> None:
         """Call those whose turn has come, or whose time to wait is over."""
+        self._confirm(now)
         self._hold.serve(now)
 
     def free(self, exchange: Exchange, now: float) -> None:
@@ -247,6 +277,7 @@ class Desk:
 
     def settle(self, exchange: Exchange, status: int, now: float, at: float) -> Usage | None:
         """Close an exchange wherever it stands; None when no replica was asked."""
+        self._unconfirmed.pop(exchange, None)
         self._hold.leave(exchange)
         self._demands.go(exchange)
         self._accounts.pop(exchange.id, None)

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from math import inf
 
+AGAIN_S = 5.0
+"""So often it is asked whether a budget that is spent has anything left again;"""
+RENEW_S = 60.0
+"""and so often what control knows of any."""
+
 
 class Purse:
     """One owner's tokens of a day, or money of a month, as far as they were lent to us."""
 
-    __slots__ = ("ahead", "ahead_period", "beyond", "left", "lent", "most", "period", "wanted")
+    __slots__ = (
+        "ahead", "ahead_period", "asked_at", "beyond", "known", "left", "lent", "low", "most",
+        "period", "wanted",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.most: int | None = None
@@ -26,6 +34,12 @@ class Purse:
         self.period = 0
         self.wanted = 0
         """The largest request that was refused for lack of a lease."""
+        self.known = False
+        """Whether control has said what is left in this period."""
+        self.asked_at = -inf
+        """When control was asked last, in Unix seconds;"""
+        self.low = 0.0
+        """more is asked for once less than that is left."""
         self.ahead = self.ahead_period = 0
         """What was lent for the period to come, so that nobody waits when it begins."""
 
@@ -33,17 +47,28 @@ class Purse:
         """Take another limit."""
         if (most is None) != (self.most is None):
             self.left, self.lent, self.beyond, self.ahead = 0 if most is not None else inf, 0, 0, 0
+        if most != self.most:
+            self.asked_at, self.known = -inf, False
         self.most = most
 
     def begin(self, period: int) -> None:
         """Start anew if this is another day or month."""
         if period == self.period:
             return
-        self.period, self.wanted, self.beyond = period, 0, 0
+        self.period, self.wanted, self.beyond, self.asked_at = period, 0, 0, -inf
+        self.known = False
         if self.most is not None:
             self.lent = self.ahead if self.ahead_period == period else 0
             self.left = self.lent
-            self.ahead = 0
+            self.ahead, self.low = 0, self.left // 2
+
+    def wants(self, at: float) -> bool:
+        """Tell whether control is to be asked for more now."""
+        if self.most is None:
+            return False
+        wait_s = AGAIN_S if self.asked_at != -inf and not self.beyond else 0.0
+        is_low = self.left < self.low or self.wanted > 0 or self.asked_at == -inf
+        return at - self.asked_at >= wait_s and (is_low or at - self.asked_at >= RENEW_S)
 
     def lend(self, period: int, lent: int, beyond: int) -> None:
         """Take what control has lent in all for a period, and what it could still lend."""
@@ -52,5 +77,6 @@ class Purse:
         if period == self.period:
             self.left += lent - self.lent
             self.lent, self.beyond, self.wanted = lent, beyond, 0
+            self.low, self.known = max(0, self.left // 2), True
         elif period > self.period:
             self.ahead_period, self.ahead = period, lent

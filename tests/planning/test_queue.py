@@ -351,3 +351,23 @@ def test_what_is_free_is_kept_for_the_eldest_and_that_is_told_to_those_behind() 
     paper.wait(HOUR_S)
     paper.settle()
     assert on(paper) == {"gang"}, "an hour later that may be asked again which made room so often"
+
+
+def test_a_job_that_never_ran_teaches_nothing_however_long_it_waited() -> None:
+    paper = Paper(snapshot(node("n", cards=4), a_job("runs", count=4)))
+    paper.settle()
+    paper.put(*(a_job(f"waits{n}", count=4, created_at=float(n)) for n in range(5)))
+    paper.settle()
+    paper.wait(3 * HOUR_S)
+    for n in range(5):
+        waits = paper.snapshot.jobs[Ref(ONE, f"waits{n}")]
+        assert waits.status.line is not None
+        spec = waits.spec.model_copy(update={"cancel": True})
+        paper.put(waits.model_copy(update={"spec": spec}))
+    paper.settle()
+    left = [job.status for job in paper.snapshot.jobs.values() if job.name != "runs"]
+    assert {(str(each.phase), each.attempt, each.line) for each in left} == {("cancelled", 0, None)}
+    assert queue(paper).status.projects[ONE].ended == {}
+    finish(paper, "runs")
+    (by_age,) = queue(paper).status.projects[ONE].ended.values()
+    assert sum(by_age.values()) == 1

@@ -121,7 +121,7 @@ def shuffled(world: Field) -> Snapshot:
 
 def older(world: Field, made: Job, waited_s: float) -> Ref:
     """Let a job have been in line for so long."""
-    line = InLine(queue="nvidia-h100", since=world.now - waited_s, size=8.0)
+    line = InLine(queue="nvidia-h100", since=world.now - waited_s, waited_s=waited_s, size=8.0)
     world.put(world.snapshot.jobs[made.ref].with_status(line=line))
     return made.ref
 

@@ -21,6 +21,7 @@ from madang.planning.place.ground import Ground
 from madang.planning.queue.order import Order
 from madang.planning.queue.preempt import plan_room
 from madang.planning.queue.queues import plan_queues
+from madang.planning.queue.queues import wake_s as clock_wake_s
 from madang.planning.queue.turns import plan_turns
 from madang.planning.queue.turns import wake_s as turn_wake_s
 from madang.planning.quotas import wake_s as quota_wake_s
@@ -199,8 +200,8 @@ def lives_wake_s(snapshot: Snapshot) -> float | None:
 def _wake_s(snapshot: Snapshot, ground: Ground, order: Order) -> float | None:
     return _soonest(
         lives_wake_s(snapshot), quota_wake_s(snapshot, ground.books), grant_wake_s(snapshot),
-        meter_wake_s(snapshot), turn_wake_s(snapshot, order), round_wake_s(snapshot),
-        unused_wake_s(snapshot),
+        meter_wake_s(snapshot), turn_wake_s(snapshot, order), clock_wake_s(snapshot, order),
+        round_wake_s(snapshot), unused_wake_s(snapshot),
     )  # fmt: skip
 
 

@@ -249,8 +249,12 @@ class InLine(Frozen):
     """Unix seconds: when it came."""
     each_s: float = 0.0
     """What its project had gone short of by then, for each accelerator that its jobs asked for."""
-    had_s: float = 0.0
-    """How long it had held something by then."""
+    waited_s: float = 0.0
+    """How long it had waited in all: up to `from_s`, or up to the attempt that runs."""
+    from_s: float = 0.0
+    """What the clock of the queue showed since when it waits again."""
+    attempt: int = 0
+    """The attempt that runs, as last written down; 0: it waits."""
     size: float = 0.0
     """Accelerators that it asks for."""
 

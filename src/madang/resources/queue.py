@@ -47,6 +47,8 @@ class QueueStatus(Frozen):
 
     at: float = 0.0
     """Unix seconds since when projects stand as they do."""
+    clock_s: float = 0.0
+    """What its clock showed then, by which waits are counted: time that control watched."""
     capacity: int = 0
     """Accelerators in sight that are well."""
     turn_at: float = 0.0

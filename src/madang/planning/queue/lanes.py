@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
+from math import inf
 from operator import attrgetter
 
 import numpy as np
@@ -35,7 +36,8 @@ INTERVAL_S = 1800.0
 
 
 ROW = np.dtype([
-    ("project", np.int64), ("milli", np.int64), ("came", np.float64), ("had_s", np.float64),
+    ("project", np.int64), ("milli", np.int64), ("came", np.float64), ("waited_s", np.float64),
+    ("from_s", np.float64),
     ("ran_s", np.float64), ("height", np.int64), ("runs", np.bool_), ("leaves", np.bool_),
     ("fixed_until", np.float64), ("began", np.float64), ("saved_at", np.float64),
     ("save_every_s", np.float64), ("between_s", np.float64), ("is_job", np.bool_),
@@ -59,10 +61,12 @@ class Member:
     """What it asks for, where it waits,"""
     told: str = ""
     """and the code of what it was told last, if that is for all who ask for the same."""
-    had_s: float = 0.0
-    """Since it came it had something for so long,"""
+    waited_s: float = 0.0
+    """So long it had waited when the clock of the queue showed `from_s`."""
+    from_s: float = inf
+    """Infinite: that goes on no more, since it runs, or has not gone on yet."""
     began: float = 0.0
-    """and, where it runs, since then."""
+    """Where it runs, since when, in Unix seconds."""
     attempt: Attempt | None = None
     """Of a job that runs."""
     runs: bool = False
@@ -104,11 +108,17 @@ class Member:
         """Return it as in a roster."""
         line = self.owner.status.line if isinstance(self.owner, Job) else None
         is_marked = line is not None and line.queue == queue_name(self.kind)
+        is_marked = is_marked and line is not None and line.attempt == self.at_work
         return (
-            self.number, self.milli, self.came, self.had_s, self.ran_s, self.height, self.runs,
-            self.leaves, self.fixed_until, self.began, self.saved_at, self.save_every_s,
-            self.between_s, isinstance(self.owner, Job), is_marked,
+            self.number, self.milli, self.came, self.waited_s, self.from_s, self.ran_s,
+            self.height, self.runs, self.leaves, self.fixed_until, self.began, self.saved_at,
+            self.save_every_s, self.between_s, isinstance(self.owner, Job), is_marked,
         )  # fmt: skip
+
+    @property
+    def at_work(self) -> int:
+        """Return the number of the attempt that runs; 0: it waits."""
+        return self.attempt.spec.number if self.attempt else 0
 
 
 _MARK = attrgetter("mark")
@@ -197,6 +207,8 @@ class Lane:
     """What is stored of it; None: nothing yet."""
     passed_s: float
     """How long all has been as stored."""
+    clock_s: float = 0.0
+    """What its clock shows, by which waits are counted."""
     rule: Rule = RULE
 
     @property
@@ -253,7 +265,7 @@ class Lane:
         unsaved = np.maximum(0.0, now - rows["saved_at"]) / rows["save_every_s"]
         return Line(
             self._at[rows["project"]], -(-rows["milli"] // part), rows["ran_s"] + own_s,
-            np.maximum(0.0, now - rows["came"] - (rows["had_s"] + own_s)),
+            rows["waited_s"] + np.maximum(0.0, self.clock_s - rows["from_s"]),
             np.where(runs, unsaved, 0.0), runs, now < rows["fixed_until"], rows["height"],
             rows["between_s"],
         )  # fmt: skip

@@ -16,7 +16,8 @@ from madang.planning.ask import Ask
 from madang.planning.cadence import between_s
 from madang.planning.leaving import LEAVING
 from madang.planning.place.gangs import Want, want_of
-from madang.planning.queue.lanes import INTERVAL_S, NOBODY_IN, Member, Roster
+from madang.planning.queue.clock import passed_s
+from madang.planning.queue.lanes import INTERVAL_S, NOBODY_IN, Member, Roster, queue_name
 from madang.planning.queue.waiting import is_in_line, is_out, yields_at
 from madang.planning.queue.yard import Waits, Yard
 from madang.planning.quotas import NOTHING, Books, held_back
@@ -302,7 +303,8 @@ class Roll:
             return None
         came = status.line.since if status.line else here.snapshot.now
         return Member(
-            job, self._number(job.project), *waits, came, want=want, had_s=_had_s(job),
+            job, self._number(job.project), *waits, came, want=want,
+            waited_s=status.line.waited_s if status.line else 0.0, from_s=_from_s(job, waits.kind),
             ran_s=max(0.0, status.run_s - status.lost_s), height=job.spec.priority.height,
             told=status.reason.code if status.reason and not job.spec.resume.source else "",
         )  # fmt: skip
@@ -321,7 +323,8 @@ class Roll:
             status.line.since if status.line else own.started_at,
             attempt=attempt, runs=True, leaves=own.phase not in ON or status.attempt != number,
             fixed_until=inf if is_fruitless else yields_at(job),
-            had_s=_had_s(job), began=own.started_at, saved_at=max([own.started_at, *saved]),
+            waited_s=status.line.waited_s if status.line else 0.0, began=own.started_at,
+            saved_at=max([own.started_at, *saved]),
             ran_s=max(0.0, status.run_s - status.lost_s),
             save_every_s=every_s or attempt.spec.save_every_s or INTERVAL_S, between_s=every_s,
             height=job.spec.priority.height,
@@ -335,16 +338,19 @@ class Roll:
             if waits:
                 leaves = status.phase in LEAVING
                 yield Member(
-                    replica, number, *waits, came, had_s=now - came, began=now, saved_at=now,
+                    replica, number, *waits, came, began=now, saved_at=now,
                     runs=True, fixed_until=inf, leaves=leaves,
                 )  # fmt: skip
             elif _may_wait(replica) and (found := here.waits_for(replica)):
-                yield Member(replica, number, *found[1], came, want=found[0])
+                waited_s = passed_s(here.snapshot, replica.uid, status.since)
+                yield Member(replica, number, *found[1], came, want=found[0], waited_s=waited_s)
 
 
-def _had_s(job: Job) -> float:
-    """Return how long it has held something since it came, in attempts that ended."""
-    return job.status.run_s - (job.status.line.had_s if job.status.line else 0.0)
+def _from_s(job: Job, kind: str) -> float:
+    """Return since when it waits, by the clock of the queue for a kind, if that is its own."""
+    line = job.status.line
+    is_on = line is not None and line.queue == queue_name(kind) and not line.attempt
+    return line.from_s if line is not None and is_on else inf
 
 
 def _was_fruitless(job: Job, attempt: Attempt, snapshot: Snapshot) -> bool:

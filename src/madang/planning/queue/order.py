@@ -15,6 +15,7 @@ import numpy as np
 from madang.planning.ask import of_kind
 from madang.planning.grants import guaranteed, weights
 from madang.planning.place.gangs import Want, want_of
+from madang.planning.queue.clock import clock_s, passed_s
 from madang.planning.queue.lanes import MILLI, NOBODY_IN, Lane, Member, Roster, Terms
 from madang.planning.queue.members import Muster, mark_of
 from madang.planning.queue.yard import Yard
@@ -29,18 +30,10 @@ from madang.resources.queue import Queue
 from madang.resources.quota import QUEUED_MAX
 from madang.resources.resource import Ref
 
-UNSEEN_S_MAX = 86_400.0
-"""Of time that nobody watched, since control was down or the clock was set, so much counts."""
 MARKED_S = 60.0
 """So long after room was made it is first for those for whom it was."""
 ELDEST = -1
 """In place of the rank of who has waited longest of those that have waited too long."""
-
-
-def passed_s(snapshot: Snapshot, uid: str, stamp: float) -> float:
-    """Return how long ago a stamp was written: as watched, else as the clock has it, to a bound."""
-    watched = snapshot.age_s(uid, stamp)
-    return min(max(snapshot.now - stamp, watched), watched + UNSEEN_S_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +80,8 @@ class Order:
         return Lane(
             kind, self._yard.capacity[kind], self._yard.units.get(kind, 1), self._snapshot.now,
             self._inside(roster, asking), self.muster.names, self._terms(kind, asking), queue,
-            passed, replace(RULE, budget=self._snapshot.fairness_budget),
+            passed, clock_s(queue, self._snapshot),
+            replace(RULE, budget=self._snapshot.fairness_budget),
         )  # fmt: skip
 
     def _inside(self, roster: Roster, asking: Mapping[str, int]) -> Roster:

@@ -15,6 +15,7 @@ import numpy as np
 
 from madang.planning.action import Action, Unkept, Verb
 from madang.planning.cadence import lost_s
+from madang.planning.queue.clock import step_due_s
 from madang.planning.queue.lanes import MILLI, Lane, queue_name
 from madang.planning.queue.order import Order
 from madang.planning.queue.waiting import is_out
@@ -36,7 +37,7 @@ Ended = dict[str, dict[int, dict[int, int]]]
 
 def plan_queues(snapshot: Snapshot, order: Order) -> Iterator[Action]:
     """Write down where projects stand now, in one action; quiet where nothing has changed."""
-    marked = {job.ref: job for lane in order.lanes.values() for job in _marked(lane)}
+    marked = {job.ref: job for lane in order.lanes.values() for job in _marked(lane, order)}
     out = sorted(order.muster.out, key=lambda job: job.ref)
     writes: list[AnyResource] = [job.with_status(line=None) for job in out]
     for lane in order.lanes.values():
@@ -51,19 +52,35 @@ def plan_queues(snapshot: Snapshot, order: Order) -> Iterator[Action]:
         yield Action(Verb.QUEUE, Unkept("queues", "queues"), reason, tuple(writes))
 
 
-def _marked(lane: Lane) -> Iterator[Job]:
-    """Return jobs that have just come to a lane, or to another than they waited for, as marked."""
-    rows = lane.all.rows
+def wake_s(snapshot: Snapshot, order: Order) -> float | None:
+    """Return the seconds until the clock of a queue in which somebody waits is written down."""
+    lanes = order.lanes.values()
+    due = (step_due_s(lane.queue, snapshot) for lane in lanes if lane.queue and lane.waiting)
+    return min(due, default=None)
+
+
+def _marked(lane: Lane, order: Order) -> Iterator[Job]:
+    """Return jobs as marked that came to a lane, or to another than before, started or ended."""
+    rows, name = lane.all.rows, queue_name(lane.kind)
     for at in np.flatnonzero(rows["is_job"] & ~rows["is_marked"]).tolist():
         member, job = lane.members[at], lane.members[at].job
-        if not is_out(job):
-            line = job.status.line
-            each_s = float(lane.ledger.each[lane.index[member.project]])
-            yield job.with_status(line=InLine(
-                queue=queue_name(lane.kind), each_s=each_s,
-                since=line.since if line else member.came,
-                had_s=line.had_s if line else job.status.run_s, size=member.milli / MILLI,
-            ))  # fmt: skip
+        if is_out(job) or member.leaves:
+            continue
+        line = job.status.line
+        each_s = float(lane.ledger.each[lane.index[member.project]])
+        yield job.with_status(line=InLine(
+            queue=name, each_s=each_s, since=line.since if line else member.came,
+            waited_s=_waited_s(line, order) if line else 0.0, from_s=lane.clock_s,
+            attempt=member.at_work, size=member.milli / MILLI,
+        ))  # fmt: skip
+
+
+def _waited_s(line: InLine, order: Order) -> float:
+    """Return how long one has waited in all, by the clock of the queue in which it was."""
+    if line.attempt:
+        return line.waited_s
+    clocks = (lane.clock_s for lane in order.lanes.values() if queue_name(lane.kind) == line.queue)
+    return line.waited_s + max(0.0, next(clocks, 0.0) - line.from_s)
 
 
 def _kept(lane: Lane, out: list[Job], snapshot: Snapshot) -> Queue | None:
@@ -72,7 +89,7 @@ def _kept(lane: Lane, out: list[Job], snapshot: Snapshot) -> Queue | None:
     ended: Ended = {name: row.ended for name, row in lane.stored.items() if row.ended}
     for job in out:
         ended = _learnt(job, ended, lane, snapshot)
-        ledger = _without(job, ledger, lane, snapshot)
+        ledger = _without(job, ledger, lane)
     rows = {
         name: Standing(
             demand=float(now.demand[at]), entitled=float(now.entitled[at]),
@@ -83,16 +100,25 @@ def _kept(lane: Lane, out: list[Job], snapshot: Snapshot) -> Queue | None:
         )
         for at, name in enumerate(lane.projects)
     }  # fmt: skip
-    if all(_same(row, lane.stored.get(name)) for name, row in rows.items()) and not out:
+    is_same = all(_same(row, lane.stored.get(name)) for name, row in rows.items())
+    if is_same and not out and not _is_time(lane, snapshot):
         return None
-    status = QueueStatus(at=snapshot.now, projects=_bounded(rows), capacity=lane.capacity,
-                         turn_at=lane.queue.status.turn_at if lane.queue else 0.0)  # fmt: skip
+    turn_at = lane.queue.status.turn_at if lane.queue else 0.0
+    status = QueueStatus(
+        at=snapshot.now, clock_s=lane.clock_s, capacity=lane.capacity, turn_at=turn_at,
+        projects=_bounded(rows),
+    )  # fmt: skip
     if lane.queue:
         return lane.queue.model_copy(update={"status": status})
     name = queue_name(lane.kind)
     digest = hashlib.sha256(lane.kind.encode()).hexdigest()[:16]
     return Queue(name=name, uid=f"queue-{digest}", created_at=snapshot.now,
                  spec=QueueSpec(accelerator=lane.kind), status=status)  # fmt: skip
+
+
+def _is_time(lane: Lane, snapshot: Snapshot) -> bool:
+    """Tell whether the clock is to be written down: while somebody waits, once a step."""
+    return bool(lane.queue and lane.waiting and step_due_s(lane.queue, snapshot) <= 0)
 
 
 def _same(row: Standing, before: Standing | None) -> bool:
@@ -137,10 +163,10 @@ def _learnt(job: Job, ended: Ended, lane: Lane, snapshot: Snapshot) -> Ended:
     return {**ended, job.project: {**own, size: dict(sorted(counted.items()))}}
 
 
-def _without(job: Job, ledger: Ledger, lane: Lane, snapshot: Snapshot) -> Ledger:
+def _without(job: Job, ledger: Ledger, lane: Lane) -> Ledger:
     """Take out what a job is said to have gone short of that was withdrawn, and never ran."""
     line, at = job.status.line, lane.index.get(job.project)
     if line is None or at is None or job.status.attempt:
         return ledger
-    waited_s = max(0.0, snapshot.now - line.since)
+    waited_s = line.waited_s + max(0.0, lane.clock_s - line.from_s)
     return ledger.without(Withdrawn(at, line.size, waited_s, line.each_s))

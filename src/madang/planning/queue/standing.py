@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from madang.errors import Value
+from madang.planning.queue.clock import passed_s
 from madang.planning.queue.lanes import MILLI, Lane, ledger_of
-from madang.planning.queue.order import Order, Place, passed_s
+from madang.planning.queue.order import Order, Place
 from madang.planning.queue.turns import due_s
 from madang.planning.share.turn import Why
 from madang.planning.snapshot import Snapshot

@@ -14,8 +14,9 @@ from madang.planning.action import Action, Verb
 from madang.planning.ask import Ask
 from madang.planning.place.gangs import Want, want_of
 from madang.planning.place.ground import Ground
+from madang.planning.queue.clock import passed_s
 from madang.planning.queue.lanes import Lane, Member
-from madang.planning.queue.order import Order, passed_s
+from madang.planning.queue.order import Order
 from madang.planning.queue.preempt import Victim, coming_free, is_refused, make_room
 from madang.planning.quotas import NOTHING
 from madang.planning.share.rule import RULE

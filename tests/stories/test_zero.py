@@ -66,7 +66,7 @@ def test_twenty_calls_wake_a_service_and_all_are_answered(running: Yard) -> None
     until_asleep(running, "nap")
     assert scaled(running, "nap")[-1] == "service.fell-asleep"
     told = running.run("explain", "service/nap").stdout
-    assert "It has no replica until it is called: nobody did for 4s." in told
+    assert "It has no replica until it is called, and none after 4s without a call." in told
     service = next(s for s in running.json("status")["services"] if s["name"] == "nap")
     assert (service["phase"], service["wanted"], service["ready"]) == ("ready", 0, 0)
     row = next(line for line in running.run("get", "service").stdout.splitlines() if "nap" in line)

@@ -76,6 +76,17 @@ def day_number(at: float) -> int:
     return int((at + KOREA_S) // DAY_S)
 
 
+def written_day(number: int) -> str:
+    """Write a day, counted from 1970, as people do.
+
+    >>> written_day(day_number(1_764_514_800.0))
+    '2025-12-01'
+    """
+    year, month = _civil(number)
+    day = number - day_number(first_of(year, month)) + 1
+    return f"{year:04}-{month:02}-{day:02}"
+
+
 def day_ends(number: int) -> float:
     """Return when a day ends in Seoul, in Unix seconds.
 

@@ -8,7 +8,7 @@ import msgspec
 from madang.api.internal import build
 from madang.months import day_number, month_of
 from madang.traffic.leases import Asked, Lent, Want
-from madang.traffic.table import Usage
+from madang.traffic.table import Price, Usage
 
 from .conftest import Yard
 
@@ -78,3 +78,26 @@ async def test_control_lends_what_is_left_by_the_newest_limit_and_no_question_tw
         assert (lent.lent, lent.beyond) == (50 + 38, 1000 - 40 - 48)
         money = Want("project/local/main", "krw_per_month", month_of(now).number)
         assert [each.lent for each in await ask(4, money)] == [250_000]
+        told = (await yard.get("quota/local/main"))["status"]["used"]
+        spent = {each["what"]: (each["used"], each["left"]) for each in told}
+        assert spent["tokens_per_day"] == (40, 960)
+        assert spent["krw_per_month"] == (0, 5)
+        assert told[-1]["resets"] == month_of(now).day_after
+
+
+async def test_the_price_of_a_service_is_what_gateways_charge_and_makes_no_revision(
+    yard: Yard,
+) -> None:
+    await yard.add_model()
+    bot = {"kind": "service", "name": "bot", "model": "tiny"}
+    await yard.apply(bot)
+    await yard.until("service", "bot", "ready")
+    assert yard.desk.gateways.table().endpoints[0].price is None
+    await yard.apply({**bot, "price": {"input": 300, "output": 1200}})
+    (endpoint,) = yard.desk.gateways.table().endpoints
+    assert endpoint.price == Price(input=300, cached=300, output=1200)
+    await yard.apply({**bot, "price": {"input": 300, "cached": 0, "output": 1200}})
+    assert yard.desk.gateways.table().endpoints[0].price.cached == 0
+    assert (await yard.get("service/bot"))["status"]["revisions"] == 1
+    for odd in ({"input": -1, "output": 1}, {"input": 1}, {"input": "1", "output": 1e99}):
+        await yard.apply({**bot, "price": odd}, status=400)

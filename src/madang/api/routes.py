@@ -26,6 +26,7 @@ from madang.api.desk import (
 )
 from madang.api.once import Asking, answered, once
 from madang.api.shown import shown
+from madang.api.spent import with_spent
 from madang.api.usage import usage_of, warned_of
 from madang.control.doctor import examine, examine_models, examine_store
 from madang.control.first import PROJECT
@@ -329,7 +330,8 @@ async def list_resources(
 ) -> dict[str, Any]:
     """Return every resource of a kind that the caller may see."""
     found = desk.intake.list(who, kind, project)
-    return {"revision": desk.world.revision, "items": shown(desk.world, found)}
+    items = await with_spent(desk.world, found, shown(desk.world, found))
+    return {"revision": desk.world.revision, "items": items}
 
 
 @router.get("/{kind}/{name:path}/explanation")
@@ -394,7 +396,7 @@ async def get_resource(
 ) -> dict[str, Any]:
     """Return one resource."""
     found = desk.intake.find(who, kind, ref_of(who, kind, name, project))
-    return shown(desk.world, [found])[0]
+    return (await with_spent(desk.world, [found], shown(desk.world, [found])))[0]
 
 
 @router.post("/accelerator/{name}/release")

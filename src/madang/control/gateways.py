@@ -247,6 +247,7 @@ def _endpoint(
         waiting=None if replicas else _waiting(world, service_ref),
         lacks=_lacks(world, facts, replicas),
         hold_s=_hold_s(world, service_ref),
+        price=_price(world, service_ref),
         visible_to=visible_to,
         cache=cache,
     )
@@ -290,6 +291,16 @@ def _template_takes(world: World, ref: Ref) -> tuple[str, ...] | None:
     model = world.get(CONTROL, Model, named) if named else None
     version = model.version(revision.spec.model_version) if model and revision else None
     return version.template_takes if version else None
+
+
+def _price(world: World, ref: Ref) -> traffic.Price | None:
+    """Return what its tokens cost; None: nothing."""
+    service = world.get(CONTROL, Service, ref)
+    price = service.spec.price if service else None
+    if price is None:
+        return None
+    cached = price.input if price.cached is None else price.cached
+    return traffic.Price(price.input, cached, price.output)
 
 
 def _hold_s(world: World, ref: Ref) -> float:

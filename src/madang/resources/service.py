@@ -84,6 +84,19 @@ class Variant(Frozen):
     """What one replica of it does, as measured or declared, in the unit of the service's own."""
 
 
+PerMillion = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
+"""Won for a million tokens."""
+
+
+class TokenPrice(Frozen):
+    """What whoever asks pays for tokens, in won per million."""
+
+    input: PerMillion
+    cached: PerMillion | None = None
+    """For those of the input that the engine had kept; None: as for the others."""
+    output: PerMillion
+
+
 class ServiceSpec(Frozen):
     """What is served, with what, how often, and what it must pass first."""
 
@@ -105,6 +118,8 @@ class ServiceSpec(Frozen):
     """What one replica by `needs` does; variants are weighed against it. Any unit."""
     visible_to: tuple[Shown, ...] = Field(default=(), max_length=VISIBLE_TO_MAX)
     """Projects and organizations that may call it too, as `project/name`; `site`: all."""
+    price: TokenPrice | None = None
+    """What its tokens cost; None: nothing. It counts from the next request on."""
     variants: tuple[Variant, ...] = Field(default=(), max_length=VARIANTS_MAX)
     """Further ways to serve it: each replica takes the one that costs least for what it does."""
 

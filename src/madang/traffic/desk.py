@@ -234,6 +234,7 @@ class Desk:
         self._confirm(now)
 
     def _confirm(self, now: float) -> None:
+        """Look again at all that wait for a lease; whoever has waited too long is refused."""
         for exchange, (call, until) in tuple(self._unconfirmed.items()):
             refused = self._reserve(exchange, now)
             if refused and refused.code == UNCONFIRMED and now < until:

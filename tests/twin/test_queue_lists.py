@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from xml.etree import ElementTree
 
 import pytest
 
@@ -168,3 +169,40 @@ def test_a_drawing_puts_what_waits_less_to_the_left_and_what_is_better_lower(ask
     dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawing)
     assert float(dots[1][0]) < float(dots[0][0])
     assert float(dots[1][1]) > float(dots[0][1])
+
+
+def test_a_drawing_that_cannot_be_written_is_refused_before_the_replay(ask, tmp_path, monkeypatch):
+    def never(*_args: object) -> None:
+        raise AssertionError("it was replayed")
+
+    monkeypatch.setattr("madang.twin.waits.played", never)
+    for place in (tmp_path / "absent/x.svg", tmp_path):
+        assert ask(PLAIN, "--plot", str(place))[0] == 2
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "jobs.csv"]
+
+
+def test_what_was_drawn_before_stays_where_the_list_is_refused(ask, tmp_path):
+    file = tmp_path / "out.svg"
+    file.write_text("before")
+    assert ask("no,list\n", "--plot", str(file))[0] == 2
+    assert file.read_text() == "before"
+    assert ask("no,list\n", "--plot", str(tmp_path / "new.svg"))[0] == 2
+    assert not (tmp_path / "new.svg").exists()
+
+
+@pytest.mark.parametrize(("language", "head"), [("en", "waited at most"), ("ko", "작업의 비율")])
+def test_a_drawing_is_well_formed_and_has_its_headings_axes_and_policies_named(
+    ask, tmp_path, monkeypatch, language, head
+):
+    monkeypatch.setenv("MADANG_LANG", language)
+    file = tmp_path / "out.svg"
+    assert ask(PLAIN, "--policy", "madang,fifo", "--plot", str(file))[0] == 0
+    drawing = ElementTree.fromstring(file.read_text(encoding="utf-8"))
+    named = [each.text or "" for each in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert any(head in text for text in named)
+    for text, count in (("0 %", 1), ("100 %", 1), ("1 h", 1), ("madang", 2), ("fifo", 2)):
+        assert named.count(text) >= count, text
+    width, height = (float(each) for each in drawing.attrib["viewBox"].split()[2:])
+    for each in drawing.iter("{http://www.w3.org/2000/svg}text"):
+        assert 0 <= float(each.attrib["x"]) <= width
+        assert 0 <= float(each.attrib["y"]) <= height

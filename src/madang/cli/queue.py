@@ -61,7 +61,7 @@ def queue(
         Print one JSON object by policy, and nothing else.
     """
     from madang.twin.jobs import read_jobs
-    from madang.twin.plot import save
+    from madang.twin.plot import check_place, save
     from madang.twin.queue import Yard
     from madang.twin.trace import opened
     from madang.twin.waits import played, told, waits_h
@@ -76,6 +76,8 @@ def queue(
         gpus, _span_s("--checkpoint", asked.checkpoint), _span_s("--restart", asked.restart)
     )
     names = tuple(name.strip() for name in asked.policy.split(",") if name.strip())
+    if asked.plot:
+        check_place(asked.plot)
     with opened(jobs) as lines:
         listed = read_jobs(lines, jobs)
     answer: dict[str, Json] = {}

@@ -84,7 +84,7 @@ def placement(
     """
     from madang.twin.arrivals import seeds_of
     from madang.twin.placement import Question, Replay, report
-    from madang.twin.plot import draw, save
+    from madang.twin.plot import check_place, draw, save
     from madang.twin.policies import Ours
     from madang.twin.trace import opened, read_fleet, read_pods
 
@@ -100,6 +100,8 @@ def placement(
         asked.order,
         Ours(asked.moves, asked.watts),
     )
+    if plot:
+        check_place(plot)
     with opened(trace.nodes) as lines:
         fleet = read_fleet(lines, trace.nodes)
     with opened(trace.pods) as lines:

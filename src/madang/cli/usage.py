@@ -58,7 +58,8 @@ def _rows(item: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _row(project: str, use: Mapping[str, Any]) -> tuple[str, ...]:
-    share = "–" if use["used"] is None else f"{100 * use['used']:.1f} %"
+    is_known = use["used"] is not None and use["used_h"] + use["idle_h"] >= HOURS_MIN
+    share = f"{100 * use['used']:.1f} %" if is_known else "–"
     hours = (f"{use[name]:,.2f}" for name in ("held_h", "used_h", "idle_h"))
     return (project, use["accelerator"], *hours, share, _won(use["krw"]), _won(use["idle_krw"]))
 

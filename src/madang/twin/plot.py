@@ -65,6 +65,21 @@ def _mark(at: At, load: int, floor: int) -> str:
     return f'<text x="{x}" y="{float(y) + 18:.1f}" text-anchor="middle">{load} %</text>'
 
 
+def check_place(file: str) -> None:
+    """Refuse a place where nothing can be written, before a long replay; nothing is changed there.
+
+    Raises `Rejected`.
+    """
+    path = Path(file).expanduser()
+    try:
+        is_new = not path.exists()
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise Rejected("twin.unwritable", subject=file, cause=str(error)) from None
+
+
 def save(file: str, text: str) -> None:
     """Write a drawing into a file, over what was there."""
     try:

@@ -340,10 +340,16 @@ class Client:
         """Make an api key of the project; its secret is in the answer and nowhere else.
 
         More: `expires_s`, `where` (a place; "" is the whole site), `scopes` (rights), `user`,
-        `limits` (as a quota's `serving`).
+        `limits` (as a quota's `serving`), `models` (names that it may call).
         """
         body = {"name": name, "role": role, "project": self.project, **more}
         return cast("NewKey", self._json("POST", "key", body=body))
+
+    def rotate_key(self, name: str, overlap_s: float = 0.0) -> NewKey:
+        """Give a key another secret; so long the one before it opens as much."""
+        path, query = self._ref("key", name)
+        body = {"overlap_s": overlap_s}
+        return cast("NewKey", self._json("POST", f"{path}/rotate", query, body=body))
 
     def backup(self) -> Iterator[bytes]:
         """Yield a backup of the whole home piece by piece; for operators of the site."""

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from madang.control import intake
+from madang.control import keys
 
 from .conftest import Yard
 
@@ -83,7 +83,7 @@ async def test_the_line_reaches_over_a_key_that_is_gone(yard: Yard, line: dict[s
 async def test_keys_that_follow_one_another_for_ever_do_not_make_the_line_longer(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "MAKERS_MAX", 3)
+    monkeypatch.setattr(keys, "MAKERS_MAX", 3)
     secret = await make(yard, "k0")
     for number in range(1, 6):  # each makes the next, and is revoked
         secret = await make(yard, f"k{number}", secret)

@@ -202,6 +202,7 @@ WRITES = {
 }  # fmt: skip
 
 
+NONE = frozenset({404})
 BY_NAME = ("job", "attempt", "grant", "service")
 """Kinds that have routes of their own."""
 
@@ -221,8 +222,7 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
         **{("GET", f"/api/v1/{name}"): everywhere for name in ("event", "declared")},
         ("POST", "/api/v1/backup"): [Ask("POST", path, R.OPERATE, site=True)],
         ("POST", "/api/v1/backup/outcome"): [
-            Ask("POST", path, R.OPERATE, site=True, body={"what": "drill-failed"})
-        ],
+            Ask("POST", path, R.OPERATE, site=True, body={"what": "drill-failed"})],
         **{("POST", f"/api/v1/{name}"): [Ask("POST", path, R.WRITE, LAB, body={**body, **in_lab})]
            for name, body in WRITES.items()},
         ("POST", "/api/v1/apply"): list(applies(path)),
@@ -236,23 +236,25 @@ def asks(town: Town, route: APIRoute, method: str) -> Iterator[Ask]:
             Ask("POST", path, R.KEYS, LAB,
                 body={"name": f"k{next(town.serial)}", "role": "viewer", **in_lab})
         ],
+        ("POST", "/api/v1/key/{name:path}/rotate"): [
+            Ask("POST", "/api/v1/key/none/rotate", R.KEYS, LAB, params=in_lab, body={}, ok=NONE)
+        ],
         ("DELETE", "/api/v1/key/{name:path}"): [
-            Ask("DELETE", "/api/v1/key/none", R.KEYS, LAB, params={**in_lab, "made": made},
-                ok=frozenset({404})) for made in ("false", "true")
+            Ask("DELETE", "/api/v1/key/none", R.KEYS, LAB, params={**in_lab, "made": made}, ok=NONE)
+            for made in ("false", "true")
         ],
         ("GET", "/api/v1/process/{name}/logs"): [
-            Ask("GET", "/api/v1/process/none/logs", R.OPERATE, site=True, ok=frozenset({404}))
+            Ask("GET", "/api/v1/process/none/logs", R.OPERATE, site=True, ok=NONE)
         ],
     }  # fmt: skip
     if (method, path) in plain:
         yield from plain[method, path]
     elif path.startswith(("/api/v1/node/", "/api/v1/accelerator/", "/api/v1/round/")):
         body = {"what": "close"} if "round" in path else {"drain": True}
-        path = path.format(name="none")
-        yield Ask("POST", path, R.OPERATE, site=True, body=body, ok=frozenset({404}))
+        yield Ask("POST", path.format(name="none"), R.OPERATE, site=True, body=body, ok=NONE)
     elif path.startswith(tuple(f"/api/v1/{kind}/" for kind in BY_NAME)):
         path, body = path.format(name="none"), {"what": "appeal"}
-        yield Ask(method, path, R.READ, LAB, body=body, params=in_lab, ok=frozenset({404}))
+        yield Ask(method, path, R.READ, LAB, body=body, params=in_lab, ok=NONE)
     else:
         yield from of_kinds(town, path, method)
 

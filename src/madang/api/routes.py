@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -34,6 +34,7 @@ from madang.control.intake import Applied, Revoked
 from madang.control.keys import Wanted
 from madang.control.once import Answer, Ask, written
 from madang.control.report import report
+from madang.control.rotating import OVERLAP_S_MAX, rotating, rotation_of
 from madang.control.steering import emptied, released
 from madang.errors import MadangError, NotFound
 from madang.planning.explain import Explanation, explain
@@ -45,6 +46,7 @@ from madang.resources.replica import Replica
 from madang.resources.resource import AnyResource, Frozen, Name, Place, Ref
 from madang.resources.rights import CONTROL, Grant, Principal, Right, Role
 from madang.resources.serving import UNBOUND, Serving
+from madang.resources.tenancy import KEY_MODELS_MAX, ModelName
 from madang.twin.forward import expected
 from madang.twin.record import Record
 
@@ -85,6 +87,14 @@ class NewKey(Frozen):
     user: Place = ""
     expires_s: float | None = Field(default=None, gt=0, le=10**9, strict=True)
     limits: Serving = UNBOUND
+    models: Annotated[list[ModelName], Field(max_length=KEY_MODELS_MAX)] = []
+
+
+class Rotate(Frozen):
+    """What `madang key rotate` sends."""
+
+    overlap_s: float = Field(default=0.0, ge=0, le=OVERLAP_S_MAX, strict=True)
+    """For so long the secret before this one opens as much."""
 
 
 class Drain(Frozen):
@@ -284,8 +294,9 @@ async def create_key(who: Caller, desk: AtDesk, asked: NewKey, ask: Asking) -> R
     """Make an api key. Its secret is in this answer and nowhere else."""
     ref = Ref(asked.project or who.project or PROJECT, asked.name)
     wanted = Wanted(
-        ref, _granted(who, ref, asked), asked.user, asked.expires_s, limits=asked.limits
-    )
+        ref, _granted(who, ref, asked), asked.user, asked.expires_s, limits=asked.limits,
+        models=tuple(asked.models),
+    )  # fmt: skip
     secret_of = desk.once.secret_of(ask)
 
     async def act() -> AnyResource:
@@ -294,6 +305,24 @@ async def create_key(who: Caller, desk: AtDesk, asked: NewKey, ask: Asking) -> R
     answer = await desk.once.answer(who, ask, act, lambda key: {"key": "", "resource": key.shown()})
     body = json.loads(answer.content)
     body["key"] = secret_of(body["resource"]["uid"])
+    return answered(Answer(written(body), answer.again))
+
+
+@router.post("/key/{name:path}/rotate")
+async def rotate_key(
+    who: Caller, desk: AtDesk, name: str, asked: Rotate, ask: Asking, project: Project = None
+) -> Response:
+    """Give a key another secret, told here and nowhere else; the one before it opens on a while."""
+    ref, secret_of = ref_of(who, "key", name, project), desk.once.secret_of(ask)
+
+    async def act() -> Sequence[AnyResource]:
+        deed = rotating(who, ref, desk.keys, asked.overlap_s, secret_of)
+        return await desk.intake.act(who, "key", ref, deed)
+
+    answer = await desk.once.answer(who, ask, act, lambda k: {"key": "", "resource": k[0].shown()})
+    body = json.loads(answer.content)
+    made = body["resource"]
+    body["key"] = secret_of(rotation_of(made["uid"], made["generation"]))
     return answered(Answer(written(body), answer.again))
 
 

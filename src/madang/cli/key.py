@@ -34,6 +34,8 @@ class Wanted:
     """Its owner, as organization/name: it is worth no more than that user may at the moment."""
     limit: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
     """Its own limits, as rpm=60,tpm=20000,concurrent=4,tpd=1000000,krw=50000 [default: none]."""
+    model: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+    """A model that it may call, as NAME or ORG/PROJECT/NAME; several times [default: all]."""
     expires: Annotated[str, Parameter(show_default=False)] = ""
     """How long it is good for, as 30d or 12h [default: until it is revoked]."""
 
@@ -42,6 +44,8 @@ class Wanted:
         more: dict[str, Any] = {"scopes": list(self.scope), "user": self.user}
         if self.where:
             more["where"] = "" if self.where == "site" else self.where
+        if self.model:
+            more["models"] = list(self.model)
         if self.limit:
             more["limits"] = _limits(",".join(self.limit))
         if self.expires:
@@ -105,6 +109,30 @@ def _seconds(written: str) -> float:
 def ls(*, options: Options = DEFAULTS) -> None:
     """List the keys of the project; never their secrets."""
     get("key", options=options)
+
+
+@key.command
+def rotate(
+    name: str, /, *, overlap: Annotated[str, Parameter(show_default=False)] = "",
+    options: Options = DEFAULTS,
+) -> None:  # fmt: skip
+    """Give a key another secret and show it, this once; all else of it stays.
+
+    Parameters
+    ----------
+    name
+        As it is called in the project.
+    overlap
+        For how long the secret before this one still opens, as 1h [default: not at all].
+    """
+    seconds = _seconds(overlap) if overlap else 0.0
+    with options.client() as client, naming(client, "key", name):
+        made = client.rotate_key(name, seconds)
+    if options.json:
+        show_json(made)
+        return
+    tell("key.rotated-for" if overlap else "key.rotated-now", name=name, overlap=overlap)
+    say(made["key"])
 
 
 @key.command

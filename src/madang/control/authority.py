@@ -86,6 +86,17 @@ def allow_limits(wanted: Serving, own: Serving, subject: str) -> Serving:
     return limits
 
 
+def allow_models(wanted: tuple[str, ...], own: tuple[str, ...], subject: str) -> tuple[str, ...]:
+    """Return the models of a key to be made: nobody makes one that calls what theirs may not.
+
+    None named are those of their own.
+    """
+    if own and (beyond := sorted(set(wanted) - set(own))):
+        models = ", ".join(beyond)
+        raise Forbidden("key.models-above-own", subject, models=models, own=", ".join(own))
+    return wanted or own
+
+
 def allow_change(who: Principal, before: AnyResource | None, after: AnyResource | None) -> None:
     """Return if the caller may turn one into the other, as far as it hands out rights.
 

@@ -205,22 +205,25 @@ def _keys(world: World, token: Token) -> Iterator[tuple[str, traffic.Key]]:
         owned = key.spec.user
         owner = world.get(CONTROL, User, owner_ref(owned)) if owned else None
         who = principal_of(key, owner)
-        if who is not None:
-            yield (
-                key.spec.digest,
-                traffic.Key(
-                    name=key.name,
-                    project=key.spec.home,
-                    uid=key.uid,
-                    where=who.where,
-                    role=who.role,
-                    may_infer=Right.INFER in who.rights,
-                    expires_at=key.spec.expires_at,
-                    weight=min(WEIGHT_MAX, max(1 / WEIGHT_MAX, weigh.get(key.spec.home, 1.0))),
-                    limits=_allowance(key.spec.limits),
-                    salt=token(f"{SALT}/{key.spec.home}", 0),
-                ),
-            )
+        if who is None:
+            continue
+        known = traffic.Key(
+            name=key.name,
+            project=key.spec.home,
+            uid=key.uid,
+            where=who.where,
+            role=who.role,
+            may_infer=Right.INFER in who.rights,
+            expires_at=key.spec.expires_at,
+            weight=min(WEIGHT_MAX, max(1 / WEIGHT_MAX, weigh.get(key.spec.home, 1.0))),
+            limits=_allowance(key.spec.limits),
+            models=frozenset(key.spec.models),
+            salt=token(f"{SALT}/{key.spec.home}", 0),
+        )
+        if key.spec.former:
+            until = min(key.spec.former_until, known.expires_at or key.spec.former_until)
+            yield key.spec.former, structs.replace(known, expires_at=until)
+        yield key.spec.digest, known  # the last one tells what the key is by now
 
 
 def _endpoint(

@@ -17,7 +17,6 @@ from madang.control.authority import (
     allow_change,
     allow_grant,
     allow_lifetime,
-    allow_limits,
     allow_owner,
     allow_write,
 )
@@ -63,8 +62,6 @@ ATTEMPTS_MAX = 8
 """How often a person's write is tried against a world that keeps changing."""
 DELETABLE = frozenset({*WRITABLE, "key", "build", "secret"})
 """Kinds that people may take away; all else follows from these."""
-MAKERS_MAX = 32
-"""Keys alive in one line, each made by the one before."""
 IMPORTS_MAX = 2
 """Models read at the same time."""
 
@@ -363,10 +360,7 @@ class Intake:
         self._need(Project, Ref(ref.project, ref.project.partition("/")[2]), subject, ())
         if self.world.get(who, Key, ref):
             raise Conflict("resource.exists", subject)
-        limits = allow_limits(wanted.limits, self._keys.limits(who), subject)
-        wanted = replace(wanted, makers=self._keys.makers(who), limits=limits)
-        if len(wanted.makers) > MAKERS_MAX:
-            raise Rejected("key.line-too-long", subject, limit=MAKERS_MAX)
+        wanted = self._keys.narrowed(who, wanted, subject)
         uid = f"key-{self.random.token(8)}"
         key = make_key(wanted, uid, secret_of(uid), self.world.clock.now())
         event = self._told(who, key, "key.created")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from madang.control.authority import allow_limits, allow_models
 from madang.control.world import World
+from madang.errors import Rejected
 from madang.ports import Random
 from madang.resources.resource import Ref
 from madang.resources.rights import CONTROL, Grant, Principal
@@ -14,6 +16,8 @@ from madang.resources.serving import UNBOUND, Serving
 from madang.resources.tenancy import Empty, Key, KeySpec, User, principal_of
 
 KEY_BYTES = 32
+MAKERS_MAX = 32
+"""How long a line of keys that made each other may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class Wanted:
     expires_s: float | None = None
     makers: tuple[str, ...] = ()
     limits: Serving = UNBOUND
+    models: tuple[str, ...] = ()
+    """The models that it may call, as it names them; none: all that it sees."""
 
 
 def new_secret(random: Random) -> str:
@@ -55,6 +61,7 @@ def make_key(wanted: Wanted, uid: str, secret: str, now: float) -> Key:
         expires_at=None if wanted.expires_s is None else now + wanted.expires_s,
         makers=wanted.makers,
         limits=wanted.limits,
+        models=wanted.models,
     )
     return Key(
         project=wanted.ref.project, name=wanted.ref.name, uid=uid, created_at=now, spec=spec,
@@ -84,7 +91,10 @@ class Keys:
     def find(self, secret: str) -> Principal | None:
         """Return who calls with this secret; None for a key that is unknown, revoked or expired."""
         self._index()
-        key = self._by_digest.get(digest(secret))
+        known = digest(secret)
+        key = self._by_digest.get(known)
+        if key and known != key.spec.digest and self.world.clock.now() >= key.spec.former_until:
+            return None
         return self.principal(key) if key else None
 
     def honours(self, who: Principal) -> bool:
@@ -101,16 +111,31 @@ class Keys:
             return ()
         return (*(uid for uid in key.spec.makers if uid in self._by_uid), key.uid)
 
-    def limits(self, who: Principal) -> Serving:
-        """Return the limits of the key that somebody calls with."""
+    def narrowed(
+        self, who: Principal, wanted: Wanted, subject: str, found: Key | None = None
+    ) -> Wanted:
+        """Return a key as this caller may make it, or make `found` anew: no wider than their own.
+
+        It stands in the line of those that made it, so that it can be revoked with them.
+        """
         self._index()
-        key = self._by_uid.get(who.uid)
-        return key.spec.limits if key else UNBOUND
+        own = self._by_uid.get(who.uid)
+        before = found.spec.makers if found else ()
+        line = dict.fromkeys((*before, *self.makers(who)))
+        if found:
+            line.pop(found.uid, None)
+        if len(line) > MAKERS_MAX:
+            raise Rejected("key.line-too-long", subject, limit=MAKERS_MAX)
+        limits = allow_limits(wanted.limits, own.spec.limits if own else UNBOUND, subject)
+        models = allow_models(wanted.models, own.spec.models if own else (), subject)
+        return replace(wanted, makers=tuple(line), limits=limits, models=models)
 
     def _index(self) -> None:
         keys = self.world.list(CONTROL, "key")
         if keys is not self._source:
-            self._by_digest = {key.spec.digest: key for key in self.all()}
+            every = self.all()
+            self._by_digest = {key.spec.former: key for key in every if key.spec.former}
+            self._by_digest |= {key.spec.digest: key for key in every}
             self._by_uid = {key.uid: key for key in self.all()}
             self._source = keys
 

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from madang.errors import Unfit
 from madang.resources.idle import MonthUse
-from madang.resources.resource import Frozen, Place, ProjectName, Resource, Title
+from madang.resources.resource import (
+    Frozen,
+    Place,
+    ProjectName,
+    Resource,
+    Title,
+    canonical,
+    check_name,
+    check_place,
+)
 from madang.resources.rights import Grant, Principal, Right, Role, held
 from madang.resources.serving import UNBOUND, Serving
 
+KEY_MODELS_MAX = 100
 SITE = "site"
 """How people write the whole site where a place is wanted."""
+
+
+def _check_model_name(written: str) -> str:
+    *place, name = written.split("/")
+    if len(place) not in {0, 2}:
+        raise Unfit("value.model-name", written=written)
+    check_place("/".join(place))
+    check_name(name)
+    return written
+
+
+ModelName = Annotated[str, BeforeValidator(canonical), AfterValidator(_check_model_name)]
+"""A model as applications call it: its name, or organization/project/name."""
 
 
 class Empty(Frozen):
@@ -120,6 +144,12 @@ class KeySpec(Frozen):
     user: str = ""
     """`organization/name` of its owner; empty: it belongs to its project."""
     expires_at: float | None = None
+    models: Annotated[tuple[ModelName, ...], Field(max_length=KEY_MODELS_MAX)] = ()
+    """The models that it may call: `bot` of its project, or `acme/lab/bot`; none: all it sees."""
+    former: str = ""
+    """The digest that it had before it was rotated;"""
+    former_until: float = 0.0
+    """so long, in Unix seconds, that one opens what it opens."""
     limits: Serving = UNBOUND
     """What may be asked of models with it, beside the limits of its project."""
     makers: tuple[str, ...] = ()
@@ -143,6 +173,7 @@ class Key(Resource[KeySpec, Empty]):
         """Return it as JSON, without even the digest of its secret."""
         body = super().shown()
         body["spec"].pop("digest")
+        body["spec"].pop("former", None)
         return body
 
 

@@ -118,17 +118,26 @@ class Key(Struct, frozen=True):
     """Of its project's turns, above 0: with 2 it gets twice the tokens of one with 1."""
     limits: Allowance | None = None
     """Its own, beside those of its project and organization."""
+    models: frozenset[str] = frozenset()
+    """Those that it may call, by name or full name; none: all that it sees."""
     salt: str = ""
     """Tells its project from others where an engine keeps caches apart; made with a secret."""
 
     def calls(self, endpoint: Endpoint) -> bool:
         """Tell whether an endpoint exists for it: where it holds, or shown to its project."""
+        if self.models and not self._names(endpoint):
+            return False
         if self.sees(endpoint.project):
             return True
         organization = self.project.partition("/")[0]
         if not self.sees(self.project):
             return False
         return not endpoint.visible_to.isdisjoint((self.project, organization, SITE))
+
+    def _names(self, endpoint: Endpoint) -> bool:
+        """Tell whether an endpoint is among the models that it is narrowed to."""
+        is_own = endpoint.project == self.project and endpoint.name in self.models
+        return is_own or f"{endpoint.project}/{endpoint.name}" in self.models
 
     def sees(self, project: str) -> bool:
         """Tell whether endpoints of that project exist for it."""

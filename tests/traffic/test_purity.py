@@ -11,7 +11,7 @@ import madang.traffic
 
 ALLOWED = {
     "__future__", "collections", "difflib", "functools", "hashlib", "heapq", "itertools", "math",
-    "msgspec", "re", "typing", "unicodedata", "xxhash",
+    "msgspec", "operator", "re", "typing", "unicodedata", "xxhash",
 }  # fmt: skip
 ROOM = Path(madang.traffic.__file__).parent
 

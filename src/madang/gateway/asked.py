@@ -1,8 +1,8 @@
 """One request as its bytes said it, and what is refused of a head before anybody looks at it.
 
 llhttp, strict, refuses most of what could be read in two ways; what it lets pass is refused here:
-transfer encodings other than one `chunked`, any in HTTP/1.0, other versions, and every upgrade,
-whose body llhttp would leave to be read as the next request.
+transfer encodings other than one `chunked`, any in HTTP/1.0, other versions, no Host or two, and
+every upgrade, whose body llhttp would leave to be read as the next request.
 """
 
 from __future__ import annotations
@@ -75,9 +75,16 @@ def framing(asked: Asked, version: str, upgrades: bool) -> Refusal | None:
         return _ambiguous("gateway.no-upgrade")
     if version not in {"1.1", "1.0"}:
         return Refusal(505, "http_version", "gateway.http-version", close=True)
-    codings = [value for name, value in asked.headers if name == b"transfer-encoding"]
-    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or asked.is_old):
-        return _ambiguous("gateway.transfer-encoding")
+    hosts = codings = 0
+    for name, value in asked.headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            codings += 1
+            if codings > 1 or asked.is_old or value.lower() != b"chunked":
+                return _ambiguous("gateway.transfer-encoding")
+    if hosts != 1:
+        return misdirected("host")
     return None if asked.path else _address(asked)
 
 

@@ -188,8 +188,9 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         version = parser.get_http_version()
         method = parser.get_method().decode("latin-1")
-        keeps = parser.should_keep_alive()
-        asked = Asked(method, self._target, self._headers, version == "1.0", keeps)
+        is_old = version == "1.0"
+        keeps = not is_old and parser.should_keep_alive()
+        asked = Asked(method, self._target, self._headers, is_old, keeps)
         self._target, self._headers, self._begun = b"", [], False
         asked.trouble = framing(asked, version, parser.should_upgrade())
         if asked.trouble is None:

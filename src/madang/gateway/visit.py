@@ -354,7 +354,7 @@ class Visit:
 
     @property
     def _closes(self) -> bool:
-        return self.asked.is_old or not self.asked.keeps_alive or self._connection.stopping
+        return not self.asked.keeps_alive or self._connection.stopping
 
     def _tell(self, answer: bytes | Refusal) -> None:
         """Answer a question that no engine is asked."""

@@ -307,27 +307,35 @@ def headers(line: tuple[Account, ...], now: float) -> Headers:
     """Return the `x-ratelimit-*` headers of an answer: of the account that has least left."""
     second = int(now)
     requests = tokens = None
+    fewest: float = inf
+    least: float = inf
     for account in line:
         if second > account.second:
             account.roll(second)
-        left = account.requests_max - account.requests
-        if account.requests_max != inf and (requests is None or left < requests[0]):
-            requests = left, account.requests_max, account.empty_in(account.requests_at, now)
-        left = account.tokens_max - account.tokens
-        if account.tokens_max != inf and (tokens is None or left < tokens[0]):
-            tokens = left, account.tokens_max, account.empty_in(account.tokens_at, now)
+        if (left := account.requests_max - account.requests) < fewest:
+            requests, fewest = account, left
+        if (left := account.tokens_max - account.tokens) < least:
+            tokens, least = account, left
     found: Headers = []
-    for name, state in ((b"requests", requests), (b"tokens", tokens)):
-        if state is not None:
-            left, most, empty_s = state
-            found.append((b"x-ratelimit-limit-" + name, b"%d" % most))
-            found.append((b"x-ratelimit-remaining-" + name, b"%d" % max(0, left)))
-            found.append((b"x-ratelimit-reset-" + name, b"%ds" % empty_s))
+    if requests is not None:
+        empty_s = requests.empty_in(requests.requests_at, now)
+        found += _told(b"requests", requests.requests_max, fewest, empty_s)
+    if tokens is not None:
+        empty_s = tokens.empty_in(tokens.tokens_at, now)
+        found += _told(b"tokens", tokens.tokens_max, least, empty_s)
     return found
 
 
 def _nobody() -> None:
     """Tell nobody."""
+
+
+def _told(name: bytes, most: float, left: float, empty_s: int) -> Headers:
+    return [
+        (b"x-ratelimit-limit-" + name, b"%d" % most),
+        (b"x-ratelimit-remaining-" + name, b"%d" % max(0, left)),
+        (b"x-ratelimit-reset-" + name, b"%ds" % empty_s),
+    ]
 
 
 def _most(limit: int | None) -> float:

@@ -74,6 +74,8 @@ class Exchange:
     ) -> None:  # fmt: skip
         """`begun` is told when its prompt was read: its replica may be sent another."""
         self._admitted, self._begun = admitted, begun
+        self.place: Place = (admitted.endpoint.project, admitted.endpoint.name)
+        """The endpoint that is asked."""
         self._request = admitted.request
         self._prompt = admitted.prompt or Prompt()
         self._router = router
@@ -83,6 +85,8 @@ class Exchange:
         self._blamed = False
         self._target: Target | None = None
         self._replica = ""
+        self._names: list[tuple[bytes, bytes]] = []
+        """How the replica may call itself in an answer, and what is said instead."""
         self._engine_status = 0
         self._first_byte_s: float | None = None
         self._events = EventStream(self._request.wants_usage, limits.event_bytes_max)
@@ -115,11 +119,6 @@ class Exchange:
     def project(self) -> str:
         """Whose endpoint is asked."""
         return self._admitted.endpoint.project
-
-    @property
-    def place(self) -> Place:
-        """The endpoint that is asked."""
-        return self._admitted.endpoint.project, self._admitted.endpoint.name
 
     @property
     def request(self) -> Request:
@@ -196,6 +195,7 @@ class Exchange:
     def move(self, endpoint: Endpoint) -> None:
         """Follow the endpoint to where it is now; only while no replica is chosen."""
         self._admitted = structs.replace(self._admitted, endpoint=endpoint)
+        self.place = endpoint.project, endpoint.name
 
     def turn(self, now: float) -> Target | Refusal | None:
         """Do as `choose` does, for a request that has waited: not if that was too long."""
@@ -234,6 +234,10 @@ class Exchange:
     def upstream(self, target: Target) -> tuple[str, bytes]:
         """Return the address and body to send to a replica; from now on it counts as asked."""
         self._replica = target.uid
+        self._names = [
+            (f'"model":{space}"{target.uid}"'.encode(), f'"model":{space}"{self.model}"'.encode())
+            for space in ("", " ")
+        ]
         kind, endpoint = self._request.kind, self._admitted.endpoint
         more = apart(kind, endpoint, self._admitted.key) if endpoint.cache else b""
         return target.url + ENGINE_PATHS[kind], self._request.encode(target.uid, more)
@@ -393,9 +397,9 @@ class Exchange:
 
         A quote inside a JSON string is escaped, so this never touches what a model wrote.
         """
-        for space in ("", " "):
-            said = f'"model":{space}"{self._replica}"'.encode()
-            data = data.replace(said, f'"model":{space}"{self._request.model}"'.encode())
+        for theirs, ours in self._names:
+            if theirs in data:
+                data = data.replace(theirs, ours)
         return data
 
     def silent(self, now: float) -> Refusal | None:

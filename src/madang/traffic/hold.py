@@ -154,7 +154,7 @@ class Hold:
         """Call all whose turn has come, or whose time is up; everywhere, or at these places."""
         for place in tuple(self._lines) if places is None else places:
             line = self._lines.get(place)
-            if line is None:
+            if line is None or not line.calls:
                 continue
             self._expire(line, now)
             while (front := self._next(line)) and (choice := front.turn(now)):
@@ -191,7 +191,10 @@ class Hold:
                 self._call(exchange, late)
 
     def _line(self, place: Place) -> _Line:
-        return self._lines.setdefault(place, _Line())
+        line = self._lines.get(place)
+        if line is None:
+            line = self._lines[place] = _Line()
+        return line
 
     def _claim(self, exchange: Exchange, line: _Line) -> Claim:
         written = min(line.output_tokens, exchange.output_tokens_max)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from math import inf
+from operator import attrgetter
 from typing import Any, Literal
 
 from msgspec import DecodeError, Struct, ValidationError, json, to_builtins
@@ -45,6 +46,8 @@ _NESTED = {
 }
 _ENCODER = json.Encoder()
 _DROPPED = schema.Ignored.__struct_fields__
+_ignored = attrgetter(*_DROPPED)
+_UNSAID = (None,) * len(_DROPPED)
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
@@ -117,8 +120,9 @@ def read(kind: Kind, data: bytes) -> Request | Refusal:
         again, body = told(body), as_chat(body)
         if isinstance(body, Refusal):
             return body
-    for name in _DROPPED:
-        setattr(body, name, None)
+    if _ignored(body) != _UNSAID:
+        for name in _DROPPED:
+            setattr(body, name, None)
     stream, wants_usage = _prepare(body)
     wants_usage |= again is not None
     return Request(kind, body.model, stream, wants_usage, len(data), body, is_batch, again)
@@ -141,8 +145,8 @@ def _check(body: schema.Body | Asked, data: bytes) -> Refusal | None:
         return invalid("gateway.nul", path)
     if isinstance(body, schema.Embedding):
         return _check_inputs(body.input, "input")
-    if not isinstance(body, Asked):
-        stops = [body.stop] if isinstance(body.stop, str) else body.stop or ()
+    if not isinstance(body, Asked) and body.stop is not None:
+        stops = [body.stop] if isinstance(body.stop, str) else body.stop
         if any(len(stop.encode()) > schema.STOP_BYTES_MAX for stop in stops):
             return invalid("gateway.stop-too-long", "stop", limit=schema.STOP_BYTES_MAX)
     if isinstance(body, schema.Completion):

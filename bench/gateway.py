@@ -30,7 +30,7 @@ from madang.traffic.table import Allowance, Endpoint, Key, Price, RouteTable, Ta
 from rows import Row, write
 
 HERE = Path(__file__).parent
-PEERS = HERE.parent / ".venv-peers"
+PEERS = HERE.parent / ".venv" / "peers"
 KEY = "sk-bench"
 PATH = "/v1/chat/completions"
 AT_ONCE = (1, 16, 64)

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from madang.planning.action import assume
 from madang.planning.memo import Memo
 from madang.planning.plan import plan
+from madang.planning.snapshot import Demand
 from madang.resources.place import Pool, PoolSpec, PoolStatus
 from madang.resources.replica import HOLDING
 from madang.resources.resource import Ref
@@ -21,6 +22,7 @@ from madang.testing.paper import Paper
 pytestmark = pytest.mark.timeout(600)
 """A quarter of a minute of processor time; on a busy machine that is long."""
 
+SCALES = st.one_of(st.integers(0, 4), st.sampled_from(["0..3", "1..4"]))
 NAMES = st.sampled_from(["a", "b", "c"])
 POOL = Pool(name="default", uid="pool", spec=PoolSpec(site="s"), status=PoolStatus())
 
@@ -43,9 +45,9 @@ class World(RuleBasedStateMachine):
         self.made = 0
         self.works: set[str] = set()
 
-    @rule(name=NAMES, scale=st.integers(0, 4), kind=st.sampled_from(["", "cpu", "nvidia"]),
+    @rule(name=NAMES, scale=SCALES, kind=st.sampled_from(["", "cpu", "nvidia"]),
           weights=st.sampled_from(["tiny", "big", "none"]))  # fmt: skip
-    def apply(self, name: str, scale: int, kind: str, weights: str) -> None:
+    def apply(self, name: str, scale: int | str, kind: str, weights: str) -> None:
         wanted = service(name, scale=scale, model=weights, needs={"accelerator": kind})
         known = self.paper.snapshot.services.get(wanted.ref)
         if known is None:
@@ -54,6 +56,14 @@ class World(RuleBasedStateMachine):
         elif known.deleted_at is None and known.spec != wanted.spec:
             again = {"spec": wanted.spec, "generation": known.generation + 1}
             self.paper.put(known.model_copy(update=again))
+
+    @rule(name=NAMES, busy=st.integers(0, 40), waiting=st.integers(0, 9),
+          wait_s=st.sampled_from([0.0, 9.0]), known_s=st.sampled_from([0.0, 9999.0]))  # fmt: skip
+    def call(self, name: str, busy: int, waiting: int, wait_s: float, known_s: float) -> None:
+        told = Demand(busy, min(busy, waiting), wait_s, busy, known_s)
+        seen = self.paper.snapshot.seen
+        demand = {**seen.demand, Ref(PROJECT, name): told}
+        self.paper.snapshot = replace(self.paper.snapshot, seen=replace(seen, demand=demand))
 
     @rule(name=NAMES)
     def delete(self, name: str) -> None:

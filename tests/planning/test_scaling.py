@@ -116,10 +116,11 @@ SCALES = st.builds(
     [
         (Demand(busy=4, waiting=1, wait_s=WAITED_S, peak=4), 1, 2),
         (Demand(busy=4, waiting=1, wait_s=WAITED_S, peak=4), 0, 1),
+        (Demand(busy=4, waiting=1, wait_s=WAITED_S, peak=4), 2, 1),
         (Demand(busy=4, waiting=1, wait_s=WAITED_S - 0.1, peak=4), 1, 1),
         (Demand(busy=4, waiting=0, wait_s=WAITED_S, peak=4), 1, 1),
     ],
-    ids=["slow", "one is on its way", "not for long", "nobody waits"],
+    ids=["slow", "one is on its way", "more serve than are wanted", "not for long", "nobody waits"],
 )
 def test_a_long_wait_calls_for_one_more(demand: Demand, ready: int, after: int) -> None:
     assert aimed(Scale(max=3, inflight=4), 1, ready, demand, 0.0)[0] == after

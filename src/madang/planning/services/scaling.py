@@ -18,7 +18,7 @@ from madang.resources.scale import Scale
 from madang.resources.service import Service
 
 WAITED_S = 5.0
-"""Somebody who waits so long while all that are wanted serve calls for one more."""
+"""Somebody who waits so long while just those serve that are wanted calls for one more."""
 NONE = Demand()
 
 
@@ -54,7 +54,7 @@ def aimed(
     needed = scale.clamp(-(-demand.busy // scale.inflight))
     if needed > wanted:
         return needed, "service.grown"
-    is_short = demand.waiting and demand.wait_s >= WAITED_S and ready >= wanted
+    is_short = demand.waiting and demand.wait_s >= WAITED_S and ready == wanted
     if is_short and wanted < scale.max:
         return wanted + 1, "service.grown-slow"
     enough = scale.clamp(-(-demand.peak // scale.inflight))

@@ -22,6 +22,7 @@ twin = App(name="twin", help=word("help.twin"), help_format="plaintext")
 twin.command("madang.cli.record:record", name="record", help=word("help.twin-record"))
 twin.command("madang.cli.record:replay", name="replay", help=word("help.twin-replay"))
 twin.command("madang.cli.queue:queue", name="queue", help=word("help.twin-queue"))
+twin.command("madang.cli.routing:routing", name="routing", help=word("help.twin-routing"))
 twin.command("madang.cli.whatif:whatif", name="whatif", help=word("help.twin-whatif"))
 
 

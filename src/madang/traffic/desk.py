@@ -192,7 +192,8 @@ class Desk:
             request = shown
             line = readers(self._inspectors, key, endpoint, request)
         tells = request.stream or kind == "embeddings"
-        prompt = prompt_of(body, seed(endpoint, key, self._salt), tells)
+        lane = f"{endpoint.project}/{endpoint.name} {key.project}"
+        prompt = prompt_of(body, seed(endpoint, key, self._salt), tells, lane)
         admitted = Admitted(request_id, key, endpoint, request, prompt, line)
         return Exchange(admitted, self._router, self.limits, now, self._begun)
 
@@ -220,7 +221,7 @@ class Desk:
         """Choose the replica to ask, now that what it may use is reserved."""
         self._demands.come(exchange)
         is_first = not self._hold.has_line(exchange.place)
-        choice = exchange.choose(now) if is_first else None
+        choice = exchange.choose(now) if self._hold.leads(exchange) else None
         if isinstance(choice, Target):
             self._hold.pass_by(exchange, now)
         choice = choice or self._hold.enter(exchange, call, now)

@@ -40,6 +40,8 @@ class Fleet:
         """Of them, those whose prompt is not read yet."""
         self.unread: list[float] = []
         """Tokens of these."""
+        self.lanes: dict[str, float] = {}
+        """The same, by whose they are; only of who has any."""
         self.pace_s: list[float] = []
         """Seconds per token."""
         self.learnt: list[bool] = []
@@ -99,7 +101,7 @@ class Fleet:
         """Say anew how long a prompt would wait there."""
         requests, slots, unread = self.requests[spot], self._slots[spot], self.unread[spot]
         limits = self._limits
-        if requests >= slots * limits.slot_requests_max or unread >= limits.unread_tokens_max:
+        if requests >= slots * limits.slot_requests_max:
             self.wait_s[spot] = inf
             return
         wait_s = unread * self.pace_s[spot] + self._load_s[spot] + BUSY_S * requests / slots
@@ -149,6 +151,7 @@ class Fleet:
         if own:
             self.prompts[spot] += 1
             self.unread[spot] += own
+            self.lanes[prompt.lane] = self.lanes.get(prompt.lane, 0.0) + own
             if not prompt.tells:
                 self._number += 1
                 due_at = now + self.unread[spot] * self.pace_s[spot] + self._load_s[spot]
@@ -163,6 +166,11 @@ class Fleet:
         prompt.own, prompt.read_at = 0.0, now
         self.prompts[spot] -= 1
         self.unread[spot] = self.unread[spot] - own if self.prompts[spot] else 0.0
+        left = self.lanes[prompt.lane] - own
+        if left > LEAST_TOKENS / 2:
+            self.lanes[prompt.lane] = left
+        else:
+            del self.lanes[prompt.lane]
         took_s = now - prompt.sent_at
         if learn and took_s > 0:
             tokens = self._tokens[spot] * MEMORY + prompt.ahead + own

@@ -103,6 +103,11 @@ class Hold:
         line = self._lines.get(place)
         return line is not None and bool(line.calls)
 
+    def leads(self, exchange: Exchange) -> bool:
+        """Tell whether one who comes now is next: nobody waits, or nobody who had less."""
+        line = self._lines.get(exchange.place)
+        return line is None or not line.calls or line.share.leads(self._claim(exchange, line))
+
     def pass_by(self, exchange: Exchange, now: float) -> None:
         """Charge the project of one that had its turn at once, since nobody waits."""
         line = self._line(exchange.place)
@@ -157,15 +162,24 @@ class Hold:
             if line is None or not line.calls:
                 continue
             self._expire(line, now)
-            while (front := self._next(line)) and (choice := front.turn(now)):
+            while found := self._turn(line, now):
+                front, choice = found
                 if isinstance(choice, Target):
                     self._charged[front] = line.share.claim(front)
                     line.share.take(front, now)
                 self._call(front, choice)
 
-    def _next(self, line: _Line) -> Exchange | None:
-        """Return whose turn it is: a prompt that is cached may go a little before its turn."""
-        return line.share.next(self._limits.slack_tokens, lambda each: each.cached_tokens)
+    def _turn(self, line: _Line, now: float) -> tuple[Exchange, Target | Refusal] | None:
+        """Return whose turn it is, and what comes of it; None: nobody's.
+
+        A prompt that is cached may go a little before its turn.
+        """
+        slack = self._limits.slack_tokens
+        warm, first = line.share.next(slack, lambda each: each.cached_tokens), line.share.next()
+        for each in (warm, first) if warm is not first else (first,):
+            if each and (choice := each.turn(now)):
+                return each, choice
+        return None
 
     def review(self, judge: Callable[[Exchange], Endpoint | Refusal]) -> None:
         """Look at all again with a new table: who may wait on follows its endpoint."""

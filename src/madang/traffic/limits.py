@@ -13,9 +13,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     slot_requests_max: int = 2
     """Requests under way at a replica, for each of its slots: the next is there when one ends."""
     unread_tokens_max: float = 8192.0
-    """Tokens that a replica has to read; with so many it is sent nothing more, so that whose turn
+    """Tokens that replicas are to have to read, each on average; once they have, who has a quarter
 
-    it is is decided here, late, and not in an engine's queue.
+    of it there waits for a turn here, and not in the queue of an engine, where all would wait.
     """
     prefixes_max: int = 200_000
     """Beginnings of prompts that are remembered: about 20 MB."""

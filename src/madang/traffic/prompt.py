@@ -32,6 +32,8 @@ class Prompt(Struct):
     """Tokens of one block, by the same estimate."""
     tells: bool = False
     """The first byte of its answer tells that the prompt was read: a stream, or embeddings."""
+    lane: str = ""
+    """Whose it is, and for which endpoint."""
     spot: int = -1
     """Where it is now; -1: nowhere."""
     own: float = 0.0
@@ -56,7 +58,7 @@ def chain_of(data: bytes, salt: int) -> list[int]:
     return found
 
 
-def prompt_of(data: bytes, salt: int | None, tells: bool) -> Prompt:
+def prompt_of(data: bytes, salt: int | None, tells: bool, lane: str = "") -> Prompt:
     """Measure the body of a request; without a salt its beginning is kept nowhere."""
     chain = () if salt is None else chain_of(data, salt)
-    return Prompt(len(data) / BYTES_PER_TOKEN, chain, tells=tells)
+    return Prompt(len(data) / BYTES_PER_TOKEN, chain, tells=tells, lane=lane)

@@ -27,6 +27,8 @@ KEEN, KEENER = 0.35, 2.0
 
 at a replica; tried on the first 40 minutes of the conversation trace (`madang twin routing`).
 """
+PART = 0.25
+"""Of what replicas are to have to read, what one tenant may have there while others have some."""
 LOOKS = 8
 """How busy replicas are is looked at anew after an eighth as many requests as there are."""
 CREWS_MAX = 4096
@@ -109,7 +111,7 @@ class Router:
         chosen, matches = self._best(crew, some, prompt)
         if chosen < 0 or without or self._health or self._is_suspect(chosen, now):
             chosen, matches = self._around(crew, some, prompt, self._fit(targets, now, without))
-        if chosen < 0:
+        if chosen < 0 or self._has_its_part(crew, chosen, prompt):
             return None
         self._send(prompt, chosen, matches, now)
         target = crew.by_spot[chosen]
@@ -179,6 +181,17 @@ class Router:
         name = max(groups, key=lambda name: due[name])
         due[name] -= 1.0
         return groups[name]
+
+    def _has_its_part(self, crew: _Crew, spot: int, prompt: Prompt) -> bool:
+        """Tell whether a tenant may send no more where there is enough to read.
+
+        Who sends little is never kept from the replica that is best for it. A flood waits in the
+        gateway, where turns are given, and not in the queues of engines, where all would wait.
+        """
+        fleet, most = self._fleet, self._limits.unread_tokens_max
+        if fleet.unread[spot] < most:
+            return False
+        return fleet.lanes.get(prompt.lane, 0.0) >= most * len(crew.all.spots) * PART
 
     def _look(self, crew: _Crew) -> None:
         """Look anew at how busy all are, and what a token to be read costs others."""

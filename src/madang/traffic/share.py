@@ -171,6 +171,16 @@ class Share(Generic[T]):
             return self._front(entry[3], is_batch) if entry else None
         return self._warmest(is_batch, slack, cached)
 
+    def leads(self, claim: Claim) -> bool:
+        """Tell whether one who comes now would be next, or has had as little as whoever is."""
+        is_batch = self._is_batch_turn()
+        if self._urgent or (self._claims and claim.is_batch != is_batch):
+            return False
+        known, entry = self._tenants.get(claim.tenant), self._top(is_batch)
+        if entry is None or known is None:
+            return True
+        return not known.waits and known.counter <= entry[0]
+
     def take(self, item: T, now: float) -> None:
         """Let one go whose turn it is, and charge its tenant what it is likely to cost."""
         claim = self._claims[item]

@@ -79,7 +79,7 @@ def _job(row: Mapping[str, str], line: int, file: str, form: Sequence[str]) -> A
         raise Rejected("twin.long-row", file=file, line=line, columns=len(row) - 1)
     written = [row[column].strip() for column in form]
     came, runs, gpus, project = written
-    came_s, runs_s = _instant(came), _number(runs)
+    came_s, runs_s = instant_s(came), _number(runs)
     size = int(gpus) if gpus.isascii() and gpus.isdigit() and len(gpus) < 8 else -1
     good = (came_s is not None, runs_s is not None and runs_s >= 0, 0 <= size <= GANG_MAX,
             bool(project))  # fmt: skip
@@ -106,7 +106,7 @@ def _number(text: str) -> float | None:
     return value if isfinite(value) else None
 
 
-def _instant(text: str) -> float | None:
+def instant_s(text: str) -> float | None:
     """Return seconds, from seconds or from a date and time."""
     if (seconds := _number(text)) is None:
         try:

@@ -40,8 +40,9 @@ SECONDS = 4.0
 ROUNDS = 3
 WARM = 3000
 MANY = 1_000_000
-"""Requests after which memory is looked at once more."""
-READY_S = 60.0
+"""Requests after which memory is looked at once more; LiteLLM's after a hundredth of these."""
+SLOW = "LiteLLM"
+READY_S = 120.0
 SDK = {
     "User-Agent": "OpenAI/Python 2.0.0", "Accept": "application/json",
     "Accept-Encoding": "gzip, deflate", "X-Stainless-Lang": "python",
@@ -117,12 +118,14 @@ def engine(program: Path) -> Iterator[int]:
 
 
 def table(port: int) -> RouteTable:
-    """Everything on: limits of key, project and organization, and a price."""
+    """Limits of key, project and organization, and a price.
+
+    None by day or month: what those leave is lent by control, which there is none of here.
+    """
     target = Target("mock", 1, f"http://127.0.0.1:{port}", "t", slots=64)
     endpoint = Endpoint("lab/bench", "mock", "mock", (target,), 8192, price=Price(300, 30, 900))
     all_of_it = Allowance(
-        requests_per_minute=10**8, tokens_per_minute=10**12, concurrent=10**4,
-        tokens_per_day=10**14, krw_per_month=10**9,
+        requests_per_minute=10**8, tokens_per_minute=10**12, concurrent=10**4
     )  # fmt: skip
     key = Key("app", "lab/bench", "member", uid="k", may_infer=True, limits=all_of_it)
     limits = {"lab/bench": all_of_it, "lab": all_of_it}
@@ -168,6 +171,31 @@ def sglang(folder: Path, port: int) -> Iterator[Door | None]:
     with process:
         try:
             yield Door("sglang-router", own, process.pid) if answers(own) else None
+        finally:
+            process.kill()
+
+
+@contextmanager
+def litellm(folder: Path, port: int) -> Iterator[Door | None]:
+    """Run LiteLLM's proxy with one worker, one model and no database."""
+    python = Path(os.environ.get("MADANG_PEERS", PEERS)) / "bin" / "python"
+    if not python.exists():
+        yield None
+        return
+    own, config = free_port(), folder / "litellm.yaml"
+    config.write_text(
+        f"model_list: [{{model_name: mock, litellm_params: {{model: openai/mock, api_key: t,"
+        f" api_base: 'http://127.0.0.1:{port}/v1'}}}}]\n"
+        f"general_settings: {{master_key: {KEY}}}\n"
+    )
+    code = "from litellm import run_server; run_server()"
+    argv = [python, "-c", code, "--config", config, "--host", "127.0.0.1", "--port", str(own)]
+    env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    with (folder / "litellm.log").open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env=env, **pinned(0))
+    with process:
+        try:
+            yield Door("LiteLLM", own, process.pid) if answers(own) else None
         finally:
             process.kill()
 
@@ -270,8 +298,12 @@ def rows(doors: list[Door], direct: Door) -> list[Row]:
         row("a request, 64 at once", "c=64 us", us, doors),
         row("a piece of a stream, 64 streams", "chunk us", us, doors, 8, 5),
     ]
+    if slow := [door for door in doors if door.name == SLOW]:
+        times = round(slow[0].typical("c=16 us") / doors[0].typical("c=16 us"), 1)
+        name = "gateway: a request, 16 at once, LiteLLM's CPU to ours"
+        found.append(Row(name, times, "", 300.0, None, lower_is_better=False))
     compared = found[1]
-    if compared.ratio is not None:
+    if compared.ratio is not None and compared.peer != SLOW:
         name = "gateway: a request, 16 at once, to sglang-router"
         found.append(Row(name, compared.ratio, "", 1.0, 0.75))
     for door in doors:
@@ -308,8 +340,11 @@ def run(seconds: float = SECONDS, rounds: int = ROUNDS, many: int = MANY) -> lis
         folder = Path(name)
         mock, load = compiled(folder)
         bench = Bench(load, folder)
-        with engine(mock) as port, ours(folder, port) as own, sglang(folder, port) as peer:
-            doors = [own, *([peer] if peer else [])]
+        with (
+            engine(mock) as port, ours(folder, port) as own, sglang(folder, port) as peer,
+            litellm(folder, port) as slow,
+        ):  # fmt: skip
+            doors = [own, *(each for each in (peer, slow) if each)]
             direct = Door("direct", port)
             for _ in range(rounds):
                 for door in (direct, *doors):

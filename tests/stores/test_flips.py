@@ -35,7 +35,7 @@ def usage(number: int) -> Usage:
     return Usage(
         id=f"u{number}", at=number, key="k", project="org", endpoint=f"e{number % 3}", replica="r",
         prompt_tokens=number, cached_tokens=0, output_tokens=2, status=200, duration_s=0.5,
-        first_token_s=None, estimated=False,
+        first_token_s=None, estimated=False, key_uid=f"key-{number}", payer=f"org/p{number}",
     )  # fmt: skip
 
 
@@ -68,6 +68,7 @@ async def everything(store: SqliteStore) -> Any:
         await store.events(CONTROL),
         await store.audit(CONTROL),
         await store.record_usage(CONTROL, []),
+        await store.spent(CONTROL, 0, 197001),
         [await store.reply(CONTROL, f"r{number}") for number in range(40)],
     )
 
@@ -113,6 +114,7 @@ async def test_a_flipped_bit_is_named_or_changes_nothing_that_can_be_read(tmp_pa
         ("events", "name = 'other'"),
         ("usage", "replica = 's'"),
         ("usage_totals", "output_tokens = output_tokens + 1"),
+        ("spent", "used = used + 1"),
         ("replies", "answer = 'another'"),
         ("meta", "value = value + 1"),
     ],

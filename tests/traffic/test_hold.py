@@ -336,6 +336,28 @@ def test_who_says_that_slower_is_fine_waits_for_all_others(tier):
     assert served(*busy, *batch, *others)[-1] is batch[0]
 
 
+def warmed(desk, words):
+    """Let the flood's own beginning be known to be cached."""
+    for caller in several(desk, FLOOD, 1, words=words):
+        caller.ask()
+        answer(caller, 100)
+
+
+@pytest.mark.parametrize(
+    ("slack_s", "passed"), [(0.0, 1), (4.0, 5)], ids=["no slack", "a few seconds"]
+)
+def test_a_cached_prompt_goes_ahead_for_seconds_of_a_slow_replica_only(slack_s, passed):
+    desk = shared(A, held_per_slot=99, slack_tokens=1e9, slack_s=slack_s)
+    words = "same beginning " * 400
+    warmed(desk, words)
+    busy = several(desk, FLOOD, 1, words=words)
+    quiet = several(desk, QUIET, 1, words="other " * 900)
+    flood = several(desk, FLOOD, 60, words=words)
+    order = served(*busy, *quiet, *flood)
+    assert 1 <= order.index(quiet[0]) <= 30
+    assert order.index(quiet[0]) >= passed
+
+
 def test_what_was_really_used_decides_whose_turn_is_next():
     desk = shared(A)
     first = several(desk, FLOOD, 1)[0].ask()

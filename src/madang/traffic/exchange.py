@@ -180,6 +180,12 @@ class Exchange:
         """How much of its prompt some replica was sent before, and may still have."""
         return self._router.cached_tokens(self._admitted.endpoint.targets, self._prompt)
 
+    @property
+    def slack_tokens(self) -> float:
+        """How far from its turn one may be that goes first, since its prompt is cached."""
+        per_s = self._router.tokens_per_s(self._admitted.endpoint.targets)
+        return min(self._limits.slack_tokens, self._limits.slack_s * per_s)
+
     def hold(self, now: float) -> None:
         """Note that it waits for its turn from now on."""
         self._held_at, self.deadline = now, now + self._hold_s

@@ -174,8 +174,9 @@ class Hold:
 
         A prompt that is cached may go a little before its turn.
         """
-        slack = self._limits.slack_tokens
-        warm, first = line.share.next(slack, lambda each: each.cached_tokens), line.share.next()
+        first = line.share.next()
+        slack = first.slack_tokens if first else 0.0
+        warm = line.share.next(slack, lambda each: each.cached_tokens)
         for each in (warm, first) if warm is not first else (first,):
             if each and (choice := each.turn(now)):
                 return each, choice

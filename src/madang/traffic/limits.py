@@ -21,6 +21,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Beginnings of prompts that are remembered: about 20 MB."""
     slack_tokens: float = 200_000.0
     """So much of its share may be taken before by whom a prompt that is cached is waiting for."""
+    slack_s: float = 4.0
+    """And no more than its replicas read in so long: else nobody else would be served in time by
+    slow ones."""
     held_per_slot: int = 8
     """Requests that wait for an endpoint, for each slot of its replicas; one more is refused."""
     held_max: int = 512

@@ -157,6 +157,11 @@ class Router:
             prompt.block_tokens
         )
 
+    def tokens_per_s(self, targets: Sequence[Target]) -> float:
+        """Return how much of prompts these read in a second, all together, as learnt."""
+        spots = self._crew(targets).all.spots if targets else []
+        return len(spots) / self._fleet.mean_pace_s(spots) if spots else 0.0
+
     def may_wait(self, targets: Sequence[Target], now: float, without: str = "") -> bool:
         """Tell whether there is a target that does well, if only it had room."""
         return bool(self._fit(targets, now, without))

@@ -277,11 +277,30 @@ class ProjectUse(Use):
     goodput: float | None
 
 
+class TokenUse(TypedDict):
+    """What a project used of models and pays for: on a day, of a model or by a key."""
+
+    project: str
+    day: str
+    """As 2026-11-27, of Korea."""
+    model: str
+    key: str
+    key_uid: str
+    requests: int
+    estimated: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    krw: float
+
+
 class Usage(TypedDict):
-    """What projects had in one month."""
+    """What projects had in one month, and used of models."""
 
     month: str
     items: list[ProjectUse]
+    by: str
+    tokens: list[TokenUse]
 
 
 class Outcome(TypedDict):

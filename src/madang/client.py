@@ -182,10 +182,14 @@ class Client:
         """Return the whole of it: version, addresses, nodes, services, processes, usage."""
         return cast("Json", self._json("GET", "status"))
 
-    def usage(self, project: str = "", month: str = "") -> Usage:
-        """Return what a project, or each that is seen, had and used in a month: `2026-11`."""
-        query = {"project": project} if project else {}
-        found: Usage = self._json("GET", "usage", query | ({"month": month} if month else {}))
+    def usage(self, project: str = "", month: str = "", by: str = "") -> Usage:
+        """Return what a project, or each that is seen, had and used in a month: `2026-11`.
+
+        Tokens are told by `day`, `model` or `key`.
+        """
+        query = {"project": project, "month": month, "by": by}
+        given = {name: value for name, value in query.items() if value}
+        found: Usage = self._json("GET", "usage", given)
         return found
 
     def resume(self, kind: str, name: str) -> Resource:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from madang.planning.snapshot import EngineFacts
 from madang.resources.attempt import Attempt
+from madang.resources.bill import By, Span, Used
 from madang.resources.event import AuditRecord, Event
 from madang.resources.job import Checkpoint, Job
 from madang.resources.model import ModelVersion
@@ -155,10 +156,24 @@ class History(Protocol):
     async def reply(self, who: Principal, reply_id: str) -> Reply | None:
         """Return the reply that is kept under that id; only the caller can know the id."""
 
-    async def record_usage(self, who: Principal, records: Sequence[Usage]) -> Sequence[UsageTotal]:
-        """Keep usage records, skipping ids that are already kept.
+    async def record_usage(
+        self, who: Principal, records: Sequence[Usage], span: Span | None = None, keep_from: int = 0
+    ) -> Sequence[UsageTotal]:
+        """Keep usage records, skipping ids that are already kept, and a span that is.
 
-        Returns what has been used in all, these included, by project and endpoint.
+        Records of days before `keep_from` may go, a step at a time; sums stay. Returns what has
+        been used in all, these included, by project and endpoint.
+        """
+
+    async def usage_mark(self, who: Principal, segment: str) -> int:
+        """Return up to where a gateway's file of usage is kept; 0 for one that is not known."""
+
+    async def used(
+        self, who: Principal, days: range, project: str | None, by: By
+    ) -> Sequence[Used]:
+        """Return what the caller's projects, or one of them, used on these days, counted from 1970.
+
+        In order of project and line. Days of years ago are told under the first of their month.
         """
 
     async def lend(

@@ -46,6 +46,9 @@ BUDGETS = 0.01, 0.5
 JOBS_KEPT = 1000
 """Of each project, so many jobs that are over are kept, the newest; MADANG_JOBS_KEPT."""
 
+USAGE_DAYS = 100
+"""So many days each record of usage is kept, and then in its sums alone; MADANG_USAGE_DAYS."""
+
 JOBS_MAX = 10_000
 """So many jobs a project may have, whatever has become of them."""
 
@@ -357,6 +360,18 @@ def jobs_kept(environ: Mapping[str, str] = os.environ) -> int:
     given = environ.get("MADANG_JOBS_KEPT", "").strip() or str(JOBS_KEPT)
     if re.fullmatch(r"[0-9]{1,4}", given) is None:
         raise Rejected("setting.jobs-kept", jobs=given)
+    return int(given)
+
+
+def usage_days(environ: Mapping[str, str] = os.environ) -> int:
+    """Return for how many days records of usage are kept: MADANG_USAGE_DAYS, 2 to 700.
+
+    >>> usage_days({"MADANG_USAGE_DAYS": "31"}), usage_days({})
+    (31, 100)
+    """
+    given = environ.get("MADANG_USAGE_DAYS", "").strip() or str(USAGE_DAYS)
+    if re.fullmatch(r"[0-9]{1,3}", given) is None or not 2 <= int(given) <= 700:
+        raise Rejected("setting.usage-days", days=given)
     return int(given)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import httpx
+import msgspec
 
 from madang.resources.grant import Grant, GrantPhase
 from madang.resources.idle import IdleWatch, MonthUse
 from madang.resources.job import Job
 from madang.resources.resource import Ref
-from madang.resources.rights import CONTROL
+from madang.resources.rights import CONTROL, GATEWAY
 from madang.resources.service import Service
 from madang.resources.tenancy import Project
+from madang.traffic.table import Usage
 
 from .conftest import Yard
 
@@ -68,6 +70,37 @@ async def test_a_member_is_told_of_its_own_project_alone(yard: Yard) -> None:
         assert seen["project"] == "local/main"
         other = await me.get("/api/v1/usage", params={**month, "project": OTHER})
         assert other.status_code == 404
+
+
+async def test_tokens_are_told_to_who_pays_by_day_model_and_key(yard: Yard) -> None:
+    await yard.apply({"kind": "organization", "name": "acme"}, {"kind": "project", "name": OTHER})
+    at = 1_772_290_800.0  # 2026-03-01 00:00 in Seoul
+    record = Usage("r1", at, "app", "local/main", "hello", "u", 10, 4, 5, 200, 0.5,
+                   key_uid="k1", payer="local/main", model="tiny@1", krw=0.25)  # fmt: skip
+    replaced = msgspec.structs.replace
+    await yard.desk.world.record_usage(GATEWAY, [
+        record,
+        replaced(record, id="r2", at=at - 0.5),
+        replaced(record, id="r3", at=at + 86_400, estimated=True, model="big@2"),
+        replaced(record, id="r4", payer=OTHER, key="theirs", key_uid="k2"),
+    ])  # fmt: skip
+    told = await yard.get("usage", month="2026-03")
+    assert told["by"] == "model"
+    assert [(t["project"], t["model"], t["requests"]) for t in told["tokens"]] == [
+        (OTHER, "tiny@1", 1), ("local/main", "big@2", 1), ("local/main", "tiny@1", 1),
+    ]  # fmt: skip
+    days = (await yard.get("usage", month="2026-03", by="day", project="local/main"))["tokens"]
+    assert [(d["day"], d["estimated"], d["krw"]) for d in days] == [
+        ("2026-03-01", 0, 0.25), ("2026-03-02", 1, 0.25),
+    ]  # fmt: skip
+    made = await yard.post("key", {"name": "member", "role": "member", "project": "local/main"})
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    transport = yard.client._transport
+    async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers) as me:
+        seen = (await me.get("/api/v1/usage", params={"month": "2026-03", "by": "key"})).json()
+    assert [(t["key"], t["key_uid"], t["requests"]) for t in seen["tokens"]] == [("app", "k1", 2)]
+    assert "theirs" not in str(seen)
+    assert (await yard.get("usage", 400, by="hour"))["error"]["code"] == "api.value"
 
 
 async def test_status_names_what_stands_idle_to_who_may_see_it(yard: Yard) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import date, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -9,16 +11,20 @@ from fastapi import APIRouter, Query, Response
 from madang.api.desk import AtDesk, Caller, Desk, Project, Reader, ref_of
 from madang.api.once import Asking, once
 from madang.control.steering import resumed
+from madang.months import day_number, first_of, next_month
 from madang.planning.snapshot import Snapshot
 from madang.planning.use.idle import Owner, told_of, warning_of
 from madang.planning.use.metering import ProjectUse, used_by
 from madang.planning.use.unused import warning_of as unused_warning
+from madang.resources.bill import By, Used
 from madang.resources.month import month_of
 from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.rights import CONTROL, Principal, Right
 from madang.resources.tenancy import Project as ProjectKind
+from madang.traffic.price import MICRO
 
 router = APIRouter(prefix="/api/v1")
+EPOCH = date(1970, 1, 1)
 Month = Annotated[
     str, Query(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$", description="as 2026-11; now if none")
 ]
@@ -31,13 +37,64 @@ class UsageOf(Frozen):
     items: tuple[ProjectUse, ...]
 
 
+class TokenUse(Frozen):
+    """What a project used of models and pays for, on a day, of one model or by one key."""
+
+    project: str
+    day: str = ""
+    """As 2026-11-27, of Korea."""
+    model: str = ""
+    key: str = ""
+    key_uid: str = ""
+    requests: int
+    estimated: int
+    """Of these, so many whose tokens were counted as they passed."""
+    prompt_tokens: int
+    cached_tokens: int
+    """A part of the prompt's."""
+    output_tokens: int
+    krw: float
+    """Exact to a millionth."""
+
+
+class UsageAll(UsageOf):
+    """And what they used of models."""
+
+    by: By
+    tokens: tuple[TokenUse, ...]
+
+
 @router.get("/usage")
 async def usage(
-    who: Reader, desk: AtDesk, project: Project = None, month: Month | None = None
-) -> UsageOf:  # fmt: skip
-    """Return accelerator hours held, used and idle, and what they cost, by project and kind."""
+    who: Reader,
+    desk: AtDesk,
+    project: Project = None,
+    month: Month | None = None,
+    by: By = "model",
+) -> UsageAll:
+    """Return accelerator hours held, used and idle, and tokens used, and what they cost."""
     desk.intake.look(who, project)
-    return usage_of(who, desk, project, month)
+    had = usage_of(who, desk, project, month)
+    days = _days_of(int(had.month.replace("-", "")))
+    lines = await desk.world.store.used(who, days, project, by)
+    return UsageAll(
+        month=had.month, items=had.items, by=by, tokens=tuple(_told(each, by) for each in lines)
+    )
+
+
+def _days_of(number: int) -> range:
+    """Return the days of a month, as 202611, counted from 1970."""
+    year, month = divmod(number, 100)
+    return range(
+        *(day_number(first_of(*each)) for each in ((year, month), next_month(year, month)))
+    )
+
+
+def _told(used: Used, by: By) -> TokenUse:
+    body = asdict(used)
+    day, micro = body.pop("day"), body.pop("micro_krw")
+    told = (EPOCH + timedelta(days=day)).isoformat() if by == "day" else ""
+    return TokenUse(**body, day=told, krw=micro / MICRO)
 
 
 class Warned(Frozen):

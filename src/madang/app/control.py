@@ -30,6 +30,7 @@ from madang.settings import (
     jobs_kept,
     moves_per_100,
     names,
+    usage_days,
 )
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
 
     secret = secret_of(home)
     world.moves_per_100, world.jobs_kept = moves_per_100(), jobs_kept()
-    world.fairness_budget = fairness_budget()
+    world.usage_days, world.fairness_budget = usage_days(), fairness_budget()
     world.unenclosed, numbers = await asyncio.to_thread(unenclosed, home)
     world.encloses = not world.unenclosed
 

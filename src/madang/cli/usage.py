@@ -1,9 +1,11 @@
-"""`madang usage`: what projects had of accelerators in a month, and used, and what that cost."""
+"""`madang usage`: what projects had of accelerators and used of models, and what that cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from csv import writer
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,21 +20,74 @@ HEAD = (
 )  # fmt: skip
 
 
+TOKENS = (
+    "column.requests", "column.prompt-tokens", "column.cached-tokens", "column.output-tokens",
+    "column.krw",
+)  # fmt: skip
+COUNTS = ("requests", "estimated", "prompt_tokens", "cached_tokens", "output_tokens")
+By = Literal["day", "model", "key"]
+BY: Mapping[By, str] = {"day": "column.day", "model": "column.model", "key": "column.key"}
+
+
 def usage(
-    *, month: Annotated[str, Parameter(show_default=False)] = "", options: Options = DEFAULTS
+    *,
+    month: Annotated[str, Parameter(show_default=False)] = "",
+    by: By = "model",
+    csv: bool = False,
+    options: Options = DEFAULTS,
 ) -> None:
-    """Show accelerator hours held, used and idle, and what they cost, by project and kind.
+    """Show accelerator hours held, used and idle, and tokens used, and what they cost.
 
     Parameters
     ----------
     month
         As 2026-11, of Korea [default: the one that it is].
+    by
+        What tokens are added up by, beside the project that pays.
+    csv
+        Print the tokens alone, as comma-separated values.
     """
     with options.client() as client:
-        found = client.usage(options.project, month)
+        found = client.usage(options.project, month, by)
     if options.json:
         show_json(found)
         return
+    if csv:
+        _sheet(found["tokens"], by)
+        return
+    _accelerators(found)
+    _tokens(found, by)
+
+
+def _sheet(tokens: Sequence[Mapping[str, Any]], by: By) -> None:
+    """Print each line as it is, money to the millionth of a won."""
+    names = ("project", by, *(("key_uid",) if by == "key" else ()), *COUNTS)
+    sheet = writer(sys.stdout, lineterminator="\n")
+    sheet.writerow((*names, "krw"))
+    for line in tokens:
+        sheet.writerow((*(line[name] for name in names), f"{line['krw']:.6f}"))
+
+
+def _tokens(found: Mapping[str, Any], by: By) -> None:
+    say()
+    tell("usage.tokens", month=found["month"])
+    lines = found["tokens"]
+    if not lines:
+        tell("usage.no-tokens")
+        return
+    rows = [(line["project"], line[by], *_counts(line)) for line in lines]
+    whole = {name: sum(line[name] for line in lines) for name in (*COUNTS, "krw")}
+    table(("column.project", BY[by], *TOKENS), [*rows, ("*", "*", *_counts(whole))])
+    if whole["estimated"]:
+        tell("usage.estimated", count=whole["estimated"])
+
+
+def _counts(line: Mapping[str, Any]) -> tuple[str, ...]:
+    counts = (line[name] for name in COUNTS if name != "estimated")
+    return (*(f"{count:,}" for count in counts), f"{line['krw']:,.2f}" if line["krw"] else "")
+
+
+def _accelerators(found: Mapping[str, Any]) -> None:
     rows = [row for item in found["items"] for row in _rows(item)]
     tell("usage.month", month=found["month"])
     if not rows:

@@ -14,9 +14,11 @@ from madang.planning.ages import Ages, watched
 from madang.planning.share.rule import RULE
 from madang.planning.snapshot import EngineFacts, Seen, Snapshot
 from madang.ports import Clock, History, Reply, Store, ToReply, UsageTotal, Write
+from madang.resources.bill import Span
 from madang.resources.event import Event
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.rights import CONTROL, GATEWAY, Principal
+from madang.settings import USAGE_DAYS
 from madang.traffic.leases import Asked, Lent, Spent, Want
 from madang.traffic.table import Usage
 
@@ -69,6 +71,8 @@ class World:
         """Of what it is entitled to, so much a project may go short of."""
         self.jobs_kept = 0
         """Of each project, so many jobs that are over; 0: all."""
+        self.usage_days = USAGE_DAYS
+        """So long records of usage are kept; what they say stays in the sums."""
         self.encloses = False
         """Whether jobs are started in sandboxes;"""
         self.unenclosed = ""
@@ -218,9 +222,12 @@ class World:
         await self._superseded.wait()
         raise Unavailable("control.superseded", term=self.term)
 
-    async def record_usage(self, who: Principal, records: Sequence[Usage]) -> None:
-        """Keep what gateways measured; a second delivery changes nothing."""
-        self._usage = await self.store.record_usage(who, records)
+    async def record_usage(
+        self, who: Principal, records: Sequence[Usage], span: Span | None = None
+    ) -> None:
+        """Keep what gateways measured; a second delivery changes nothing. What is old may go."""
+        keep_from = day_number(self.clock.now()) - self.usage_days
+        self._usage = await self.store.record_usage(who, records, span, max(0, keep_from))
 
     async def lend(
         self, who: Principal, asked: Asked, wants: Sequence[tuple[Want, int]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -28,13 +28,10 @@ from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
 from madang.stores.rows import audit_from, audit_row, event_from, resource_from
 from madang.stores.seals import refuse_broken, seal
-from madang.stores.tables import audit, events, meta, replies, resources, usage, usage_totals
+from madang.stores.tables import audit, events, meta, replies, resources, usage_totals
 
 PRUNE_STEP = 1_000
 """At most this many rows of one table are pruned with one transaction."""
-
-USAGE_STEP = 500
-"""This many usage ids are looked up at once; below every database's limit of parameters."""
 
 _GUARD = ("kind", "project", "name", "uid")
 Row = dict[str, Any]
@@ -173,46 +170,6 @@ def kept_reply(connection: Connection, reply_id: str) -> Reply | None:
         return None
     refuse_broken(replies, row._asdict(), f"reply/{reply_id}")
     return Reply(*row[:-1])
-
-
-def keep_usage(connection: Connection, rows: Sequence[Row]) -> frozenset[str]:
-    """Keep records whose id is not kept yet, the first of each, and add them to the totals.
-
-    Returns the ids of those.
-    """
-    unique = {row["id"]: row for row in reversed(rows)}
-    ids = list(unique)
-    for start in range(0, len(ids), USAGE_STEP):
-        asked = ids[start : start + USAGE_STEP]
-        for known in connection.scalars(select(usage.c.id).where(usage.c.id.in_(asked))):
-            del unique[known]
-    if unique:
-        connection.execute(insert(usage), [seal(usage, row) for row in unique.values()])
-    for (project, endpoint), added in _summed(unique.values()).items():
-        _add_to_total(connection, {"project": project, "endpoint": endpoint}, added)
-    return frozenset(unique)
-
-
-_SUMS = ("prompt_tokens", "cached_tokens", "output_tokens")
-
-
-def _summed(rows: Iterable[Row]) -> dict[tuple[str, str], dict[str, int]]:
-    sums: dict[tuple[str, str], dict[str, int]] = {}
-    for row in rows:
-        zero = dict.fromkeys(("requests", *_SUMS), 0)
-        total = sums.setdefault((row["project"], row["endpoint"]), zero)
-        total["requests"] += 1
-        for name in _SUMS:
-            total[name] += row[name]
-    return sums
-
-
-def _add_to_total(connection: Connection, key: Row, added: dict[str, int]) -> None:
-    columns = usage_totals.c
-    own = [columns[name] == value for name, value in key.items()]
-    grown = {name: columns[name] + value for name, value in added.items()}
-    if connection.execute(update(usage_totals).where(*own).values(grown)).rowcount == 0:
-        connection.execute(insert(usage_totals), {**key, **added})
 
 
 def totals(connection: Connection, who: Principal) -> list[UsageTotal]:

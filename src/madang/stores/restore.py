@@ -30,7 +30,7 @@ ADDED = {"events": 1, "audit": 1}
 """Rows that a restore writes itself: that it was done."""
 
 
-WHOLE = frozenset({"audit", "events", "usage", "usage_totals"})
+WHOLE = frozenset({"audit", "events", "usage", "usage_totals", "usage_days"})
 """Tables of which an open store lets nothing go; events until there are too many."""
 
 

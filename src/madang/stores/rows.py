@@ -13,7 +13,8 @@ from madang.resources.event import AuditRecord, Event
 from madang.resources.kinds import KINDS
 from madang.resources.resource import AnyResource
 from madang.stores.seals import SEAL, refuse_broken
-from madang.stores.tables import events, resources, usage
+from madang.stores.tables import events, resources
+from madang.traffic.price import day_of, micro_of
 from madang.traffic.table import Usage
 
 _COLUMNS = ("project", "name", "uid", "generation", "created_at", "deleted_at")
@@ -90,6 +91,11 @@ def audit_from(row: Row[Any]) -> AuditRecord:
 
 
 def usage_row(record: Usage) -> dict[str, Any]:
-    """Return the row of a usage record."""
+    """Return the row of a usage record; one of before names no payer: that was the endpoint's."""
     row = msgspec.structs.asdict(record)
-    return {column.name: row[column.name] for column in usage.columns if column.name != SEAL}
+    del row["krw"]
+    return row | {
+        "payer": record.payer or record.project,
+        "micro_krw": micro_of(record),
+        "day": day_of(record),
+    }

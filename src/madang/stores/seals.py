@@ -12,12 +12,24 @@ from functools import cache
 from typing import Any
 from zlib import crc32
 
-from sqlalchemy import Connection, Float, Table, func, inspect, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Select,
+    Table,
+    case,
+    func,
+    inspect,
+    select,
+)
 
 from madang.errors import Corrupt
-from madang.stores.tables import metadata, resources, usage, usage_totals
+from madang.stores.tables import meta, metadata, resources, usage, usage_days, usage_totals
 
 SEAL = "crc"
+FLOOR = "usage_floor"
+"""Records of usage of days before this one may be gone; their sums stay."""
 CHECKED_BYTES_MAX = 64 << 20
 """A state this large or smaller is read whole whenever its health is asked for; a larger one when
 it is backed up, so that nobody waits."""
@@ -74,7 +86,7 @@ def verify(connection: Connection) -> None:
                 for row in rows:
                     body = row._asdict()
                     refuse_broken(each, body, _subject(each, body))
-    if SEAL in there.get(usage.name, ()):
+    if usage_days.name in there:
         _refuse_wrong_sums(connection)
 
 
@@ -86,11 +98,28 @@ def _subject(of: Table, row: Mapping[str, Any]) -> str:
 
 
 def _refuse_wrong_sums(connection: Connection) -> None:
-    own, kept = usage.c, usage_totals.c
-    place, counts = ("project", "endpoint"), ("prompt_tokens", "cached_tokens", "output_tokens")
-    by = [own[name] for name in place]
-    sums = select(*by, func.count(), *(func.sum(own[name]) for name in counts)).group_by(*by)
-    totals = select(*(kept[name] for name in (*place, "requests", *counts)))
-    found = {tuple(row) for row in connection.execute(sums)}
-    for row in {tuple(row) for row in connection.execute(totals)} ^ found:
+    """Totals must be the sums of days, and those of the days that records are kept of, of these."""
+    floor = connection.scalar(select(meta.c.value).where(meta.c.name == FLOOR)) or 0
+    tokens = ("prompt_tokens", "cached_tokens", "output_tokens")
+    totals, days = usage_totals.c, usage_days.c
+    kept = select(*(totals[name] for name in (*_PLACE, "requests", *tokens)))
+    _refuse_unlike(connection, kept, _sums(usage_days, (days.requests, *(days[n] for n in tokens))))
+    priced = (*tokens, "micro_krw")
+    late = _sums(usage_days, (days.requests, *(days[n] for n in priced))).where(days.day >= floor)
+    own = usage.c
+    ones = (case((own.id.is_not(None), 1)), *(own[name] for name in priced))
+    _refuse_unlike(connection, late, _sums(usage, ones).where(own.day >= floor))
+
+
+_PLACE = ("project", "endpoint")
+
+
+def _sums(of: Table, counts: tuple[ColumnElement[int], ...]) -> Select[Any]:
+    by = [of.c[name] for name in _PLACE]
+    return select(*by, *(func.sum(each) for each in counts)).group_by(*by)
+
+
+def _refuse_unlike(connection: Connection, kept: Select[Any], made_of: Select[Any]) -> None:
+    found = {tuple(row) for row in connection.execute(made_of)}
+    for row in {tuple(row) for row in connection.execute(kept)} ^ found:
         raise Corrupt("store.unreadable", f"usage/{row[1]}", cause="its total is not its sum")

@@ -13,11 +13,12 @@ from sqlalchemy import Connection, inspect, select
 
 from madang.errors import Corrupt, Forbidden, Unavailable
 from madang.ports import Health, Reply, ToReply, UsageTotal, Write
+from madang.resources.bill import By, Span, Used
 from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal, Right
 from madang.settings import Home
-from madang.stores import budgets, lane, queries
+from madang.stores import bill, budgets, lane, queries
 from madang.stores.ledger import records, refuse_outside
 from madang.stores.migrations import SCRIPTS, VERSIONS, make, upgrade
 from madang.stores.rows import event_row, resource_row, usage_row
@@ -153,18 +154,32 @@ class SqlStore:
         """See `History.reply`."""
         return await self._lane.read(partial(queries.kept_reply, reply_id=reply_id))
 
-    async def record_usage(self, who: Principal, records: Sequence[Usage]) -> Sequence[UsageTotal]:
+    async def record_usage(
+        self, who: Principal, records: Sequence[Usage], span: Span | None = None, keep_from: int = 0
+    ) -> Sequence[UsageTotal]:
         """See `History.record_usage`."""
         rows = [usage_row(each) for each in records]
         ask = partial(queries.totals, who=who)
 
         def work(connection: Connection) -> list[UsageTotal]:
-            fresh = queries.keep_usage(connection, rows)
+            fresh = bill.keep(connection, rows, span, keep_from)
             new = {each.id: each for each in reversed(records) if each.id in fresh}
             budgets.keep_spent(connection, tuple(new.values()))
+            bill.prune(connection, keep_from)
             return ask(connection)
 
-        return await (self._lane.write(work) if rows else self._lane.read(ask))
+        return await (self._lane.write(work) if rows or span else self._lane.read(ask))
+
+    async def usage_mark(self, who: Principal, segment: str) -> int:  # noqa: ARG002
+        """See `History.usage_mark`."""
+        return await self._lane.read(partial(bill.mark, segment=segment))
+
+    async def used(
+        self, who: Principal, days: range, project: str | None, by: By
+    ) -> Sequence[Used]:
+        """See `History.used`."""
+        ask = partial(bill.used, who=who, days=days, project=project, by=by)
+        return await self._lane.read(ask)
 
     async def lend(
         self,

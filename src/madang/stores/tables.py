@@ -106,8 +106,18 @@ usage = Table(
     Column("first_token_s", Float),
     Column("estimated", Boolean, nullable=False),
     Column("crc", BigInteger, nullable=False, server_default="0"),
+    Column("key_uid", Text, nullable=False, server_default=""),
+    Column("payer", Text, nullable=False, server_default=""),
+    Column("model", Text, nullable=False, server_default=""),
+    Column("micro_krw", BigInteger, nullable=False, server_default="0"),
+    Column("day", Integer, nullable=False, server_default="0"),
+    Column("taken", Integer, nullable=False, server_default="0"),
 )
-"""What was used is money: kept until somebody settles it, never pruned here."""
+"""What was used is money. A record goes when it is old (`MADANG_USAGE_DAYS`); what it says stays in
+the sums. `day`: counted from 1970, in Seoul. `micro_krw`: millionths of a won, whole, so that sums
+are exact. `taken`: the oldest day of which records were kept when this one came; it stays for some
+days from then, however old it is, so that it is known if it comes again."""
+Index("usage_by_day", usage.c.day)
 
 usage_totals = Table(
     "usage_totals",
@@ -138,6 +148,41 @@ spent = Table(
 """What is spent of each budget in this period and the one before, and what gateways were lent."""
 
 Index("spent_line", spent.c.owner, spent.c.what, spent.c.period)
+
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("day", Integer, nullable=False),
+    Column("payer", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("key_uid", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("estimated", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("micro_krw", BigInteger, nullable=False),
+    Column("crc", BigInteger, nullable=False, server_default="0"),
+)
+"""The bill: sums over `usage` by day, key and endpoint, kept in the same transaction, and for good.
+Those of days long ago are put together by month, under its first day."""
+Index("usage_days_of_payer", usage_days.c.payer, usage_days.c.day)
+Index("usage_days_by_day", usage_days.c.day)
+
+usage_marks = Table(
+    "usage_marks",
+    metadata,
+    Column("segment", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("serial", BigInteger, nullable=False),
+    Column("crc", BigInteger, nullable=False, server_default="0"),
+)
+"""How far each file of a gateway's usage has been taken in; those that came last are kept."""
+Index("usage_marks_serial", usage_marks.c.serial)
 
 replies = Table(
     "replies",

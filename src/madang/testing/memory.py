@@ -12,12 +12,13 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import structs
 
 from madang.errors import Conflict, Unavailable
 from madang.ports import REPLY_KEPT_S, Health, Reply, ToReply, UsageTotal, Write
+from madang.resources.bill import By, Span, Used
 from madang.resources.event import AuditRecord, Event
 from madang.resources.resource import AnyResource
 from madang.resources.rights import Principal
@@ -25,12 +26,16 @@ from madang.stores.budgets import is_seen
 from madang.stores.ledger import records, refuse_outside
 from madang.stores.sql import refuse_backup
 from madang.traffic.leases import Asked, Books, Lent, Spent, Want, charge, lend
+from madang.traffic.price import day_of, micro_of
 from madang.traffic.table import Usage
 
 When = Literal["open", "read", "commit", "committed"]
 Trouble = Callable[[When], Awaitable[None]]
 Key = tuple[str, str]
 """Kind and uid."""
+COUNTS = (
+    "requests", "estimated", "prompt_tokens", "cached_tokens", "output_tokens", "micro_krw",
+)  # fmt: skip
 Change = tuple[AnyResource | None, AnyResource, bool]
 """What was there before a write, what is there now, and whether that is gone."""
 
@@ -52,6 +57,7 @@ class Shelf:
     usage: dict[str, Usage] = field(default_factory=dict)
     books: Books = field(default_factory=dict)
     """What is spent and lent of budgets."""
+    marks: dict[str, int] = field(default_factory=dict)
     holder: object = None
     """The store that has it open."""
     on_commit: Callable[[Principal, Sequence[Change]], None] = lambda _who, _changes: None
@@ -187,14 +193,20 @@ class MemoryStore:
         await self._ready("read")
         return self._shelf.replies.get(reply_id)
 
-    async def record_usage(self, who: Principal, records: Sequence[Usage]) -> Sequence[UsageTotal]:
-        """See `History.record_usage`."""
-        await self._ready("commit" if records else "read")
+    async def record_usage(
+        self, who: Principal, records: Sequence[Usage], span: Span | None = None, keep_from: int = 0
+    ) -> Sequence[UsageTotal]:
+        """See `History.record_usage`; lets nothing go."""
+        await self._ready("commit" if records or span else "read")
         self._refuse_fenced()
-        for record in records:
-            if record.id not in self._shelf.usage:
-                self._shelf.usage[record.id] = record
-                charge(self._shelf.books, [record])
+        assert keep_from >= 0
+        if span is None or span.start >= self._shelf.marks.get(span.segment, 0):
+            for record in records:
+                if record.id not in self._shelf.usage:
+                    self._shelf.usage[record.id] = record
+                    charge(self._shelf.books, [record])
+            if span:
+                self._shelf.marks[span.segment] = span.end
         totals: dict[tuple[str, str], list[int]] = {}
         for kept in self._shelf.usage.values():
             if who.sees(kept.project):
@@ -226,6 +238,30 @@ class MemoryStore:
             structs.replace(row) for row in rows
             if row.period in {day, month} and is_seen(who, row.owner)
         ]  # fmt: skip
+
+    async def usage_mark(self, who: Principal, segment: str) -> int:  # noqa: ARG002
+        """See `History.usage_mark`."""
+        await self._ready("read")
+        return self._shelf.marks.get(segment, 0)
+
+    async def used(
+        self, who: Principal, days: range, project: str | None, by: By
+    ) -> Sequence[Used]:
+        """See `History.used`."""
+        await self._ready("read")
+        lines: dict[tuple[str, int, str, str, str], list[int]] = {}
+        for each in self._shelf.usage.values():
+            payer, day = each.payer or each.project, day_of(each)
+            if day in days and who.sees(payer) and project in {None, payer}:
+                key = (each.key, each.key_uid) if by == "key" else ("", "")
+                line = (payer, day * (by == "day"), each.model * (by == "model"), *key)
+                counts = (1, each.estimated, each.prompt_tokens, each.cached_tokens,
+                          each.output_tokens, micro_of(each))  # fmt: skip
+                sums = lines.setdefault(line, [0] * len(counts))
+                sums[:] = map(sum, zip(sums, counts, strict=True))
+        names: Any = ("project", "day", "model", "key", "key_uid", *COUNTS)
+        told = (dict(zip(names, (*line, *sums), strict=True)) for line, sums in lines.items())
+        return sorted((Used(**each) for each in told), key=lambda u: (u.project, _line(u)))
 
     async def backup(self, who: Principal, path: Path) -> None:
         """See `Store.backup`; as JSON."""
@@ -282,3 +318,7 @@ def _guard(
     ):
         raise Conflict("store.stale", subject, version=resource.resource_version)
     return before
+
+
+def _line(used: Used) -> tuple[int, str, str, str]:
+    return used.day, used.model, used.key, used.key_uid

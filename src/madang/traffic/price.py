@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from madang.traffic.table import Price
+from madang.months import day_number
+from madang.traffic.table import Price, Usage
 
 MICRO = 10**6
 """Millionths of a won in one: what one token costs at one won per million."""
+MICRO_MAX = 10**15
+"""No request costs more than a thousand million won."""
+AT_MAX = 253_402_214_400.0
+"""The end of the year 9999."""
 
 
 def cost_micro(price: Price | None, prompt: int, cached: int, output: int) -> int:
@@ -18,3 +23,17 @@ def cost_micro(price: Price | None, prompt: int, cached: int, output: int) -> in
         return 0
     fresh = max(0, prompt - cached)
     return round(fresh * price.input + cached * price.cached + output * price.output)
+
+
+def micro_of(usage: Usage) -> int:
+    """Return what a record says that it cost, in millionths of a won.
+
+    >>> micro_of(Usage("r", 0.0, "k", "p", "e", "u", 1, 0, 1, 200, 0.1, krw=0.27))
+    270000
+    """
+    return min(max(0, round(usage.krw * MICRO)), MICRO_MAX)
+
+
+def day_of(usage: Usage) -> int:
+    """Return the day of a record, counted from 1970, in Seoul; never one that has no date."""
+    return day_number(min(max(0.0, usage.at), AT_MAX))

@@ -41,7 +41,7 @@ def build(world: World, gateways: Gateways) -> ASGIApp:
             cursor = span.end if span else 0
         return 200, msgspec.json.encode({"cursor": cursor})
 
-    async def lend(body: bytes) -> Answer:
+    async def lend(body: bytes, _where: bytes) -> Answer:
         return 200, msgspec.json.encode(await leases.lend(msgspec.json.decode(body, type=Asked)))
 
     leases = Leases(world, gateways)

@@ -151,6 +151,8 @@ def _check(body: schema.Body | Asked, data: bytes) -> Refusal | None:
             return invalid("gateway.stop-too-long", "stop", limit=schema.STOP_BYTES_MAX)
     if isinstance(body, schema.Completion):
         return _check_inputs(body.prompt, "prompt")
+    if isinstance(body, schema.Chat) and not body.tools and body.response_format is None:
+        return None
     return next((refused for path, free in _free(body) if (refused := _bound(free, path))), None)
 
 

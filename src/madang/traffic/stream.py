@@ -12,7 +12,6 @@ from madang.traffic.usage import Tokens, tokens_in
 
 _HAS_USAGE = re.compile(rb'"usage":\s*\{')
 _DONE = re.compile(rb"^data: ?\[DONE\]\r?\n\r?\n", re.MULTILINE)
-_DATA = re.compile(rb"^data:", re.MULTILINE)
 _FIELD = re.compile(rb"\s*(?:data|event|id|retry)?:")
 _BLANKS = (b"\n\n", b"\r\n\r\n")
 _BLANK = re.compile(rb"\r?\n\r?\n")
@@ -41,13 +40,13 @@ class EventStream:
         whole = self._split(data)
         if whole and not self.pieces and not _FIELD.match(whole):
             raise ValueError
-        if _HAS_USAGE.search(whole):
+        if b'"usage"' in whole and _HAS_USAGE.search(whole):
             whole = self._read_usage(whole)
         if b"[DONE]" in whole and (done := _DONE.search(whole)):
             self.done = True
             self.pieces -= 1
             whole = whole[: done.end()]
-        self.pieces += len(_DATA.findall(whole))
+        self.pieces += whole.startswith(b"data:") + whole.count(b"\ndata:")
         return whole
 
     def _split(self, data: bytes) -> bytes:

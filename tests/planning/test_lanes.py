@@ -12,13 +12,14 @@ import pytest
 from madang.errors import Rejected
 from madang.planning.explain import explain
 from madang.planning.memo import Memo
+from madang.planning.queue.queues import LEAST_S, PROJECTS_MAX, _bounded
 from madang.planning.share.rule import RULE
 from madang.planning.snapshot import Snapshot
 from madang.resources.job import Checkpoint, Job
-from madang.resources.queue import Queue
+from madang.resources.queue import Queue, Standing
 from madang.resources.resource import Ref
 from madang.settings import fairness_budget
-from madang.testing.builders import job, node, quota, snapshot
+from madang.testing.builders import PROJECT, job, node, quota, snapshot
 from madang.testing.paper import Paper
 
 ONE, TWO = "acme/one", "acme/two"
@@ -151,3 +152,29 @@ def test_a_budget_that_is_none_is_refused_with_what_is_meant(given: str) -> None
     with pytest.raises(Rejected) as refused:
         fairness_budget({"MADANG_FAIRNESS_BUDGET": given})
     assert refused.value.code == "setting.fairness"
+
+
+def test_of_kinds_that_would_all_do_one_waits_for_that_of_which_there_is_most() -> None:
+    few, many = node("few", cards=2, kind="nvidia/a100"), node("many", cards=4, kind="nvidia/l40s")
+    busy = [job(f"r{n}", needs={"accelerator": "nvidia", "count": 2}) for n in range(3)]
+    paper = Paper(snapshot(few, many, *busy))
+    paper.settle()
+    paper.put(job("waits", needs={"accelerator": "nvidia", "count": 2}, created_at=1.0))
+    paper.settle()
+    line = paper.snapshot.jobs[Ref(PROJECT, "waits")].status.line
+    assert line is not None
+    assert line.queue == "nvidia-l40s"
+
+
+def test_a_queue_forgets_who_has_no_use_for_it_and_was_entitled_to_next_to_nothing() -> None:
+    known = {
+        "a/uses": Standing(demand=1.0), "a/holds": Standing(held=1.0),
+        "a/was": Standing(entitled_s=LEAST_S), "a/taught": Standing(ended={0: {3: 1}}),
+        "a/passed": Standing(entitled_s=LEAST_S - 1),
+    }  # fmt: skip
+    assert sorted(_bounded(known)) == ["a/holds", "a/taught", "a/uses", "a/was"]
+    crowd = {f"a/p{n}": Standing(entitled_s=LEAST_S + n) for n in range(PROJECTS_MAX)}
+    kept = _bounded({**crowd, "a/uses": Standing(demand=1.0)})
+    assert len(kept) == PROJECTS_MAX
+    assert "a/uses" in kept
+    assert "a/p0" not in kept, "who was entitled to least of late goes first"

@@ -140,6 +140,7 @@ def test_nobody_makes_room_by_shares_for_what_counts_for_less() -> None:
         paper.settle()
         paper.wait(RULE.every_s)
     assert on(paper) == {"runs0", "runs1"}
+    assert not any(each.status.room_for for each in paper.snapshot.attempts.values())
 
 
 def test_a_gang_that_waited_too_long_is_given_room_wherever_others_are_spread() -> None:

@@ -246,3 +246,10 @@ def test_what_would_help_is_a_sentence_in_both_languages(language: str) -> None:
         assert "{" not in text
         assert str(told.values.get("weight", told.values.get("until"))).removesuffix(".0") in text
     assert len(said.other_fixes) == 2
+
+
+def test_only_who_has_its_share_is_told_that_others_with_less_come_first() -> None:
+    paper = squeezed()
+    assert "queue.has-share" in {each.code for each in asked(paper, "w2").findings}
+    paper.put(weighed(TWO, 3.0, paper.snapshot))
+    assert "queue.has-share" not in {each.code for each in asked(paper, "w3").findings}

@@ -93,6 +93,42 @@ def test_a_killed_gateway_comes_back_and_engines_were_never_touched(served: Yard
     assert pids(served) == before
 
 
+def test_what_a_killed_gateway_streamed_is_on_the_bill_once_and_marked(served: Yard) -> None:
+    served.fake("long", words="word " * 2000, token_ms=20)
+    served.apply(kind="service", name="long", model="long", scale=1)
+    served.until_phase("service", "long", "ready")
+    for life in range(1, 4):
+        gateway = served.pid("gateway")
+        served.until(
+            "the gateway serves", lambda: served.run("chat", "words", "hi").returncode == 0
+        )
+        with openai.OpenAI(
+            base_url=served.told["gateway"], api_key=served.told["api_key"], max_retries=0
+        ) as client:
+            turns: Any = [{"role": "user", "content": "hi"}]
+            stream = client.chat.completions.create(model="long", messages=turns, stream=True)
+            for count, _ in enumerate(stream):
+                if count == 40:
+                    break
+            kill(gateway)
+        served.until("another gateway is there", lambda g=gateway: served.pid("gateway") != g)
+        served.until("what was cut is on the bill", lambda n=life: long_of(served)["requests"] == n)
+    line = long_of(served)
+    assert line["estimated"] == 3
+    assert line["output_tokens"] >= 3 * 20
+    counted = served.json("status")["usage"]["requests"]
+    for by in ("day", "model", "key"):
+        lines = served.json("usage", "--by", by)["tokens"]
+        assert sum(each["requests"] for each in lines) == counted
+
+
+def long_of(yard: Yard) -> Any:
+    """The line of that model on the bill."""
+    lines = yard.json("usage")["tokens"]
+    found = [each for each in lines if each["model"].startswith("long")]
+    return found[0] if found else {"requests": 0}
+
+
 def test_a_killed_engine_is_replaced_while_the_other_serves(served: Yard) -> None:
     before = served.replicas("words")
     victim = before[0]

@@ -91,6 +91,10 @@ async def test_a_request_may_come_to_any_replica_so_all_must_be_able(takes, reci
     assert (await told(takes, *recipes)).lacks == lacks
 
 
+async def test_a_gateway_is_told_how_much_each_replica_can_keep_of_prompts():
+    assert {each.kv_tokens for each in (await told(None, "able", "fake")).targets} == {4096}
+
+
 @pytest.mark.parametrize(
     ("recipes", "shown", "cache"),
     [

@@ -337,6 +337,7 @@ def _target(replica: Replica, form: Form | None, token: Token) -> traffic.Target
         url=replica.status.url,
         token=token(replica.uid, replica.status.epoch),
         slots=form.slots if form else 1,
+        kv_tokens=form.context_tokens if form else 0,
     )
 
 

@@ -51,23 +51,23 @@ def trace(name: str) -> list[Asked]:
 def agents() -> list[Asked]:
     """Return requests of another law, made here: bursts of tools that call again and again.
 
-    240 conversations in bursts of eight; each begins with one of 12 long texts that others begin
-    with too, and grows with every turn; a turn comes 2 to 20 s after the one before.
+    800 conversations in bursts of 20; each begins with one of 12 long texts that others begin
+    with too, and grows with every turn; a turn comes 1 to 15 s after the one before.
     """
     draw = random.Random(AGENTS_SEED)
     found, fresh = [], 10_000
-    for talk in range(240):
-        since_s = (talk // 8) * 30.0 + draw.expovariate(1.0)
+    for talk in range(800):
+        since_s = (talk // 20) * 20.0 + draw.expovariate(1.0)
         text = talk % 12
         chain = list(range(100 * text + 1, 100 * text + 1 + 12 + text))
         for _ in range(draw.randint(4, 14)):
-            more = draw.randint(1, 6)
+            more = draw.randint(1, 12)
             chain = [*chain, *range(fresh, fresh + more)]
             fresh += more
             prompt = 512 * len(chain) + draw.randint(0, 511)
             asked = Asked(since_s, prompt, draw.randint(20, 400), tuple(chain), f"t{talk % 20}")
             found.append(asked)
-            since_s += draw.uniform(2, 20)
+            since_s += draw.uniform(1, 15)
     return sorted(found, key=lambda each: each.came_s)
 
 

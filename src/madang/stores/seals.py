@@ -7,7 +7,7 @@ must be the sums over what they are made of; and audit records, which have their
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import cache
 from typing import Any
 from zlib import crc32
@@ -46,10 +46,15 @@ def _sealed(of: Table) -> tuple[tuple[str, bool], ...]:
     return tuple((c.name, isinstance(c.type, Float)) for c in given if c.name not in _OPEN)
 
 
-def crc(of: Table, row: Mapping[str, Any]) -> int:
-    """Return the CRC-32 of a row's values, each as its column keeps it."""
+def crc(of: Table, row: Mapping[str, Any], lacks: Set[str] = frozenset()) -> int:
+    """Return the CRC-32 of a row's values, each as its column keeps it.
+
+    `lacks`: columns that an older version of the table does not have; new ones come last.
+    """
     texts = []
     for name, is_float in _sealed(of):
+        if name in lacks:
+            continue
         value = row[name]
         if value is None or type(value) is str:
             texts.append(value or "")
@@ -63,10 +68,12 @@ def seal(of: Table, row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, SEAL: crc(of, row)}
 
 
-def refuse_broken(of: Table, row: Mapping[str, Any], subject: str) -> None:
+def refuse_broken(
+    of: Table, row: Mapping[str, Any], subject: str, lacks: Set[str] = frozenset()
+) -> None:
     """Raise `Corrupt` for a row that is not what was written."""
     try:
-        is_whole = row[SEAL] == crc(of, row)
+        is_whole = row[SEAL] == crc(of, row, lacks)
     except (TypeError, ValueError):  # a text has become something else
         is_whole = False
     if not is_whole:
@@ -81,13 +88,20 @@ def verify(connection: Connection) -> None:
     known = inspect(connection)
     there = {name: {c["name"] for c in known.get_columns(name)} for name in known.get_table_names()}
     for each in metadata.sorted_tables:
-        if SEAL in there.get(each.name, ()):
-            with connection.execute(select(each).execution_options(yield_per=STEP)) as rows:
+        has = there.get(each.name, set())
+        if SEAL in has:
+            lacks = frozenset(column.name for column in each.columns) - has
+            query = select(*(column for column in each.columns if column.name in has))
+            with connection.execute(query.execution_options(yield_per=STEP)) as rows:
                 for row in rows:
                     body = row._asdict()
-                    refuse_broken(each, body, _subject(each, body))
+                    refuse_broken(each, body, _subject(each, body), lacks)
     if usage_days.name in there:
         _refuse_wrong_sums(connection)
+    elif SEAL in there.get(usage.name, ()):
+        _refuse_unlike(
+            connection, _totals(), _sums(usage, (_one(), *(usage.c[n] for n in _TOKENS)))
+        )
 
 
 def _subject(of: Table, row: Mapping[str, Any]) -> str:
@@ -97,21 +111,28 @@ def _subject(of: Table, row: Mapping[str, Any]) -> str:
     return f"{of.name}/{row[key.name]}"
 
 
+_PLACE = ("project", "endpoint")
+_TOKENS = ("prompt_tokens", "cached_tokens", "output_tokens")
+
+
 def _refuse_wrong_sums(connection: Connection) -> None:
     """Totals must be the sums of days, and those of the days that records are kept of, of these."""
     floor = connection.scalar(select(meta.c.value).where(meta.c.name == FLOOR)) or 0
-    tokens = ("prompt_tokens", "cached_tokens", "output_tokens")
-    totals, days = usage_totals.c, usage_days.c
-    kept = select(*(totals[name] for name in (*_PLACE, "requests", *tokens)))
-    _refuse_unlike(connection, kept, _sums(usage_days, (days.requests, *(days[n] for n in tokens))))
-    priced = (*tokens, "micro_krw")
+    days, own = usage_days.c, usage.c
+    whole = _sums(usage_days, (days.requests, *(days[name] for name in _TOKENS)))
+    _refuse_unlike(connection, _totals(), whole)
+    priced = (*_TOKENS, "micro_krw")
     late = _sums(usage_days, (days.requests, *(days[n] for n in priced))).where(days.day >= floor)
-    own = usage.c
-    ones = (case((own.id.is_not(None), 1)), *(own[name] for name in priced))
-    _refuse_unlike(connection, late, _sums(usage, ones).where(own.day >= floor))
+    made_of = _sums(usage, (_one(), *(own[name] for name in priced))).where(own.day >= floor)
+    _refuse_unlike(connection, late, made_of)
 
 
-_PLACE = ("project", "endpoint")
+def _totals() -> Select[Any]:
+    return select(*(usage_totals.c[name] for name in (*_PLACE, "requests", *_TOKENS)))
+
+
+def _one() -> ColumnElement[int]:
+    return case((usage.c.id.is_not(None), 1))
 
 
 def _sums(of: Table, counts: tuple[ColumnElement[int], ...]) -> Select[Any]:

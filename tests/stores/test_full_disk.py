@@ -22,8 +22,11 @@ from .test_restore_database import living_in
 from .test_restore_database import said as said_in_database
 from .test_upgrade import check, home_of, old
 
+pytestmark = pytest.mark.timeout(300)
+
 __all__ = ["old"]
-BEFORE = migrations.VERSIONS[0]
+WHOLE = migrations.VERSIONS[0], migrations.VERSIONS[-1]
+"""It is done or it is not. Once it is, what control writes next may be what has no room."""
 UPGRADE_NAMES = {"store.write-failed", "store.backup-failed"}
 RESTORE_NAMES = {"store.write-failed", "store.backup-failed", "backup.write-failed",
                  "restore.failed"}  # fmt: skip
@@ -48,7 +51,7 @@ def test_an_upgrade_on_a_full_disk_is_refused_and_done_once_there_is_room(
     for room_bytes, path, code in doomed.refusals("open", rooms(4 * old.stat().st_size), laid):
         home = Home(path)
         if code:
-            assert peek.version(home.state) == BEFORE, room_bytes
+            assert peek.version(home.state) in WHOLE, room_bytes
         check(home)
         codes.append(code)
     assert codes[0] == "", "with enough room it is done"

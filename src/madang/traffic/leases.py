@@ -17,8 +17,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from madang.months import day_number, month_of
-from madang.traffic.price import MICRO
+from madang.months import month_of
+from madang.traffic.price import day_of, micro_of, moment_of
 from madang.traffic.table import Usage
 
 PARTS = 20
@@ -124,8 +124,8 @@ def owners(key: str, project: str) -> Iterator[str]:
 
 def charges(record: Usage) -> Iterator[tuple[Line, int]]:
     """Return what a record counts for, of each budget."""
-    tokens, micro = record.prompt_tokens + record.output_tokens, round(record.krw * MICRO)
-    day, month = day_number(record.at), month_of(record.at).number
+    tokens, micro = record.prompt_tokens + record.output_tokens, micro_of(record)
+    day, month = day_of(record), month_of(moment_of(record)).number
     for owner in owners(record.key_uid, record.payer or record.project):
         if tokens:
             yield (owner, DAY, day), tokens

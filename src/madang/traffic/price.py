@@ -34,6 +34,15 @@ def micro_of(usage: Usage) -> int:
     return min(max(0, round(usage.krw * MICRO)), MICRO_MAX)
 
 
+def moment_of(usage: Usage) -> float:
+    """Return when a record was made, in Unix seconds; never a moment that has no date.
+
+    >>> moment_of(Usage("r", 1e300, "k", "p", "e", "u", 1, 0, 1, 200, 0.1)) == AT_MAX
+    True
+    """
+    return min(max(0.0, usage.at), AT_MAX)
+
+
 def day_of(usage: Usage) -> int:
-    """Return the day of a record, counted from 1970, in Seoul; never one that has no date."""
-    return day_number(min(max(0.0, usage.at), AT_MAX))
+    """Return the day of a record, counted from 1970, in Seoul."""
+    return day_number(moment_of(usage))

@@ -127,6 +127,17 @@ async def test_sums_stay_when_records_go_and_old_days_become_months(
         assert again == whole, "its part of the file was taken, whatever has become of it"
 
 
+async def test_records_of_a_mad_clock_are_kept_and_read_again(
+    make: MakeStore, tmp_path: Path
+) -> None:
+    records = [used(n, at=at, krw=1.0) for n, at in enumerate((-0.0, 1e308, -1e308))]
+    async with opened(make(tmp_path)) as store:
+        await store.record_usage(CONTROL, records)
+        await store.health()
+        days = await store.used(CONTROL, EVER, None, "day")
+        assert [(each.day, each.requests) for each in days] == [(0, 2), (2_932_896, 1)]
+
+
 KEYS = st.sampled_from([("a", "k1"), ("b", "k2"), ("a", "k3")])
 RECORDS = st.lists(
     st.builds(

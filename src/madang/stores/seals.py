@@ -59,7 +59,9 @@ def crc(of: Table, row: Mapping[str, Any], lacks: Set[str] = frozenset()) -> int
         if value is None or type(value) is str:
             texts.append(value or "")
         else:
-            texts.append(repr(float(value) if is_float else int(value)))
+            texts.append(
+                repr(float(value) + 0.0 if is_float else int(value))
+            )  # no -0.0: SQLite has none
     return crc32("\x1f".join(texts).encode())
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import TypeVar
 
-from gateway import KEY, PATH, request, table
+from gateway import PATH, request, table
 from madang.traffic.desk import Desk
 from madang.traffic.doors import Head
 from madang.traffic.exchange import Exchange
@@ -39,7 +39,8 @@ EVENT = (
 ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1790000000,"model":"mock",'
     b'"choices":[{"index":0,"message":{"role":"assistant","content":"'
-    + b"word " * 30
+    + b"word "
+    * 30
     + b'"},"finish_reason":"stop"}],'
     b'"usage":{"prompt_tokens":900,"completion_tokens":30,"total_tokens":930}}'
 )

@@ -13,6 +13,7 @@ from madang.traffic.requests import Kind, Request
 from madang.traffic.skills import wishes
 from madang.traffic.table import Endpoint, Key, RouteTable
 
+FOUND_MAX = 4096
 NAMES_SHOWN_MAX = 20
 """A refusal lists at most this many models."""
 
@@ -24,13 +25,16 @@ class Directory:
         self.table = table
         self._endpoints = {(each.project, each.name): each for each in table.endpoints}
         self._keys = {each.uid: each for each in table.keys.values()}
+        self._found: dict[tuple[int, str, Kind], tuple[Key, Endpoint]] = {}
+        """What was resolved before, by key, name and kind."""
 
     def identify(self, head: Head, at: float, stale: bool) -> Key | Refusal:
         """Find the key; `at` is Unix seconds, `stale` says that control was not heard lately."""
         scheme, _, secret = (head.authorization or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not secret.strip():
+        secret = secret.strip()
+        if not secret or scheme.lower() != b"bearer":
             return Refusal(401, "invalid_api_key", "gateway.key-needed")
-        key = self.table.keys.get(sha256(secret.strip()).hexdigest())
+        key = self.table.keys.get(sha256(secret).hexdigest())
         if key is None and stale:
             return unavailable("key_unverified", "gateway.key-unverified")
         if key is None:
@@ -56,6 +60,17 @@ class Directory:
 
     def resolve(self, key: Key, model: str, kind: Kind) -> Endpoint | Refusal:
         """Find the endpoint that a key means by a model's name, ready or waited for."""
+        known = self._found.get((id(key), model, kind))
+        if known is not None and known[0] is key:  # a table never changes, nor what it answers
+            return known[1]
+        found = self._resolve(key, model, kind)
+        if not isinstance(found, Refusal):
+            if len(self._found) >= FOUND_MAX:
+                self._found.clear()
+            self._found[id(key), model, kind] = key, found
+        return found
+
+    def _resolve(self, key: Key, model: str, kind: Kind) -> Endpoint | Refusal:
         if not key.may_infer:
             return Refusal(403, "role_too_low", "gateway.role-too-low", {"role": key.role})
         endpoint = self.find(key, model)

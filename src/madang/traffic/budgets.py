@@ -11,7 +11,7 @@ forward; money is in millionths of a won, whole numbers, so that sums are exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import ceil, inf
 
 from msgspec import Struct
@@ -34,6 +34,10 @@ AHEAD_S = 60.0
 UNCONFIRMED = "budget_unconfirmed"
 """The code of what a lease may let in a moment later."""
 
+_OF_REQUESTS, _OF_TOKENS = (
+    [b"x-ratelimit-%b-%b" % (said, of) for said in (b"limit", b"remaining", b"reset")]
+    for of in (b"requests", b"tokens")
+)
 Owner = tuple[str, str]
 """`key` and its uid; `project` or `organization` and its name."""
 
@@ -43,12 +47,14 @@ class Account:
 
     __slots__ = (
         "concurrent", "concurrent_max", "day", "month", "name", "owner", "requests", "requests_at",
-        "requests_max", "second", "tokens", "tokens_at", "tokens_max",
+        "requests_max", "requests_told", "second", "tokens", "tokens_at", "tokens_max",
+        "tokens_told",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, name: str) -> None:
         self.owner, self.name = owner, name
         self.requests_max = self.tokens_max = self.concurrent_max = inf
+        self.requests_told = self.tokens_told = b""
         self.requests = self.tokens = self.concurrent = 0
         self.second = 0
         self.requests_at, self.tokens_at = [0] * SLOTS, [0] * SLOTS
@@ -59,6 +65,8 @@ class Account:
         self.requests_max = _most(allowance.requests_per_minute)
         self.tokens_max = _most(allowance.tokens_per_minute)
         self.concurrent_max = _most(allowance.concurrent)
+        self.requests_told = b"%d" % (allowance.requests_per_minute or 0)
+        self.tokens_told = b"%d" % (allowance.tokens_per_minute or 0)
         self.day.allow(allowance.tokens_per_day)
         krw = allowance.krw_per_month
         self.month.allow(None if krw is None else krw * MICRO)
@@ -97,7 +105,7 @@ class Account:
         return 0
 
 
-class Reserve(Struct):
+class Reserve(Struct, gc=False):
     """What one request has taken of its accounts."""
 
     line: tuple[Account, ...]
@@ -319,10 +327,10 @@ def headers(line: tuple[Account, ...], now: float) -> Headers:
     found: Headers = []
     if requests is not None:
         empty_s = requests.empty_in(requests.requests_at, now)
-        found += _told(b"requests", requests.requests_max, fewest, empty_s)
+        found += _told(_OF_REQUESTS, requests.requests_told, fewest, empty_s)
     if tokens is not None:
         empty_s = tokens.empty_in(tokens.tokens_at, now)
-        found += _told(b"tokens", tokens.tokens_max, least, empty_s)
+        found += _told(_OF_TOKENS, tokens.tokens_told, least, empty_s)
     return found
 
 
@@ -330,12 +338,10 @@ def _nobody() -> None:
     """Tell nobody."""
 
 
-def _told(name: bytes, most: float, left: float, empty_s: int) -> Headers:
-    return [
-        (b"x-ratelimit-limit-" + name, b"%d" % most),
-        (b"x-ratelimit-remaining-" + name, b"%d" % max(0, left)),
-        (b"x-ratelimit-reset-" + name, b"%ds" % empty_s),
-    ]
+def _told(names: Sequence[bytes], most: bytes, left: float, empty_s: int) -> Headers:
+    limit, remaining, reset = names
+    shown = max(0, left)
+    return [(limit, most), (remaining, b"%d" % shown), (reset, b"%ds" % empty_s)]
 
 
 def _most(limit: int | None) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 
-from msgspec import json, structs
+from msgspec import json
 
 from madang.traffic import doors
 from madang.traffic.admission import Directory
@@ -20,7 +20,7 @@ from madang.traffic.inspect import Inspector, Reader, asked, readers
 from madang.traffic.leases import Lent
 from madang.traffic.lengths import Lengths
 from madang.traffic.limits import Limits
-from madang.traffic.price import MICRO, cost_micro
+from madang.traffic.price import cost_micro
 from madang.traffic.prompt import prompt_of
 from madang.traffic.refusal import OVERLOADED, Refusal, unavailable
 from madang.traffic.requests import Kind, read
@@ -199,7 +199,7 @@ class Desk:
 
     def _begun(self, exchange: Exchange, now: float) -> None:
         """Note that a replica has read a prompt, and may be sent another."""
-        self._hold.serve(now, (exchange.place,))
+        self._hold.serve_at(exchange.place, now)
 
     def start(self, exchange: Exchange, call: Call, now: float) -> Target | Refusal | None:
         """Choose the replica to ask; None: it waits for its turn, and will be called.
@@ -249,7 +249,7 @@ class Desk:
         line = self.budgets.line(exchange.key)
         if not line or exchange.reserve:
             return None
-        prompt = exchange.request.prompt_tokens
+        prompt = exchange.prompt_tokens
         output = self._lengths.expect(exchange.place, exchange.request)
         micro = cost_micro(exchange.price, prompt, 0, output)
         reserve = self.budgets.reserve(line, prompt + output, micro, now)
@@ -275,7 +275,7 @@ class Desk:
     def free(self, exchange: Exchange, now: float) -> None:
         """Note that a replica has said all: the next one's turn."""
         exchange.free(now)
-        self._hold.serve(now, (exchange.place,))
+        self._hold.serve_at(exchange.place, now)
 
     def settle(self, exchange: Exchange, status: int, now: float, at: float) -> Usage | None:
         """Close an exchange wherever it stands; None when no replica was asked."""
@@ -286,7 +286,7 @@ class Desk:
         self.budgets.begin(at)
         usage = self._account(exchange, exchange.settle(status, now, at))
         self._hold.settle(exchange, usage, now)
-        self._hold.serve(now, (exchange.place,))
+        self._hold.serve_at(exchange.place, now)
         return usage
 
     def _account(self, exchange: Exchange, usage: Usage | None) -> Usage | None:
@@ -299,7 +299,6 @@ class Desk:
         prompt, output = usage.prompt_tokens, usage.output_tokens
         if usage.status == 200:
             self._lengths.learn(exchange.place, output)
-        micro = cost_micro(exchange.price, prompt, usage.cached_tokens, output)
         if reserve:
-            self.budgets.settle(reserve, prompt + output, micro)
-        return structs.replace(usage, krw=micro / MICRO) if micro else usage
+            self.budgets.settle(reserve, prompt + output, exchange.micro)
+        return usage

@@ -37,7 +37,7 @@ _A_MODEL: Door = "model"
 _ONCE = {b"authorization", b"content-length", b"content-encoding", b"transfer-encoding", b"host"}
 
 
-class Head(Struct, frozen=True):
+class Head(Struct, frozen=True, gc=False):
     """What counts of a request's head."""
 
     door: Door
@@ -52,7 +52,9 @@ def open_door(
     method: str, path: str, headers: Iterable[tuple[bytes, bytes]], body_bytes_max: int
 ) -> Head | Refusal:
     """Find what is asked for, and refuse what could be read in two ways."""
-    found = ("GET", _A_MODEL) if path.startswith(_MODEL) else _DOORS.get(path)
+    found = _DOORS.get(path)
+    if found is None and path.startswith(_MODEL):
+        found = "GET", _A_MODEL
     if found is None:
         return Refusal(404, "unknown_url", "gateway.no-such-path", {"path": path[:256]})
     allow, door = found

@@ -7,6 +7,7 @@ are seconds that only go forward, except where Unix seconds are named.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -18,9 +19,10 @@ from madang.traffic.caches import apart
 from madang.traffic.doors import ENGINE_PATHS
 from madang.traffic.inspect import Reader
 from madang.traffic.limits import Limits
+from madang.traffic.price import MICRO, cost_micro
 from madang.traffic.prompt import Prompt
 from madang.traffic.refusal import OVERLOADED, Headers, Refusal, from_engine, unavailable
-from madang.traffic.requests import Kind, Request
+from madang.traffic.requests import Request
 from madang.traffic.retold import Retold
 from madang.traffic.route import Router
 from madang.traffic.stream import EventStream
@@ -37,6 +39,7 @@ Place = tuple[str, str]
 """An endpoint: its project and its name."""
 
 ATTEMPTS_MAX = 2
+NAMES_CACHED = 1024
 RETRY_AFTER_S_MAX = 30
 """Whoever waited in vain is told to come again after as long as it waited, and at most this."""
 CLIENT_LEFT = 499
@@ -47,6 +50,15 @@ ENGINE_SILENT = Refusal(504, "engine_silent", "gateway.engine-silent")
 ANSWER_TOO_LARGE = Refusal(502, "answer_too_large", "gateway.answer-too-large")
 KEY_REVOKED = Refusal(401, "key_revoked", "gateway.key-revoked")
 STOPPING = unavailable("gateway_stopping", "gateway.stopping")
+
+
+@lru_cache(NAMES_CACHED)
+def _names(theirs: str, ours: str) -> Names:
+    """Return how an engine may write its model's name in an answer, and what is said instead."""
+    return tuple(
+        (f'"model":{space}"{theirs}"'.encode(), f'"model":{space}"{ours}"'.encode())
+        for space in ("", " ")
+    )
 
 
 class Admitted(Struct, frozen=True):
@@ -62,6 +74,7 @@ class Admitted(Struct, frozen=True):
     """Who inspects its answer."""
 
 
+Names = tuple[tuple[bytes, bytes], ...]
 Begun = Callable[["Exchange", float], None]
 
 
@@ -73,11 +86,29 @@ class Exchange:
         begun: Begun | None = None,
     ) -> None:  # fmt: skip
         """`begun` is told when its prompt was read: its replica may be sent another."""
-        self._admitted, self._begun = admitted, begun
+        self._begun, self._endpoint = begun, admitted.endpoint
+        self.id = admitted.id
+        """What the answer, the engine's log and the usage record have in common."""
+        self.key = admitted.key
+        """Who asks, as it was when the request came."""
+        self.tenant = admitted.key.project
+        """Whose share of the endpoint it takes: the project of its key."""
         self.place: Place = (admitted.endpoint.project, admitted.endpoint.name)
         """The endpoint that is asked."""
-        self._request = admitted.request
+        self.request = request = admitted.request
+        """What is asked, as it was checked."""
+        self.model = request.model
+        """The endpoint's name as the application said it."""
+        self.kind = request.kind
+        """What is asked of it."""
+        self.body_bytes = request.body_bytes
+        """What it weighs while it waits."""
+        self.prompt_tokens = request.prompt_tokens
+        """What is to be read, as estimated."""
+        self.is_batch = request.is_batch
+        """Whether it may wait for all that isn't."""
         self._prompt = admitted.prompt or Prompt()
+        self._readers = admitted.readers
         self._router = router
         self._limits = limits
         self._began = self._held_at = now
@@ -85,16 +116,14 @@ class Exchange:
         self._blamed = False
         self._target: Target | None = None
         self._replica = ""
-        self._names: list[tuple[bytes, bytes]] = []
+        self._names: Names = ()
         """How the replica may call itself in an answer, and what is said instead."""
         self._engine_status = 0
         self._first_byte_s: float | None = None
-        self._events = EventStream(self._request.wants_usage, limits.event_bytes_max)
+        self._events = EventStream(self.request.wants_usage, limits.event_bytes_max)
         self._inspected = False
-        self._retold: Retold | None = None
-        if self._request.told:
-            self._retold = Retold(admitted.id, self._request.model, self._request.told)
-        self._body = bytearray()
+        self._retold = Retold(self.id, self.model, request.told) if request.told else None
+        self._body: bytes | bytearray = b""
         self._tokens: Tokens | None = None
         self.deadline = now + limits.first_byte_s
         """When whoever has to act next has taken too long."""
@@ -102,88 +131,45 @@ class Exchange:
         """True while that is the client, who has to take what it was sent."""
         self.reserve: Reserve | None = None
         """What it has of the budgets it counts for; None: nothing, or no more."""
+        self.micro = 0
+        """What it has cost, in millionths of a won; known once it is settled."""
         self.headers: Headers = []
         """What a good answer tells of these."""
 
     @property
-    def id(self) -> str:
-        """What the answer, the engine's log and the usage record have in common."""
-        return self._admitted.id
-
-    @property
-    def key(self) -> Key:
-        """Who asks, as it was when the request came."""
-        return self._admitted.key
-
-    @property
     def project(self) -> str:
         """Whose endpoint is asked."""
-        return self._admitted.endpoint.project
-
-    @property
-    def request(self) -> Request:
-        """What is asked, as it was checked."""
-        return self._request
+        return self._endpoint.project
 
     @property
     def price(self) -> Price | None:
         """What its tokens cost; None: nothing."""
-        return self._admitted.endpoint.price
-
-    @property
-    def model(self) -> str:
-        """The endpoint's name as the application said it."""
-        return self._request.model
-
-    @property
-    def kind(self) -> Kind:
-        """What is asked of it."""
-        return self._request.kind
-
-    @property
-    def body_bytes(self) -> int:
-        """What it weighs while it waits."""
-        return self._request.body_bytes
-
-    @property
-    def tenant(self) -> str:
-        """Whose share of the endpoint it takes: the project of its key."""
-        return self._admitted.key.project
-
-    @property
-    def is_batch(self) -> bool:
-        """Whether it may wait for all that isn't."""
-        return self._request.is_batch
-
-    @property
-    def prompt_tokens(self) -> int:
-        """What is to be read, as estimated."""
-        return self._request.prompt_tokens
+        return self._endpoint.price
 
     @property
     def output_tokens_max(self) -> float:
         """So much may be written at most, as far as it says."""
-        return self._request.output_tokens_max
+        return self.request.output_tokens_max
 
     @property
     def is_held(self) -> bool:
         """Whether it may wait while its endpoint has no replica."""
-        return self._admitted.endpoint.hold_s > 0
+        return self._endpoint.hold_s > 0
 
     @property
     def slots(self) -> int:
         """On how many requests its endpoint works at once."""
-        return sum(target.slots for target in self._admitted.endpoint.targets)
+        return sum(target.slots for target in self._endpoint.targets)
 
     @property
     def cached_tokens(self) -> float:
         """How much of its prompt some replica was sent before, and may still have."""
-        return self._router.cached_tokens(self._admitted.endpoint.targets, self._prompt)
+        return self._router.cached_tokens(self._endpoint.targets, self._prompt)
 
     @property
     def slack_tokens(self) -> float:
         """How far from its turn one may be that goes first, since its prompt is cached."""
-        per_s = self._router.tokens_per_s(self._admitted.endpoint.targets)
+        per_s = self._router.tokens_per_s(self._endpoint.targets)
         return min(self._limits.slack_tokens, self._limits.slack_s * per_s)
 
     def hold(self, now: float) -> None:
@@ -192,7 +178,7 @@ class Exchange:
 
     @property
     def _hold_s(self) -> float:
-        return self._admitted.endpoint.hold_s or self._limits.held_s
+        return self._endpoint.hold_s or self._limits.held_s
 
     def held_s(self, now: float) -> float:
         """Return for how long it has waited for its turn."""
@@ -200,7 +186,7 @@ class Exchange:
 
     def move(self, endpoint: Endpoint) -> None:
         """Follow the endpoint to where it is now; only while no replica is chosen."""
-        self._admitted = structs.replace(self._admitted, endpoint=endpoint)
+        self._endpoint = endpoint
         self.place = endpoint.project, endpoint.name
 
     def turn(self, now: float) -> Target | Refusal | None:
@@ -216,21 +202,21 @@ class Exchange:
             model=self.model,
             seconds=wait_s,
         )
-        return structs.replace(refusal, waiting=self._admitted.endpoint.waiting)
+        return structs.replace(refusal, waiting=self._endpoint.waiting)
 
     def choose(self, now: float) -> Target | Refusal | None:
         """Pick the replica to ask; None: wait for one; the refusal when there is none."""
         return self._choose(now, without="")
 
     def _choose(self, now: float, without: str) -> Target | Refusal | None:
-        targets = self._admitted.endpoint.targets
+        targets = self._endpoint.targets
         target = self._router.take(targets, now, without, self._prompt)
         is_held = self.is_held and not targets
         if target is None and (is_held or self._router.may_wait(targets, now, without)):
             return None
         if target is None:
             wait_s = max(1, round(self._router.wait_s(targets, now)))
-            model = self._request.model
+            model = self.model
             return unavailable("no_replica", "gateway.no-replica", wait_s, model=model)
         self._attempts += 1
         self._target = target
@@ -240,13 +226,10 @@ class Exchange:
     def upstream(self, target: Target) -> tuple[str, bytes]:
         """Return the address and body to send to a replica; from now on it counts as asked."""
         self._replica = target.uid
-        self._names = [
-            (f'"model":{space}"{target.uid}"'.encode(), f'"model":{space}"{self.model}"'.encode())
-            for space in ("", " ")
-        ]
-        kind, endpoint = self._request.kind, self._admitted.endpoint
-        more = apart(kind, endpoint, self._admitted.key) if endpoint.cache else b""
-        return target.url + ENGINE_PATHS[kind], self._request.encode(target.uid, more)
+        self._names = _names(target.uid, self.model)
+        kind, endpoint = self.request.kind, self._endpoint
+        more = apart(kind, endpoint, self.key) if endpoint.cache else b""
+        return target.url + ENGINE_PATHS[kind], self.request.encode(target.uid, more)
 
     def failed(self, fault: Fault, now: float) -> Target | Refusal | None:
         """Note that the chosen replica gave no answer; pick another, once, as `choose` does.
@@ -263,7 +246,7 @@ class Exchange:
         elif fault in {"busy", "garbled"} or self._attempts == ATTEMPTS_MAX:
             self._blame(target, now)
         if self._attempts == ATTEMPTS_MAX:
-            return unavailable("no_answer", "gateway.no-answer", model=self._request.model)
+            return unavailable("no_answer", "gateway.no-answer", model=self.model)
         other = self._choose(now, without=target.uid)
         return self._choose(now, "") if fault == "lost" and isinstance(other, Refusal) else other
 
@@ -298,11 +281,11 @@ class Exchange:
 
     @property
     def _wanted_type(self) -> str:
-        return "text/event-stream" if self._request.stream else "application/json"
+        return "text/event-stream" if self.request.stream else "application/json"
 
     def _hear(self, now: float) -> None:
         if self._target:
-            self._router.hear(self._target, now)
+            self._router.answers(self._prompt, now)
 
     def _praise(self) -> None:
         if self._target:
@@ -311,7 +294,7 @@ class Exchange:
     @property
     def streaming(self) -> bool:
         """Whether the answer is a stream; only after `answers`."""
-        return self._request.stream and self._engine_status == 200
+        return self.request.stream and self._engine_status == 200
 
     def engine_turn(self, now: float) -> None:
         """Note that the client took all, and the engine is to go on."""
@@ -355,7 +338,12 @@ class Exchange:
     def collect(self, data: bytes, now: float) -> Refusal | None:
         """Take a piece of an answer that is no stream."""
         self._note_first_byte(now)
-        self._body += data
+        if not self._body:  # most often it is the only piece
+            self._body = data
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += data
         self.deadline = now + self._limits.gap_s
         return ANSWER_TOO_LARGE if len(self._body) > self._limits.answer_bytes_max else None
 
@@ -380,7 +368,7 @@ class Exchange:
 
     def _inspect(self, data: bytes, last: bool) -> bytes | Refusal:
         """Show a piece of the answer to those who read it, if there are any."""
-        line = self._admitted.readers
+        line = self._readers
         if not line or self._inspected or not (data or last):
             return data
         self._inspected = last
@@ -434,7 +422,7 @@ class Exchange:
 
     def opened(self, now: float, at: float) -> Opened:
         """Return what is written down of it while it is open. `at` is Unix seconds."""
-        usage = self._usage(CUT_OFF, now, at, Tokens(self._request.prompt_tokens, 0, 0))
+        usage = self._usage(CUT_OFF, now, at, Tokens(self.prompt_tokens, 0, 0))
         return Opened(usage, self.reserve.tokens if self.reserve else 0, self.price)
 
     def settle(self, status: int, now: float, at: float) -> Usage | None:
@@ -448,17 +436,19 @@ class Exchange:
             return None
         tokens = self._events.tokens or self._tokens
         served = worked or (self._first_byte_s is not None and self._engine_status == 200)
-        guess = Tokens(self._request.prompt_tokens if served else 0, 0, self._events.pieces)
-        usage = self._usage(status, now, at, tokens or guess)
-        return structs.replace(usage, estimated=True) if tokens is None and served else usage
+        counted = tokens or Tokens(self.prompt_tokens if served else 0, 0, self._events.pieces)
+        self.micro = cost_micro(self.price, counted.prompt, counted.cached, counted.output)
+        return self._usage(status, now, at, counted, served and tokens is None)
 
-    def _usage(self, status: int, now: float, at: float, counted: Tokens) -> Usage:
+    def _usage(
+        self, status: int, now: float, at: float, counted: Tokens, estimated: bool = False
+    ) -> Usage:
         return Usage(
-            id=self._admitted.id,
+            id=self.id,
             at=at,
-            key=self._admitted.key.name,
-            project=self._admitted.endpoint.project,
-            endpoint=self._admitted.endpoint.name,
+            key=self.key.name,
+            project=self._endpoint.project,
+            endpoint=self._endpoint.name,
             replica=self._replica,
             prompt_tokens=counted.prompt,
             cached_tokens=counted.cached,
@@ -466,7 +456,9 @@ class Exchange:
             status=status,
             duration_s=now - self._began,
             first_token_s=self._first_byte_s,
-            key_uid=self._admitted.key.uid,
-            payer=self._admitted.key.project,
-            model=self._admitted.endpoint.model,
+            estimated=estimated,
+            key_uid=self.key.uid,
+            payer=self.tenant,
+            model=self._endpoint.model,
+            krw=self.micro / MICRO,
         )

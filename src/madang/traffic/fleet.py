@@ -33,7 +33,7 @@ class Fleet:
     """The numbers of all replicas; which of them are live is known to the router."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self._per_slot = limits.slot_requests_max
         self.requests: list[int] = []
         """Under way."""
         self.prompts: list[int] = []
@@ -99,12 +99,12 @@ class Fleet:
 
     def _weigh(self, spot: int) -> None:
         """Say anew how long a prompt would wait there."""
-        requests, slots, unread = self.requests[spot], self._slots[spot], self.unread[spot]
-        limits = self._limits
-        if requests >= slots * limits.slot_requests_max:
+        requests, slots = self.requests[spot], self._slots[spot]
+        if requests >= slots * self._per_slot:
             self.wait_s[spot] = inf
             return
-        wait_s = unread * self.pace_s[spot] + self._load_s[spot] + BUSY_S * requests / slots
+        wait_s = self.unread[spot] * self.pace_s[spot] + self._load_s[spot]
+        wait_s += BUSY_S * requests / slots
         if requests >= slots:
             wait_s += self._held_s[spot] * (requests + 1 - slots) / slots
         self.wait_s[spot] = wait_s
@@ -160,9 +160,12 @@ class Fleet:
 
     def read(self, prompt: Prompt, now: float, learn: bool = True) -> None:
         """Note that a prompt was read, if that was not noted before."""
+        if prompt.spot >= 0 and prompt.own:
+            self._read(prompt, now, learn)
+            self._weigh(prompt.spot)
+
+    def _read(self, prompt: Prompt, now: float, learn: bool) -> None:
         spot, own = prompt.spot, prompt.own
-        if spot < 0 or not own:
-            return
         prompt.own, prompt.read_at = 0.0, now
         self.prompts[spot] -= 1
         self.unread[spot] = self.unread[spot] - own if self.prompts[spot] else 0.0
@@ -178,7 +181,6 @@ class Fleet:
             self._tokens[spot], self._seconds[spot] = tokens, seconds
             self.pace_s[spot], self.learnt[spot] = seconds / tokens, True
             self._load_s[spot] = 0.0
-        self._weigh(spot)
 
     def settle(self, now: float) -> None:
         """Take those prompts as read that say nothing of it, and should have been by now."""
@@ -194,7 +196,7 @@ class Fleet:
         if prompt.own:
             waited_s = now - prompt.sent_at
             slower = waited_s > (prompt.ahead + prompt.own) * self.pace_s[spot]
-            self.read(prompt, now, learn=prompt.tells and slower)
+            self._read(prompt, now, learn=prompt.tells and slower)
         elif prompt.read_at:
             self._held_s[spot] += (now - prompt.read_at - self._held_s[spot]) * (1 - MEMORY)
         self.requests[spot] -= 1

@@ -39,14 +39,18 @@ class Front(Struct, frozen=True):
         >>> Front().stranger([(b"host", b"evil.example:7070")], ("127.0.0.1", 7070))
         'host'
         """
-        hosts, origins = [], []
+        host, origins = None, []
         for name, value in headers:
             if name == b"host":
-                hosts.append(value.lower())
+                if host is not None:
+                    return "host"
+                host = value.lower()
             elif name == b"origin":
                 origins.append(value.lower())
-        if len(hosts) != 1 or not self._ours(hosts[0], server):
+        if host is None or not self._ours(host, server):
             return "host"
+        if not origins:
+            return ""
         return "" if all(self._is_our_page(origin, server) for origin in origins) else "origin"
 
     def _is_our_page(self, origin: bytes, server: Server) -> bool:

@@ -155,19 +155,23 @@ class Hold:
                 line.output_tokens += OUTPUT_LEARNT * (usage.output_tokens - line.output_tokens)
         line.share.charge(claim, cost - claim.tokens, now)
 
-    def serve(self, now: float, places: Iterable[Place] | None = None) -> None:
-        """Call all whose turn has come, or whose time is up; everywhere, or at these places."""
-        for place in tuple(self._lines) if places is None else places:
-            line = self._lines.get(place)
-            if line is None or not line.calls:
-                continue
-            self._expire(line, now)
-            while found := self._turn(line, now):
-                front, choice = found
-                if isinstance(choice, Target):
-                    self._charged[front] = line.share.claim(front)
-                    line.share.take(front, now)
-                self._call(front, choice)
+    def serve(self, now: float) -> None:
+        """Call all whose turn has come, or whose time is up, everywhere."""
+        for place in tuple(self._lines):
+            self.serve_at(place, now)
+
+    def serve_at(self, place: Place, now: float) -> None:
+        """Do as `serve` does, at one place."""
+        line = self._lines.get(place)
+        if line is None or not line.calls:
+            return
+        self._expire(line, now)
+        while found := self._turn(line, now):
+            front, choice = found
+            if isinstance(choice, Target):
+                self._charged[front] = line.share.claim(front)
+                line.share.take(front, now)
+            self._call(front, choice)
 
     def _turn(self, line: _Line, now: float) -> tuple[Exchange, Target | Refusal] | None:
         """Return whose turn it is, and what comes of it; None: nobody's.
@@ -212,8 +216,8 @@ class Hold:
         return line
 
     def _claim(self, exchange: Exchange, line: _Line) -> Claim:
-        written = min(line.output_tokens, exchange.output_tokens_max)
-        tokens = exchange.prompt_tokens + OUTPUT_COST * written
+        written, most = line.output_tokens, exchange.output_tokens_max
+        tokens = exchange.prompt_tokens + OUTPUT_COST * min(written, most)
         return Claim(exchange.tenant, tokens, exchange.key.weight, exchange.is_batch)
 
     def _most(self, exchange: Exchange) -> _Weight:

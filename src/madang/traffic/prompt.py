@@ -21,7 +21,7 @@ HASH_BITS = (1 << 60) - 1
 """A number of 60 bits takes two thirds of the memory of one of 64."""
 
 
-class Prompt(Struct):
+class Prompt(Struct, gc=False):
     """A prompt, and what became of it at the replica that it was sent to last."""
 
     tokens: float = 0.0

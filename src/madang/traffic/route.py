@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import inf
 
 from msgspec import Struct
 
@@ -122,8 +123,10 @@ class Router:
     def _best(self, crew: _Crew, some: _Some, prompt: Prompt) -> tuple[int, Matches]:
         """Return the best spot of these, if any has room, and what each has of the prompt."""
         spots = some.spots
-        start = self._turn % (len(spots) or 1)
         matches = self._prefixes.find(prompt.chain, some.bits)
+        if len(spots) == 1:  # nothing to compare: only whether it has room
+            return (spots[0] if self._fleet.wait_s[spots[0]] < inf else -1), matches
+        start = self._turn % (len(spots) or 1)
         return self._fleet.best(
             spots[start:] + spots[:start], prompt, matches, crew.keen_s
         ), matches
@@ -145,7 +148,7 @@ class Router:
         """Count a request on a spot, and note what its replica will have cached."""
         own = prompt.tokens
         if prompt.chain:
-            depth = next(depth for bits, depth in matches if bits >> spot & 1)
+            depth = _depth(matches, spot)
             own -= depth * prompt.block_tokens
             room = self._fleet.cache_tokens[spot] / prompt.block_tokens
             self._prefixes.note(prompt.chain, spot, depth, room)
@@ -201,7 +204,8 @@ class Router:
     def _look(self, crew: _Crew) -> None:
         """Look anew at how busy all are, and what a token to be read costs others."""
         fleet, spots = self._fleet, crew.all.spots
-        if not spots:
+        if len(spots) < 2:  # one is chosen whatever that costs
+            crew.look_in = LOOKS
             return
         crew.look_in = 1 + len(spots) // LOOKS
         fleet.assume(spots)
@@ -250,6 +254,10 @@ class Router:
         if spot is not None:
             self._fleet.hear(spot, now)
 
+    def answers(self, prompt: Prompt, now: float) -> None:
+        """Note, as `hear`, that the target of a request under way has sent something."""
+        self._fleet.hear(prompt.spot, now)
+
     def read(self, prompt: Prompt, now: float) -> bool:
         """Note the first byte of an answer; False: it doesn't tell that the prompt was read."""
         if prompt.tells:
@@ -297,6 +305,15 @@ class Router:
 
     def _free_spot(self, who: Identity) -> None:
         self._free.append((self._prefixes.turns, self._spots.pop(who)))
+
+
+def _depth(matches: Matches, spot: int) -> int:
+    """Return how many leading blocks a spot has."""
+    bit = 1 << spot
+    for bits, depth in matches:
+        if bits & bit:
+            return depth
+    raise AssertionError("it is none of those that were compared")
 
 
 def _bits(spots: Iterable[int]) -> int:

@@ -38,8 +38,8 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 IMAGE_URL = r"^data:image/(png|jpeg|webp|gif);base64,"
 
 
-class Part(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """The closed base of everything below."""
+class Part(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """The closed base of everything below. What JSON holds has no cycles: nothing to collect."""
 
 
 class TextPart(Part, tag_field="type", tag="text"):

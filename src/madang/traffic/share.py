@@ -39,7 +39,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     """So many tenants are remembered; who is forgotten begins like one who comes back."""
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, gc=False):
     """What somebody asks for."""
 
     tenant: str
@@ -230,9 +230,9 @@ class Share(Generic[T]):
 
     def _least(self) -> float:
         """Return the least counter of those who wait; when nobody does, of who left last."""
-        tops = [entry[0] for is_batch in (False, True) if (entry := self._top(is_batch))]
-        if tops:
-            return min(tops)
+        if self._live[False] or self._live[True]:
+            both = (self._top(is_batch) for is_batch in (False, True))
+            return min(entry[0] for entry in both if entry)
         last = self._tenants.get(self._last)
         return last.counter if last else self._floor
 

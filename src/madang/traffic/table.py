@@ -194,7 +194,7 @@ class Pull(Struct, frozen=True):
     """What is called for, by `project/name` of the endpoint."""
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """What one request used; `id` makes a second delivery harmless."""
 
     id: str

@@ -9,17 +9,17 @@ from msgspec import DecodeError, Meta, Raw, Struct, json
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
-class _Details(Struct):
+class _Details(Struct, gc=False):
     cached_tokens: Count | None = None
 
 
-class _Said(Struct):
+class _Said(Struct, gc=False):
     prompt_tokens: Count
     completion_tokens: Count = 0
     prompt_tokens_details: _Details | None = None
 
 
-class _Answer(Struct):
+class _Answer(Struct, gc=False):
     usage: _Said | None = None
     choices: list[object] | None = None
 
@@ -27,7 +27,7 @@ class _Answer(Struct):
 _DECODER = json.Decoder(_Answer)
 
 
-class Tokens(Struct, frozen=True):
+class Tokens(Struct, frozen=True, gc=False):
     """How many tokens one request took."""
 
     prompt: int

@@ -25,8 +25,8 @@ from madang.traffic.table import Key, Target
 from rows import Row, write
 
 PORT = 8000
-TURNS = 60
-AT_ONCE = 500
+TURNS = 1500
+AT_ONCE = 20
 """Requests, or pieces, or rounds of the loop, in one turn."""
 LOOP_ROUNDS = 100
 TIMES_MAX = 3.0

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from madang.api.internal import build
+from madang.errors import Unavailable
 from madang.resources.rights import CONTROL
 from madang.traffic.table import Usage
 
@@ -45,6 +46,20 @@ async def test_odd_words_on_the_inner_socket_are_refused(yard: Yard, body: bytes
 
 def record(number: int) -> Usage:
     return Usage(f"r{number}", 1.0, "k", "local/main", "e", "u", 1, 0, 1, 200, 0.5)
+
+
+async def test_a_gateway_is_told_by_503_to_try_again_where_the_state_takes_nothing(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise Unavailable("store.write-failed", cause="unable to open database file")
+
+    monkeypatch.setattr(yard.desk.world, "record_usage", full)
+    transport = httpx.ASGITransport(app=build(yard.desk.world, yard.desk.gateways))
+    async with httpx.AsyncClient(transport=transport, base_url="http://control") as client:
+        answer = await client.post("/internal/usage", content=msgspec.json.encode([record(1)]))
+    assert answer.status_code == 503
+    assert answer.json() == {"error": "store.write-failed"}
 
 
 async def test_a_part_of_a_gateways_file_is_taken_once_and_it_is_told_how_far(yard: Yard) -> None:

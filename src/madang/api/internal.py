@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 
@@ -11,12 +12,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from madang.control.gateways import Gateways
 from madang.control.leases import Leases
 from madang.control.world import World
+from madang.errors import Unavailable
 from madang.resources.bill import Span
 from madang.resources.rights import GATEWAY
 from madang.traffic.leases import Asked
 from madang.traffic.table import Pull, Usage
 
 BODY_BYTES_MAX = 8 << 20
+
+log = logging.getLogger("madang.api")
 
 Answer = tuple[int, bytes]
 Path = Callable[[bytes, bytes], Awaitable[Answer]]
@@ -80,3 +84,6 @@ async def _answer(path: Path | None, where: bytes, receive: Receive) -> Answer:
         return await path(b"".join(pieces), where)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return 400, msgspec.json.encode({"error": str(error)})
+    except Unavailable as error:  # they try again, with what they have on disk
+        log.warning("a gateway is not heard: %s", error)
+        return 503, msgspec.json.encode({"error": error.code})

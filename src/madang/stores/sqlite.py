@@ -27,6 +27,7 @@ _PRAGMAS = {
     "synchronous": "full",
     "foreign_keys": "on",
     "busy_timeout": "5000",
+    "temp_store": "memory",  # no file has to be opened in the middle of a statement
     "journal_size_limit": str(LOG_BYTES_MAX),
 }
 

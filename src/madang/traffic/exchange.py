@@ -107,18 +107,14 @@ class Exchange:
         """What is to be read, as estimated."""
         self.is_batch = request.is_batch
         """Whether it may wait for all that isn't."""
-        self._prompt = admitted.prompt or Prompt()
-        self._readers = admitted.readers
-        self._router = router
-        self._limits = limits
+        self._prompt, self._readers = admitted.prompt or Prompt(), admitted.readers
+        self._router, self._limits = router, limits
         self._began = self._held_at = now
-        self._attempts = 0
-        self._blamed = False
+        self._attempts, self._blamed = 0, False
         self._target: Target | None = None
-        self._replica = ""
+        self._replica, self._engine_status = "", 0
         self._names: Names = ()
         """How the replica may call itself in an answer, and what is said instead."""
-        self._engine_status = 0
         self._first_byte_s: float | None = None
         self._events = EventStream(self.request.wants_usage, limits.event_bytes_max)
         self._inspected = False

@@ -13,7 +13,7 @@ from madang import settings
 from madang.errors import Rejected, Unavailable
 from madang.resources.rights import CONTROL
 from madang.settings import Home
-from madang.stores import restore, swap
+from madang.stores import migrations, restore, swap
 from madang.stores.postgres import PostgresStore
 from madang.stores.sqlite import SqliteStore
 from madang.testing.postgres import PostgresServer
@@ -131,7 +131,7 @@ def test_a_database_that_a_newer_madang_has_written_is_left_alone(
     error = refused(lambda: put_back(home, file, url))
     assert (type(error), error.code) == (Rejected, "restore.database-unfit")
     with postgres.connect(database) as admin:
-        admin.execute("UPDATE alembic_version SET version_num = '0005'")
+        admin.execute("UPDATE alembic_version SET version_num = %s", [migrations.VERSIONS[-1]])
     assert said(home) == "old"
 
 

@@ -13,10 +13,8 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http.client import (
-    HTTPConnection,
     HTTPException,
     HTTPResponse,
-    HTTPSConnection,
     IncompleteRead,
 )
 from typing import Any, NamedTuple, TypeVar, cast
@@ -48,6 +46,7 @@ from madang.answers import (
 )
 from madang.errors import MadangError, Rejected, Unauthorized, Unavailable
 from madang.messages import language
+from madang.tls import dial
 
 DEFAULT_PROJECT = "local/main"
 TIMEOUT_S = 30.0
@@ -442,9 +441,8 @@ class Client:
     ) -> Iterator[HTTPResponse]:
         """Send one request and hand out its answer; a refusal and a broken line are raised."""
         to = urlsplit(url)
-        connection = (HTTPSConnection if to.scheme == "https" else HTTPConnection)(
-            to.hostname or "", to.port, timeout=timeout_s
-        )
+        is_gateway = bool(self._address.gateway) and url.startswith(self._address.gateway)
+        connection = dial(to, timeout_s, own=is_gateway)
         headers = {
             "authorization": f"Bearer {self.key}",
             "content-type": "application/json",

@@ -98,6 +98,11 @@ class Home:
         return self.path / "audit.heads"
 
     @property
+    def tls(self) -> Path:
+        """Where the gateway's certificate and key lie, one a line; absent: it speaks plain HTTP."""
+        return self.path / "tls.files"
+
+    @property
     def listen(self) -> Path:
         """Host and port chosen by the last `up`."""
         return self.path / "listen.json"
@@ -309,6 +314,40 @@ def given_database_url(environ: Mapping[str, str] = os.environ) -> str:
     if url and not (url.startswith(DATABASE_SCHEMES) and url.isprintable()):
         raise Rejected("setting.database-url")
     return url
+
+
+def given_tls(environ: Mapping[str, str] = os.environ) -> tuple[str, ...] | None:
+    """Return the files MADANG_GATEWAY_TLS_CERT and _KEY; none for `off`, None where not a word.
+
+    Raises `Rejected` for one without the other.
+
+    >>> given_tls({"MADANG_GATEWAY_TLS_CERT": "/a.pem", "MADANG_GATEWAY_TLS_KEY": "/a.key"})
+    ('/a.pem', '/a.key')
+    >>> given_tls({"MADANG_GATEWAY_TLS_CERT": "off"}), given_tls({})
+    ((), None)
+    """
+    said = [environ.get(f"MADANG_GATEWAY_TLS_{each}", "").strip() for each in ("CERT", "KEY")]
+    if not any(said):
+        return None
+    if said[0] == "off":
+        return ()
+    if not all(said) or not "".join(said).isprintable():
+        raise Rejected("setting.tls")
+    return tuple(str(Path(each).expanduser().absolute()) for each in said)
+
+
+def tls_files(home: Home) -> tuple[Path, Path] | None:
+    """Return the certificate and the key that the gateway is to show; None: plain HTTP.
+
+    Raises `Rejected` where the file that says so is damaged: better no gateway than a bare one.
+    """
+    try:
+        lines = home.tls.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    if len(lines) != 2:
+        raise Rejected("setting.tls")
+    return Path(lines[0]), Path(lines[1])
 
 
 def backup_age_s(environ: Mapping[str, str] = os.environ) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from madang.ending import heard
 from madang.errors import MadangError
 from madang.settings import LOG_RING_BYTES, Home
+from madang.tls import dial
 
 PROGRAMS = {"control": "madang.app", "gateway": "madang.gateway"}
 """What the supervisor starts by itself, by its module."""
@@ -54,9 +56,12 @@ def has_ended(home: Home, part: str) -> MadangError | None:
     return said[-1] if said else None
 
 
-def health_of(part: str, host: str, port: int) -> tuple[int, dict[str, Any]]:
+def health_of(
+    part: str, host: str, port: int, is_secure: bool = False
+) -> tuple[int, dict[str, Any]]:
     """Return status and body of a part's health; 0 when what is there does not speak HTTP."""
-    connection = HTTPConnection(host, port, timeout=ANSWER_S)
+    scheme = "https" if is_secure else "http"
+    connection = dial(urlsplit(f"{scheme}://{host}:{port}"), ANSWER_S, own=True)
     said: Any = {}
     try:
         connection.request("GET", _HEALTH[part])

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -94,7 +95,10 @@ def any_port(host: str) -> int:
 
 def write(home: Home, address: Address) -> None:
     """Tell clients where it listens."""
-    text = json.dumps(forms.marked({"api": address.api, "gateway": address.gateway}))
+    gateway = address.gateway
+    if settings.tls_files(home):
+        gateway = gateway.replace("http:", "https:", 1)
+    text = json.dumps(forms.marked({"api": address.api, "gateway": gateway}))
     fresh = home.listen.with_suffix(".part")
     fresh.write_text(text + "\n", encoding="ascii")
     fresh.replace(home.listen)
@@ -135,6 +139,28 @@ def tell_of_heads(home: Home, *, runs: bool) -> None:
         raise Rejected("up.other-heads", str(home.path), place=str(place), running=str(before))
     if place != before and home.audit_public.exists():
         note("up.heads-moved", place=str(place), before=str(before))
+
+
+def keep_tls(home: Home, *, runs: bool) -> None:
+    """Keep which certificate the gateway is to show, if MADANG_GATEWAY_TLS_CERT says so.
+
+    Raises `Rejected` where another one is shown already, and `Unavailable` for files that nothing
+    could be served with.
+    """
+    given, before = settings.given_tls(), settings.tls_files(home) or ()
+    if given is None or given == tuple(map(str, before)):
+        return
+    if runs:
+        raise Rejected("up.other-tls", str(home.path))
+    if not given:
+        home.tls.unlink()
+        return
+    from madang.gateway.tls import load
+
+    load(Path(given[0]), Path(given[1]))
+    fresh = home.tls.with_suffix(".part")
+    fresh.write_text("\n".join(given) + "\n", encoding="utf-8")
+    fresh.replace(home.tls)
 
 
 def _write_database(home: Home, url: str) -> None:

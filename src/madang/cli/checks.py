@@ -6,12 +6,15 @@ Each check looks at one thing and changes nothing that lasts.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from madang import settings
 from madang.answers import Check
 from madang.app import look as outside
 from madang.app import parts
@@ -27,6 +30,8 @@ FILES_SPARE = 8
 """A process that may open fewer than this has none left for the next request."""
 MEMORY_SPARE_BYTES = 16 << 20
 """With less than this between what it uses and what it may use, a process can do little."""
+CERTIFICATE_DAYS_MIN = 14
+"""A certificate that is good for less is called old."""
 LOOK_S = 2.0
 """How long another command may be working on the home before that is all there is to say."""
 
@@ -70,13 +75,15 @@ def _running(home: Home) -> Iterator[Check]:
     for part, port in zip(parts.PARTS, (where.port, where.port + 1), strict=True):
         answers = _part(home, part, Address(where.host, port))
         yield answers
+        if part == "gateway":
+            yield from _certificate(home, where.host, port)
         if part == "control" and not answers["ok"]:
             yield from _state(home)
 
 
 def _part(home: Home, part: str, where: Address) -> Check:
     """Say whether a part answers at its port; if not, what it said last."""
-    status, said = parts.health_of(part, *where)
+    status, said = parts.health_of(part, *where, _is_secure(home, part))
     if status == 200 and said.get("lacked"):
         return found("doctor.part-short", part, ok=False, cause=str(said["lacked"]))
     if status == 200:
@@ -87,6 +94,31 @@ def _part(home: Home, part: str, where: Address) -> Check:
         return found("doctor.part-not-ready", part, ok=False, port=where.port, status=status)
     line = background.last_line(parts.log_of(home, part))
     return found("doctor.part-silent", part, ok=False, port=where.port, cause=line or "-")
+
+
+def _is_secure(home: Home, part: str) -> bool:
+    with suppress(MadangError):
+        return part == "gateway" and settings.tls_files(home) is not None
+    return False
+
+
+def _certificate(home: Home, host: str, port: int) -> Iterator[Check]:
+    """Say how long the gateway's certificate is good, and what keeps another from being shown."""
+    if not _is_secure(home, "gateway"):
+        return
+    said = parts.health_of("gateway", host, port, is_secure=True)[1].get("tls")
+    if not isinstance(said, dict):
+        return
+    path = str(home.tls.read_text(encoding="utf-8").splitlines()[0])
+    if said.get("fault"):
+        yield found("doctor.tls-kept", path, ok=False, cause=str(said["fault"]))
+    days = math.floor((float(said.get("ends_at", 0)) - time.time()) / 86400)
+    if days < 0:
+        yield found("doctor.tls-over", path, ok=False, days=-days)
+    elif days < CERTIFICATE_DAYS_MIN:
+        yield found("doctor.tls-ends", path, ok=False, days=days)
+    else:
+        yield found("doctor.tls-good", path, ok=True, days=days)
 
 
 def _at_rest(home: Home) -> Iterator[Check]:

@@ -19,7 +19,16 @@ from madang import settings
 from madang.answers import Message, Resource
 from madang.app import parts
 from madang.cli import background, first, fleet
-from madang.cli.address import Address, choose, last, loopback, tell_of_heads, tried_database, write
+from madang.cli.address import (
+    Address,
+    choose,
+    keep_tls,
+    last,
+    loopback,
+    tell_of_heads,
+    tried_database,
+    write,
+)
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, note, phase, say, show_json, tell
 from madang.cli.progress import until_ready
@@ -76,6 +85,7 @@ def up(
             if not (runs := bool(background.holder(home))):
                 _make_ready(home)
             tell_of_heads(home, runs=runs)
+            keep_tls(home, runs=runs)
             with tried_database(home, runs=runs):
                 pid = _ensure_running(home, host, asked)
             client = Client(home=str(home.path), project=DEFAULT_PROJECT)

@@ -21,12 +21,14 @@ from madang.clocks import SystemClock, SystemRandom
 from madang.errors import Unavailable
 from madang.gateway.app import Gateway
 from madang.gateway.engines import Engines
+from madang.gateway.handshakes import Handshakes
 from madang.gateway.house import Means
 from madang.gateway.journal import Journal, column_of
 from madang.gateway.lease import Lessee
 from madang.gateway.line import ControlLine
 from madang.gateway.pull import Puller, TableFile
 from madang.gateway.spool import Spool
+from madang.gateway.tls import Shown
 from madang.holders import holder_of, noted
 from madang.settings import BODY_BYTES_MAX, STALE_TABLE_S, Home
 from madang.supervisor.protocol import READY_FD
@@ -58,9 +60,11 @@ def run(home: Home, host: str, port: int, uid: str) -> None:
     _, descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_max, descriptors_max))
     home.gateway.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = settings.tls_files(home)
+    shown = Shown(files, SystemClock()) if files else None
     loop = uvloop.new_event_loop
     with _alone(home), _listen(host, port) as listener, asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(_serve(home, listener, uid))
+        runner.run(_serve(home, listener, uid, shown))
 
 
 @contextmanager
@@ -84,7 +88,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise Unavailable("gateway.port", where, cause=cause, holder=holder) from error
 
 
-async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
+async def _serve(home: Home, listener: socket.socket, uid: str, shown: Shown | None) -> None:
     clock = SystemClock()
     limits = Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S)
     salt = int(SystemRandom().token(SALT_BYTES), 16)
@@ -109,7 +113,10 @@ async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
             lessee.run(),
         )  # fmt: skip
         tasks = [group.create_task(each) for each in loops]
-        await _accept(gateway, listener)
+        if shown:
+            shown.begin(desk.tell)
+            tasks.append(group.create_task(shown.watch(listener.getsockname()[:2])))
+        await _accept(gateway, listener, shown, lacks)
         for task in tasks:
             task.cancel()
     await engines.close()
@@ -119,26 +126,33 @@ async def _serve(home: Home, listener: socket.socket, uid: str) -> None:
     log.info("stopped")
 
 
-async def _accept(gateway: Gateway, listener: socket.socket) -> None:
+async def _accept(
+    gateway: Gateway, listener: socket.socket, shown: Shown | None, lacks: Lacks
+) -> None:
     """Serve until told to stop, and then until all that is under way is served, or cut off."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    server = await loop.create_server(gateway.connect, sock=listener, backlog=BACKLOG)
-    _announce(listener)
+    server: Handshakes | asyncio.Server
+    if shown:
+        server = Handshakes(gateway.connect, shown, lacks)
+        server.listen(listener)
+    else:
+        server = await loop.create_server(gateway.connect, sock=listener, backlog=BACKLOG)
+    _announce(listener, "https" if shown else "http")
     await told.wait()
     server.close()
     await gateway.finish(FINISH_S)
     await gateway.cut(LAST_WORDS_S)
 
 
-def _announce(listener: socket.socket) -> None:
+def _announce(listener: socket.socket, scheme: str) -> None:
     """Tell whoever started us, and the log, where we listen."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     log.info("listening on %s", url)
     ready = os.environ.pop(READY_FD, None)
     if ready:

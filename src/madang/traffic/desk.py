@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 
 from msgspec import json
@@ -61,6 +61,7 @@ class Desk:
         self._unconfirmed: dict[Exchange, tuple[Call, float]] = {}
         """Those that wait for a lease, and until when."""
         self._lack, self._lacked_at = "", -inf
+        self._told: Mapping[str, object] = {}
         self._open = 0
         self._accounts: dict[str, Exchange] = {}
         self._body_bytes = 0
@@ -161,6 +162,10 @@ class Desk:
         """Note that the gateway lacked open files or memory: requests were refused for that."""
         self._lack, self._lacked_at = cause, now
 
+    def tell(self, told: Mapping[str, object]) -> None:
+        """Note what a health check is to say beside all else."""
+        self._told = told
+
     def health(self, now: float) -> bytes | Refusal:
         """Answer a health check: fit to serve with any table, however old."""
         if not self._loaded:
@@ -170,7 +175,8 @@ class Desk:
         told = {"status": "ok", "table": self.version, "control_heard_s_ago": heard}
         ago_s = now - self._lacked_at
         lack = {"lacked": self._lack, "lacked_s_ago": round(ago_s, 3)}
-        return json.encode(told | counts | (lack if ago_s <= LACK_TOLD_S else {}))
+        more = {**self._told, **(lack if ago_s <= LACK_TOLD_S else {})}
+        return json.encode(told | counts | more)
 
     def admit(
         self, request_id: str, key: Key, kind: Kind, body: bytes, now: float

@@ -91,17 +91,17 @@ ROOM_LINES_DEFAULT = 1_500
 # its own, which lanes and benches share; since it holds a whole world on a virtual clock; and since
 # a load, a flood and a soak are measured by what is no part of the gateway. 4,300, since hostile
 # requests come to two doors, to the gateway byte by byte over its socket.
-# traffic, 1,500 by design: 3,600, since it predicts, shares, limits, prices and holds, each a rule
-# of its own; gateway, 2,000: 3,600, since its server, its pool of connections and its segments of
-# usage are our own; for the same control, 3,700, cli, 4,050, resources, 1,900, and twin, 2,700,
+# traffic, 1,500 by design: 3,500, since it predicts, shares, limits, prices and holds, each a rule
+# of its own; gateway, 2,000: 2,250, since its server, its pool of connections and its segments of
+# usage are our own; for the same control, 3,600, cli, 4,050, resources, 1,900, and twin, 2,640,
 # which replays all of traffic; planning, 9,500: services grow by demand; stores, 2,300.
 # stores, 2,400: what budgets have spent and gateways were lent is read and written there.
 # 2,580, since copies of older states are read by the columns that these have.
 # 2,560: the bill is added up beside its records, and stays when these go.
 # testing, 4,560: the store in memory adds the bill up as the others do.
 ROOM_LINES_MAX = {
-    "planning": 9_500, "traffic": 3_600, "control": 3_700, "gateway": 3_600, "supervisor": 1_880,
-    "cli": 4_050, "stores": 2_580, "testing": 4_560, "twin": 2_700, "resources": 1_900,
+    "planning": 9_500, "traffic": 3_500, "control": 3_600, "gateway": 2_250, "supervisor": 1_880,
+    "cli": 4_050, "stores": 2_580, "testing": 4_560, "twin": 2_640, "resources": 1_900,
 }  # fmt: skip
 """Lines that bear code: no blank ones, no comments, no docstrings."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from tests.certificates import Files
 
 from madang.cli import COMMANDS
 from madang.testing.postgres import PASSWORD, PostgresServer
@@ -36,7 +37,7 @@ GUIDES = (
 GUIDE_PAIRS = tuple((guide, guide.replace("docs/", "docs/ko/", 1)) for guide in GUIDES)
 """Typed in English only; what is typed is the same in Korean."""
 PAGES_TYPED = (*QUICKSTARTS, *OPERATIONS, *GUIDES)
-APART = frozenset({"postgresql", "upgrade", "reclaim", "squeeze"})
+APART = frozenset({"postgresql", "upgrade", "reclaim", "squeeze", "tls"})
 """Marks of blocks that are typed somewhere else than the rest of their page."""
 PAGES = (
     "README.md", "README.ko.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md",
@@ -277,6 +278,15 @@ def test_an_upgrade_is_what_the_guide_says(page: str, tmp_path: Path) -> None:
         assert reader.shell.type("madang up --port 0")[0] == 0
         follow(reader, steps(page, "upgrade"))
         assert (reader.home / "run/supervisor.sock").exists(), "it ends with everything up"
+
+
+@pytest.mark.parametrize("page", OPERATIONS)
+def test_a_gateway_speaks_tls_as_the_guide_says(page: str, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.put("ec", days=90)
+    with reading(language_of(page), tmp_path) as reader:
+        reader.names = (("/etc/madang/gateway", str(files.cert.with_suffix(""))),)
+        follow(reader, steps(page, "tls"))
 
 
 @pytest.mark.timeout(400)

@@ -46,13 +46,15 @@ class Account:
     """What one owner may use, and uses."""
 
     __slots__ = (
-        "concurrent", "concurrent_max", "day", "month", "name", "owner", "requests", "requests_at",
-        "requests_max", "requests_told", "second", "tokens", "tokens_at", "tokens_max",
-        "tokens_told",
+        "allowance", "concurrent", "concurrent_max", "day", "month", "name", "owner", "requests",
+        "requests_at", "requests_max", "requests_told", "second", "tokens", "tokens_at",
+        "tokens_max", "tokens_told",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, name: str) -> None:
         self.owner, self.name = owner, name
+        self.allowance = Allowance()
+        """The limits as they were given; those below may be what others leave of them."""
         self.requests_max = self.tokens_max = self.concurrent_max = inf
         self.requests_told = self.tokens_told = b""
         self.requests = self.tokens = self.concurrent = 0
@@ -62,6 +64,7 @@ class Account:
 
     def allow(self, allowance: Allowance) -> None:
         """Take other limits; what is used stays used."""
+        self.allowance = allowance
         self.requests_max = _most(allowance.requests_per_minute)
         self.tokens_max = _most(allowance.tokens_per_minute)
         self.concurrent_max = _most(allowance.concurrent)
@@ -271,15 +274,16 @@ class Budgets:
         tokens, micro = asked
         told = headers(line, now)
         if account.requests >= account.requests_max:
-            most = account.requests_max
-            left = most - account.requests
+            most = account.allowance.requests_per_minute or 0
+            left = account.requests_max - account.requests
             wait_s = account.free_in(account.requests_at, 1 - left, now)
             limit = Limited("requests_per_minute", account.name, most, max(0, left), 1, wait_s)
         elif account.concurrent >= account.concurrent_max:
-            limit = Limited("concurrent", account.name, account.concurrent_max, 0, 1, SOON_S)
+            most = account.allowance.concurrent or 0
+            limit = Limited("concurrent", account.name, most, 0, 1, SOON_S)
         elif account.tokens + tokens > account.tokens_max:
-            most = account.tokens_max
-            left = most - account.tokens
+            most = account.allowance.tokens_per_minute or 0
+            left = account.tokens_max - account.tokens
             wait_s = account.free_in(account.tokens_at, tokens - left, now)
             limit = Limited("tokens_per_minute", account.name, most, max(0, left), tokens, wait_s)
         elif account.day.left < tokens:

@@ -93,7 +93,7 @@ bench-queue: $(VENV)/.dev  ## how long jobs wait and who goes short: a few minut
 
 bench: $(VENV)/.dev  ## the short benches, and one table (durability and hostile run by themselves)
 	mkdir -p bench/out
-	for each in $(filter-out bench/jobs_%,$(wildcard bench/[a-z]*_*.py)) bench/control.py bench/jobs.py; do $(BIN)/python $$each; done
+	for each in $(filter-out bench/jobs_% bench/gateway_memory.py,$(wildcard bench/[a-z]*_*.py)) bench/control.py bench/jobs.py; do $(BIN)/python $$each; done
 	$(BIN)/python bench/table.py
 
 lock: $(VENV)/.dev  ## make the lock files anew (needs uv)

@@ -1,15 +1,18 @@
 /* A load that costs next to nothing: `load PORT CONNECTIONS SECONDS COUNT FILE`.
  *
  * Sends the bytes of FILE on so many connections, each again as soon as its answer is whole, until
- * the time is over or COUNT are answered (0: any). Answers have a Content-Length or end with the
- * last chunk. Writes one line of JSON: what was answered, and milliseconds from request to first
- * event (or answer) and to the end.
+ * the time is over or COUNT are answered (0: any). Eight `@` in FILE are the number of the request,
+ * so that no two are alike; where FILE says `Connection: close`, each has a connection of its own.
+ * Answers have a Content-Length or end with the last chunk. Writes one line of JSON: what was
+ * answered, and milliseconds from request to first event (or answer) and to the end. Compiled with
+ * -DTLS it speaks TLS, trusts anybody, and begins each connection with a whole handshake.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +22,9 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef TLS
+#include <openssl/ssl.h>
+#endif
 
 #define BUFFER (1 << 18)
 #define SAMPLES 4000000
@@ -30,10 +36,15 @@ struct conn {
     int chunked, headed;
     char tail[8];
     double asked, first;
+#ifdef TLS
+    SSL *ssl;
+#endif
 };
 
-static char *request;
+static char *request, *number;
 static size_t request_size;
+static int fresh; /* each request on a connection of its own */
+static unsigned asked;
 static long done, errors, events, samples;
 static float *firsts, *wholes;
 
@@ -43,14 +54,45 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-static int dial(int port) {
-    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+/* Connect; 0: it is done. */
+static int dial(struct conn *c, int port) {
+    int one = 1;
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (connect(fd, (struct sockaddr *)&at, sizeof at)) return -1;
-    fcntl(fd, F_SETFL, O_NONBLOCK);
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    return fd;
+    c->fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(c->fd, (struct sockaddr *)&at, sizeof at)) return -1;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+#ifdef TLS
+    static SSL_CTX *context;
+    if (!context) context = SSL_CTX_new(TLS_client_method());
+    if (c->ssl) SSL_free(c->ssl);
+    c->ssl = SSL_new(context);
+    SSL_set_fd(c->ssl, c->fd);
+    if (SSL_connect(c->ssl) != 1) return -1;
+#endif
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    return 0;
+}
+
+/* Send or receive some: a number of bytes, 0: hung up, -1: nothing now. */
+static ssize_t give(struct conn *c, const char *data, size_t size) {
+#ifdef TLS
+    int n = SSL_write(c->ssl, data, (int)size), why = n > 0 ? 0 : SSL_get_error(c->ssl, n);
+    return n > 0 ? n : why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE ? -1 : 0;
+#else
+    ssize_t n = send(c->fd, data, size, MSG_NOSIGNAL);
+    return n >= 0 ? n : errno == EAGAIN ? -1 : 0;
+#endif
+}
+
+static ssize_t get(struct conn *c, char *data, size_t size) {
+#ifdef TLS
+    int n = SSL_read(c->ssl, data, (int)size), why = n > 0 ? 0 : SSL_get_error(c->ssl, n);
+    return n > 0 ? n : why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE ? -1 : 0;
+#else
+    ssize_t n = recv(c->fd, data, size, 0);
+    return n >= 0 ? n : errno == EAGAIN ? -1 : 0;
+#endif
 }
 
 static void ask(struct conn *c) {
@@ -59,13 +101,26 @@ static void ask(struct conn *c) {
     c->headed = c->chunked = 0;
     c->first = 0;
     memset(c->tail, 0, sizeof c->tail);
+    if (number) {
+        char digits[9];
+        snprintf(digits, sizeof digits, "%08x", asked++);
+        memcpy(number, digits, 8);
+    }
     c->asked = now();
     while (sent < request_size) {
-        ssize_t n = send(c->fd, request + sent, request_size - sent, MSG_NOSIGNAL);
-        if (n < 0 && errno == EAGAIN) continue;
-        if (n <= 0) return;
+        ssize_t n = give(c, request + sent, request_size - sent);
+        if (n < 0) continue;
+        if (n == 0) return;
         sent += (size_t)n;
     }
+}
+
+static int again(struct conn *c, int port, int poll) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
+    close(c->fd);
+    if (dial(c, port)) return -1;
+    epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &event);
+    return 0;
 }
 
 static void count(const char *data, size_t size) {
@@ -128,14 +183,16 @@ int main(int argc, char **argv) {
     if (!file) return 1;
     request = malloc(1 << 22);
     request_size = fread(request, 1, 1 << 22, file);
+    number = memmem(request, request_size, "@@@@@@@@", 8);
+    fresh = memmem(request, request_size, "\r\nConnection: close\r\n", 21) != NULL;
+    signal(SIGPIPE, SIG_IGN);
     firsts = malloc(sizeof(float) * SAMPLES);
     wholes = malloc(sizeof(float) * SAMPLES);
     struct conn *conns = calloc((size_t)many, sizeof *conns);
     struct epoll_event event = {.events = EPOLLIN}, ready[256];
     for (int i = 0; i < many; i++) {
         conns[i].in = malloc(BUFFER);
-        conns[i].fd = dial(port);
-        if (conns[i].fd < 0) return 1;
+        if (dial(&conns[i], port)) return 1;
         event.data.ptr = &conns[i];
         epoll_ctl(poll, EPOLL_CTL_ADD, conns[i].fd, &event);
         ask(&conns[i]);
@@ -145,15 +202,12 @@ int main(int argc, char **argv) {
         int n = epoll_wait(poll, ready, 256, 100);
         for (int i = 0; i < n; i++) {
             struct conn *c = ready[i].data.ptr;
-            ssize_t got = recv(c->fd, data, sizeof data, 0);
-            if (got < 0 && errno == EAGAIN) continue;
+            ssize_t got = get(c, data, sizeof data);
+            if (got < 0) continue;
             int state = got > 0 ? take(c, data, (size_t)got) : -1;
             if (state < 0) {
                 errors++;
-                close(c->fd);
-                if ((c->fd = dial(port)) < 0) return 1;
-                event.data.ptr = c;
-                epoll_ctl(poll, EPOLL_CTL_ADD, c->fd, &event);
+                if (again(c, port, poll)) return 1;
                 ask(c);
             } else if (state > 0) {
                 double at = now();
@@ -162,6 +216,7 @@ int main(int argc, char **argv) {
                     wholes[samples++] = (float)((at - c->asked) * 1e3);
                 }
                 done++;
+                if (fresh && again(c, port, poll)) return 1;
                 ask(c);
             }
         }

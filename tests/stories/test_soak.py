@@ -1,4 +1,7 @@
-"""A minute of an ordinary day, and a short overload: the long ones are `make bench-durability`."""
+"""A minute of an ordinary day, a short overload, a few roll-overs under load.
+
+The long ones are `make bench-durability` and `make bench-rollover`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from madang.testing.flood import flood
+from madang.testing.rollover import roll
 from madang.testing.soak import PARTS, soak
 
 MINUTES = 1.0
@@ -40,3 +44,14 @@ def test_four_times_too_much_is_refused_at_the_door_and_the_rest_is_answered(
     assert 0 < seen.in_line <= seen.in_line_max
     assert 0 < seen.at_engine <= seen.at_engine_max
     assert seen.normal_after_s < float("inf")
+
+
+def test_nobody_notices_that_a_service_rolls_over_though_control_dies_in_the_midst_of_it(
+    tmp_path: Path,
+) -> None:
+    seen = roll(tmp_path, requests=500, seed=1, kills=1)
+    assert seen.wrong == []
+    assert seen.failed == []
+    assert len(seen.answers) >= 500
+    assert seen.kills == 1
+    assert seen.took_s

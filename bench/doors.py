@@ -139,7 +139,7 @@ def ours(
 ) -> Iterator[Door]:
     """Run our gateway on a table that lies on its disk; with a certificate it speaks TLS."""
     home = Home(folder / name)
-    home.gateway.mkdir(parents=True)
+    home.gateway.mkdir(parents=True, exist_ok=True)
     home.table.write_bytes(msgspec.json.encode(given))
     if pair:
         home.tls.write_text(f"{pair.cert}\n{pair.key}\n")

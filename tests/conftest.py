@@ -25,6 +25,20 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("madang")  # a busy machine is no fault of what is tested
 
+PROPERTY_S = 300
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give properties more time than the rest, on a machine that is busy.
+
+    Where time is up within hypothesis, it takes that for what it looks for, tries it again, and in
+    the end tells of an error of its own: an index out of range, or data that is made in two ways.
+    """
+    for item in items:
+        if item.get_closest_marker("hypothesis") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(PROPERTY_S))
+
 
 class NetworkUsed(Exception):
     """A test has tried to leave the machine. No code of ours catches this."""

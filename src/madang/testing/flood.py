@@ -136,6 +136,7 @@ class Flooded:
     """Answers per second at `TIMES` that."""
     sent_per_s: float
     refused: int
+    refused_p50_s: float
     refused_p99_s: float
     """Of those that were refused because the line was full."""
     idle_refused_p99_s: float
@@ -216,6 +217,7 @@ def _judge(
         goodput_per_s=_rate(then, "flood", seconds),
         sent_per_s=len(flooded) / seconds,
         refused=len(busy),
+        refused_p50_s=median(busy or [0.0]),
         refused_p99_s=p99(busy),
         idle_refused_p99_s=p99([each.took_s for each in first if each.phase == "idle"]),
         answered_p99_s=p99([each.took_s for each in flooded if each.status == 200]),

@@ -38,6 +38,7 @@ class Stage:
         self.requests = 0
         self.running: dict[str, int] = {}
         self.is_told = True
+        self.tokens: dict[str, tuple[int, int, int]] = {}
         self.processes: dict[str, Process] = {}
         self.busy: dict[str, dict[str, float]] = {}
         self.resources = [*node("a", cards=4, kind=kind), *resources]
@@ -55,6 +56,10 @@ class Stage:
 
     def usage(self, _who: object) -> tuple[UsageTotal, ...]:
         return (UsageTotal(PROJECT, "bot", self.requests, 0, 0, 0),)
+
+    def take_tokens(self) -> dict[str, tuple[int, int, int]]:
+        taken, self.tokens = self.tokens, {}
+        return taken
 
     def inflight(self) -> dict[str, int]:
         return self.running

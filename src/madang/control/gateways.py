@@ -22,6 +22,7 @@ from madang.resources.revision import Form, Revision
 from madang.resources.rights import CONTROL, Right
 from madang.resources.service import Service, ServicePhase
 from madang.resources.serving import UNBOUND, Serving
+from madang.resources.tariff import Rates
 from madang.resources.tenancy import Key, User, principal_of
 from madang.settings import GATEWAY_LEASE_S
 from madang.traffic import table as traffic
@@ -238,6 +239,7 @@ def _endpoint(
     contexts = [form.context_tokens // form.slots for form in forms if form]
     facts = [world.engines[f.recipe] for f in forms if f and f.recipe in world.engines]
     visible_to, cache = _shown(world, service_ref, facts)
+    price, wh = _rates(world, service_ref)
     return traffic.Endpoint(
         project=endpoint.project,
         name=endpoint.name,
@@ -250,7 +252,8 @@ def _endpoint(
         waiting=None if replicas else _waiting(world, service_ref),
         lacks=_lacks(world, facts, replicas),
         hold_s=_hold_s(world, service_ref),
-        price=_price(world, service_ref),
+        price=price,
+        wh=wh,
         visible_to=visible_to,
         cache=cache,
     )
@@ -296,14 +299,24 @@ def _template_takes(world: World, ref: Ref) -> tuple[str, ...] | None:
     return version.template_takes if version else None
 
 
-def _price(world: World, ref: Ref) -> traffic.Price | None:
-    """Return what its tokens cost; None: nothing."""
+def _rates(world: World, ref: Ref) -> tuple[traffic.Price | None, traffic.Price | None]:
+    """Return what its tokens cost and draw; None: nothing, and not known.
+
+    What is learnt of both holds for a day: only a person changes a price within one.
+    """
     service = world.get(CONTROL, Service, ref)
-    price = service.spec.price if service else None
+    if service is None:
+        return None, None
+    price, tariff = service.spec.price, service.status.tariff
+    wh = _price(tariff.wh) if tariff else None
     if price is None:
-        return None
+        return _price(tariff.krw) if tariff else None, wh
     cached = price.input if price.cached is None else price.cached
-    return traffic.Price(price.input, cached, price.output)
+    return traffic.Price(price.input, cached, price.output), wh
+
+
+def _price(rates: Rates | None) -> traffic.Price | None:
+    return traffic.Price(rates.input, rates.cached, rates.output) if rates else None
 
 
 def _hold_s(world: World, ref: Ref) -> float:

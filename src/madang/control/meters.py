@@ -19,6 +19,7 @@ from madang.resources.place import Accelerator
 from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import Ref
 from madang.resources.rights import CONTROL
+from madang.resources.tariff import Tokens
 from madang.supervisor.protocol import Process, Rank
 
 LOOK_S = 5.0
@@ -39,6 +40,8 @@ Busy = Mapping[str, Mapping[str, float]]
 class _Dial:
     known_s: float = 0.0
     busy_s: float = 0.0
+    tokens: Tokens = (0, 0, 0)
+    """What was read and written in that time."""
     cpu_s: float | None = None
     """Processor time at the last look."""
 
@@ -61,7 +64,9 @@ class Meters:
         if since_s is None or since_s >= LOOK_S:
             self._looked_s = now_s
             self._turn(min(since_s or 0.0, BLIND_S), _Sight(self._world, busy, processes))
-        return {key: Load(dial.known_s, dial.busy_s) for key, dial in self._dials.items()}
+        return {
+            key: Load(dial.known_s, dial.busy_s, dial.tokens) for key, dial in self._dials.items()
+        }
 
     def _turn(self, passed_s: float, sight: _Sight) -> None:
         """Move every dial on; those of what is gone are thrown away."""
@@ -69,7 +74,7 @@ class Meters:
         flows = {ref for ref, count in asked.items() if count != self._asked.get(ref, 0)}
         self._asked = asked
         inflight, is_told = self._gateways.inflight(), self._gateways.routed() is not None
-        before, self._dials = self._dials, {}
+        before, self._dials, counted = self._dials, {}, self._world.take_tokens()
         for key, owner in _holders(self._world):
             dial = self._dials[key] = before.get(key) or _Dial()
             share = sight.share(owner, dial, passed_s)
@@ -80,6 +85,9 @@ class Meters:
             if share is not None:
                 dial.known_s += passed_s
                 dial.busy_s += passed_s * share
+                told = counted.get(key[0], (0, 0, 0))
+                prompt, cached, output = (a + b for a, b in zip(dial.tokens, told, strict=True))
+                dial.tokens = prompt, cached, output
 
 
 class _Sight:

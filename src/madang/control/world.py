@@ -18,6 +18,7 @@ from madang.resources.bill import Span
 from madang.resources.event import Event
 from madang.resources.resource import AnyResource, Ref
 from madang.resources.rights import CONTROL, GATEWAY, Principal
+from madang.resources.tariff import Tokens
 from madang.settings import USAGE_DAYS
 from madang.traffic.leases import Asked, Lent, Spent, Want
 from madang.traffic.table import Usage
@@ -71,6 +72,8 @@ class World:
         """Of what it is entitled to, so much a project may go short of."""
         self.jobs_kept = 0
         """Of each project, so many jobs that are over; 0: all."""
+        self._tokens: dict[str, Tokens] = {}
+        self._began_at = clock.now()
         self.usage_days = USAGE_DAYS
         """So long records of usage are kept; what they say stays in the sums."""
         self.encloses = False
@@ -228,6 +231,21 @@ class World:
         """Keep what gateways measured; a second delivery changes nothing. What is old may go."""
         keep_from = day_number(self.clock.now()) - self.usage_days
         self._usage = await self.store.record_usage(who, records, span, max(0, keep_from))
+        for each in records:
+            if each.at >= self._began_at:
+                prompt, cached, output = self._tokens.get(each.replica, (0, 0, 0))
+                self._tokens[each.replica] = (
+                    prompt + each.prompt_tokens, cached + each.cached_tokens,
+                    output + each.output_tokens,
+                )  # fmt: skip
+
+    def take_tokens(self) -> Mapping[str, Tokens]:
+        """Return what replicas read and wrote since this was last asked, by their uid.
+
+        Only of requests that ended since this control began: of others it didn't see the time.
+        """
+        taken, self._tokens = self._tokens, {}
+        return taken
 
     async def lend(
         self, who: Principal, asked: Asked, wants: Sequence[tuple[Want, int]]

@@ -67,6 +67,7 @@ class Verb(StrEnum):
     STATUS_REVISION = "revision.status"
     STATUS_SERVICE = "service.status"
     SCALE_SERVICE = "service.scaled"
+    PRICE_SERVICE = "service.priced"
     STOP_ORPHAN = "process.orphaned"
     REPRICE = "outlook.asked"
     TALLY = "tally.kept"

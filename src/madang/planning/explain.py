@@ -22,6 +22,7 @@ from madang.planning.rounds.calls import of_grant, of_round
 from madang.planning.snapshot import Snapshot
 from madang.planning.template import ask_of
 from madang.planning.use.idle import WORKING, warning_of
+from madang.planning.use.tariffs import findings as findings_of_tariff
 from madang.planning.use.unused import warning_of as unused_warning
 from madang.resources.grant import Grant
 from madang.resources.job import Job, JobPhase
@@ -186,7 +187,11 @@ def _service(service: Service, snapshot: Snapshot, memo: Memo) -> Explanation:
     because = tuple(_replica(r, snapshot, memo) for r in sorted(unready, key=_by_name)[:10])
     fixes = (b.smallest_fix for b in because)
     own = _of(service, because)
-    return own.model_copy(update={"smallest_fix": next((f for f in fixes if f), own.smallest_fix)})
+    said = {
+        "smallest_fix": next((f for f in fixes if f), own.smallest_fix),
+        "findings": tuple(findings_of_tariff(service)),
+    }
+    return own.model_copy(update=said)
 
 
 def _replica(replica: Replica, snapshot: Snapshot, memo: Memo) -> Explanation:

@@ -38,6 +38,8 @@ from madang.planning.tally import plan_tallies
 from madang.planning.use.idle import plan_idle
 from madang.planning.use.metering import plan_meters
 from madang.planning.use.metering import wake_s as meter_wake_s
+from madang.planning.use.tariffs import plan_tariffs
+from madang.planning.use.tariffs import wake_s as tariff_wake_s
 from madang.planning.use.unused import plan_unused
 from madang.planning.use.unused import wake_s as unused_wake_s
 from madang.resources.attempt import Attempt, member_uid
@@ -66,6 +68,7 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
         chosen = (
             tuple(plan_tallies(snapshot))
             or tuple(plan_meters(snapshot))
+            or tuple(plan_tariffs(snapshot))
             or (*plan_rounds(snapshot), *plan_grants(snapshot))
             or tuple(plan_unused(snapshot))
             or tuple(plan_idle(snapshot))
@@ -201,7 +204,7 @@ def _wake_s(snapshot: Snapshot, ground: Ground, order: Order) -> float | None:
     return _soonest(
         lives_wake_s(snapshot), quota_wake_s(snapshot, ground.books), grant_wake_s(snapshot),
         meter_wake_s(snapshot), turn_wake_s(snapshot, order), clock_wake_s(snapshot, order),
-        round_wake_s(snapshot), unused_wake_s(snapshot),
+        round_wake_s(snapshot), unused_wake_s(snapshot), tariff_wake_s(snapshot),
     )  # fmt: skip
 
 

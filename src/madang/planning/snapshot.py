@@ -25,6 +25,7 @@ from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Build, Revision
 from madang.resources.round import Round
 from madang.resources.service import Service
+from madang.resources.tariff import Tokens
 from madang.resources.volume import Volume
 from madang.supervisor.protocol import Process
 from madang.symptoms import Watch
@@ -94,6 +95,8 @@ class Load:
     """So long it was known,"""
     busy_s: float = 0.0
     """and for so much of that it was busy."""
+    tokens: Tokens = (0, 0, 0)
+    """What a replica has read and written since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from madang.resources.quantity import Duration
 from madang.resources.resource import Frozen
+from madang.resources.tariff import Tokens
 
 
 class Then(StrEnum):
@@ -42,7 +43,9 @@ class Meter(Frozen):
     known_s: float = 0.0
     """for how long it knew how busy it was,"""
     busy_s: float = 0.0
-    """and for how much of that it was."""
+    """and for how much of that it was;"""
+    tokens: Tokens = (0, 0, 0)
+    """and what it had read and written."""
     closed: bool = False
     """It is about to have nothing any more, and all of it is added up."""
     below: float | None = None

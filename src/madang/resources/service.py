@@ -21,6 +21,7 @@ from madang.resources.resource import (
     check_place,
 )
 from madang.resources.scale import AnyScale, Scale
+from madang.resources.tariff import Served, Tariff
 from madang.resources.tenancy import SITE
 
 VARIANTS_MAX = 8
@@ -119,7 +120,8 @@ class ServiceSpec(Frozen):
     visible_to: tuple[Shown, ...] = Field(default=(), max_length=VISIBLE_TO_MAX)
     """Projects and organizations that may call it too, as `project/name`; `site`: all."""
     price: TokenPrice | None = None
-    """What its tokens cost; None: nothing. It counts from the next request on."""
+    """What its tokens cost; None: what its accelerators cost while they are busy with them, where
+    their pool names a price. It counts from the next request on."""
     variants: tuple[Variant, ...] = Field(default=(), max_length=VARIANTS_MAX)
     """Further ways to serve it: each replica takes the one that costs least for what it does."""
 
@@ -162,6 +164,10 @@ class ServiceStatus(Condition):
     """Of a range: so many it is to have by what is called for,"""
     scaled_at: float | None = None
     """and since when, in Unix seconds."""
+    served: tuple[Served, ...] = ()
+    """What its replicas read and wrote, and how long that took them;"""
+    tariff: Tariff | None = None
+    """what its tokens take by that, today. None: too little was served."""
 
 
 class Service(Resource[ServiceSpec, ServiceStatus]):

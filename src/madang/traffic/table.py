@@ -92,6 +92,8 @@ class Endpoint(Struct, frozen=True):
     """So long requests wait for a turn, also while it has no target; 0: not while it has none."""
     price: Price | None = None
     """None: its tokens cost nothing."""
+    wh: Price | None = None
+    """What they draw, in watt hours per million; None: nobody knows."""
     lacks: frozenset[str] = frozenset()
     """Of `SKILLS`, what its engines, or its model, can't do."""
     visible_to: frozenset[str] = frozenset()

@@ -17,6 +17,7 @@ from madang.planning.quotas import HOUR_S, LETTING_GO, Books
 from madang.planning.snapshot import Load, Snapshot
 from madang.planning.tally import spent_in
 from madang.planning.use.idle import Policies, slice_s, told_of
+from madang.planning.use.tariffs import more as served_more
 from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.holding import Holding
 from madang.resources.idle import Meter, MonthUse, Reclaim
@@ -24,7 +25,9 @@ from madang.resources.month import month_of
 from madang.resources.place import Pool
 from madang.resources.quota import Quota
 from madang.resources.replica import Replica
-from madang.resources.resource import AnyResource, Frozen, Reason
+from madang.resources.resource import AnyResource, Frozen, Reason, Ref
+from madang.resources.service import Service
+from madang.resources.tariff import Tokens
 from madang.resources.tenancy import Project
 
 MONTHS_KEPT = 24
@@ -67,6 +70,7 @@ class Passed(NamedTuple):
     held_s: float
     known_s: float
     busy_s: float
+    tokens: Tokens = (0, 0, 0)
 
     @property
     def idle_s(self) -> float:
@@ -103,11 +107,14 @@ def passed(of: Held, snapshot: Snapshot) -> Passed:
     held_s = max(0.0, wall_s, age_s)
     if is_ours and abs(wall_s - age_s) > JUMP_S:
         held_s = age_s
-    before = Load(meter.known_s, meter.busy_s) if is_ours else NOTHING
+    before = Load(meter.known_s, meter.busy_s, meter.tokens) if is_ours else NOTHING
     known_s = max(0.0, load.known_s - before.known_s)
     share = min(1.0, max(0.0, load.busy_s - before.busy_s) / known_s) if known_s else 0.0
     known_s = min(known_s, held_s)
-    return Passed(held_s, known_s, share * known_s)
+    prompt, cached, output = (
+        max(0, now - then) for now, then in zip(load.tokens, before.tokens, strict=True)
+    )
+    return Passed(held_s, known_s, share * known_s, (prompt, cached, output))
 
 
 def plan_meters(snapshot: Snapshot) -> Iterator[Action]:
@@ -121,18 +128,21 @@ def plan_meters(snapshot: Snapshot) -> Iterator[Action]:
     due.sort(key=lambda each: each.owner.uid)
     writes: list[AnyResource] = []
     sums: dict[str, Sums] = {}
+    served: dict[Ref, Service] = {}
     books, again = Books(snapshot, are_empty=True), []
     for each in due:
         since = passed(each, snapshot)
         project = known[each.owner.project]
         own = sums.setdefault(project.project, _by_key(project.status.used))
         _add(own, each, since, snapshot, books)
+        _serve(served, each, since, snapshot, books)
         read = _read(each, since, policies.of(each.owner), snapshot)
         writes.append(read)
         if each.meter.warned_s is not None and read.status.meter.warned_s is None:
             again.append(each.owner)
     for name, own in sorted(sums.items()):
         writes.append(known[name].with_status(used=_kept(own)))
+    writes += (service for _, service in sorted(served.items()))
     reason = Reason(code="meter.read")
     yield Action(Verb.METER, Unkept("meter", "meter"), reason, tuple(writes))
     for owner in again:
@@ -164,7 +174,7 @@ def _read(
     idle_s = (meter.idle_s if goes_on else 0.0) + (since.known_s if is_idle else 0.0)
     fresh = Meter(
         epoch=each.epoch, at=snapshot.now, term=snapshot.term, known_s=load.known_s,
-        busy_s=load.busy_s, closed=each.lets_go, below=below, idle_s=idle_s,
+        busy_s=load.busy_s, tokens=load.tokens, closed=each.lets_go, below=below, idle_s=idle_s,
         warned_s=meter.warned_s if goes_on else None,
     )  # fmt: skip
     changes: dict[str, object] = {"meter": fresh}
@@ -186,6 +196,21 @@ def _add(sums: Sums, each: Held, since: Passed, snapshot: Snapshot, books: Books
                 known = sums.setdefault((month, kind), [0] * len(AMOUNTS))
                 for number, more in enumerate(_amounts(milli, rate / HOUR_S, since, part)):
                     known[number] += more
+
+
+def _serve(
+    served: dict[Ref, Service], each: Held, since: Passed, snapshot: Snapshot, books: Books
+) -> None:
+    """Add what a replica read and wrote, and how long that took, to what is learnt of both."""
+    if not isinstance(each.owner, Replica) or not (since.busy_s or any(since.tokens)):
+        return
+    service = served.get(each.owner.service) or snapshot.services.get(each.owner.service)
+    node = snapshot.nodes.get(Ref("", each.owner.status.node))
+    for (what, kind), milli in books.amounts(each.owner.status).items():
+        if service and node and what == "accelerators":
+            busy = round(milli * since.busy_s)
+            own = served_more(service.status.served, (node.spec.pool, kind), busy, since.tokens)
+            served[service.ref] = service.with_status(served=own)
 
 
 def _amounts(milli: int, krw_per_s: float, since: Passed, part: float) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from madang.traffic.caches import seed
-from madang.traffic.exchange import Admitted, Exchange
+from madang.traffic.exchange import Exchange
 from madang.traffic.limits import Limits
 from madang.traffic.requests import Request, read
 from madang.traffic.route import Router
@@ -28,8 +28,8 @@ def sent(kind: Any, cache: set[str], salt: str = "5a17") -> bytes:
     request = read(kind, BODIES[kind])
     assert isinstance(request, Request)
     endpoint = Endpoint("a/b", "bot", "m", (TARGET,), 4096, cache=frozenset(cache))
-    admitted = Admitted("id", Key("app", "a/b", "member", salt=salt), endpoint, request)
-    exchange = Exchange(admitted, Router(Limits()), Limits(), 0.0)
+    key, limits = Key("app", "a/b", "member", salt=salt), Limits()
+    exchange = Exchange("id", key, endpoint, request, Router(limits), limits, 0.0)
     return exchange.upstream(TARGET)[1]
 
 

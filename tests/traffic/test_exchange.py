@@ -7,7 +7,7 @@ import json
 import pytest
 
 from madang.traffic.account import CUT_OFF
-from madang.traffic.exchange import CLIENT_LEFT, Admitted, Exchange
+from madang.traffic.exchange import CLIENT_LEFT, Exchange
 from madang.traffic.limits import Limits
 from madang.traffic.refusal import Refusal, from_engine
 from madang.traffic.requests import read
@@ -28,8 +28,8 @@ def router():
 def start(router, *targets, now=0.0, **fields):
     turns = [{"role": "user", "content": "hello " * 20}]
     body = json.dumps({"model": "bot", "messages": turns, **fields}).encode()
-    admitted = Admitted("req-1", KEY, Endpoint("p", "bot", "bot", targets, 99), read("chat", body))
-    return Exchange(admitted, router, LIMITS, now)
+    endpoint = Endpoint("p", "bot", "bot", targets, 99)
+    return Exchange("req-1", KEY, endpoint, read("chat", body), router, LIMITS, now)
 
 
 def ask(exchange, now):

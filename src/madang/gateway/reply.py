@@ -73,7 +73,7 @@ def refused(refusal: Refusal, body: bytes, marked: bytes, closes: bool) -> bytes
     head = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b""))
     lines = b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body)
     return b"%b%b%b%b\r\n%b\r\n%b" % (
-        head, lines, marked, more(refusal.headers), _CLOSE if closes else b"", body,
+        head, lines, marked, refusal.more + more(refusal.headers), _CLOSE if closes else b"", body,
     )  # fmt: skip
 
 

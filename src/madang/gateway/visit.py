@@ -284,7 +284,7 @@ class Visit:
         """Write the headers of a good answer that say whose it is, and what limits leave."""
         marked = self._house.marked(self.id)
         exchange = self._exchange
-        return marked + reply.more(exchange.headers) if exchange is not None else marked
+        return marked + exchange.headers if exchange is not None else marked
 
     def _give_on(self) -> None:
         while (parts := self._parts) is not None and not self._connection.paused:

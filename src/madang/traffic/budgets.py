@@ -11,7 +11,7 @@ forward; money is in millionths of a won, whole numbers, so that sums are exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from math import ceil, inf
 
 from msgspec import Struct
@@ -20,7 +20,7 @@ from madang.months import day_ends, day_number, month_of
 from madang.traffic.leases import DAY, MONTH, WANTS_MAX, Lent, Want
 from madang.traffic.price import MICRO
 from madang.traffic.purse import Purse
-from madang.traffic.refusal import Headers, Limited, Refusal, limited, unavailable
+from madang.traffic.refusal import Limited, Refusal, limited, unavailable
 from madang.traffic.table import Allowance, Key, RouteTable
 
 WINDOW_S = 60
@@ -34,10 +34,6 @@ AHEAD_S = 60.0
 UNCONFIRMED = "budget_unconfirmed"
 """The code of what a lease may let in a moment later."""
 
-_OF_REQUESTS, _OF_TOKENS = (
-    [b"x-ratelimit-%b-%b" % (said, of) for said in (b"limit", b"remaining", b"reset")]
-    for of in (b"requests", b"tokens")
-)
 Owner = tuple[str, str]
 """`key` and its uid; `project` or `organization` and its name."""
 
@@ -68,8 +64,8 @@ class Account:
         self.requests_max = _most(allowance.requests_per_minute)
         self.tokens_max = _most(allowance.tokens_per_minute)
         self.concurrent_max = _most(allowance.concurrent)
-        self.requests_told = b"%d" % (allowance.requests_per_minute or 0)
-        self.tokens_told = b"%d" % (allowance.tokens_per_minute or 0)
+        self.requests_told = _told("requests", allowance.requests_per_minute)
+        self.tokens_told = _told("tokens", allowance.tokens_per_minute)
         self.day.allow(allowance.tokens_per_day)
         krw = allowance.krw_per_month
         self.month.allow(None if krw is None else krw * MICRO)
@@ -102,6 +98,8 @@ class Account:
 
     def empty_in(self, used_at: list[int], now: float) -> int:
         """Return in how many seconds all of a window is free again."""
+        if used_at[self.second % SLOTS]:
+            return SLOTS
         for second in range(self.second, self.second - SLOTS, -1):
             if used_at[second % SLOTS]:
                 return max(1, ceil(second + SLOTS - now))
@@ -294,9 +292,7 @@ class Budgets:
             return self._spent(MONTH, account, micro, ends, told)
         return limited(limit, told)
 
-    def _spent(
-        self, name: str, account: Account, asked: int, ends: float, told: Headers
-    ) -> Refusal:
+    def _spent(self, name: str, account: Account, asked: int, ends: float, told: bytes) -> Refusal:
         """Say that a purse has too little: for good, or until control has lent more."""
         is_day = name == DAY
         purse, unit = (account.day, 1) if is_day else (account.month, MICRO)
@@ -315,8 +311,11 @@ class Budgets:
         )
 
 
-def headers(line: tuple[Account, ...], now: float) -> Headers:
-    """Return the `x-ratelimit-*` headers of an answer: of the account that has least left."""
+def headers(line: tuple[Account, ...], now: float) -> bytes:
+    """Write the `x-ratelimit-*` headers of an answer: of the account that has least left.
+
+    Each has a line end before it.
+    """
     second = int(now)
     requests = tokens = None
     fewest: float = inf
@@ -328,24 +327,24 @@ def headers(line: tuple[Account, ...], now: float) -> Headers:
             requests, fewest = account, left
         if (left := account.tokens_max - account.tokens) < least:
             tokens, least = account, left
-    found: Headers = []
+    written = b""
     if requests is not None:
         empty_s = requests.empty_in(requests.requests_at, now)
-        found += _told(_OF_REQUESTS, requests.requests_told, fewest, empty_s)
+        written = requests.requests_told % (max(0, fewest), empty_s)
     if tokens is not None:
         empty_s = tokens.empty_in(tokens.tokens_at, now)
-        found += _told(_OF_TOKENS, tokens.tokens_told, least, empty_s)
-    return found
+        written += tokens.tokens_told % (max(0, least), empty_s)
+    return written
+
+
+def _told(of: str, most: int | None) -> bytes:
+    """Write the headers of a limit, but for what is left of it and when it is whole again."""
+    said = {"limit": most or 0, "remaining": "%d", "reset": "%ds"}
+    return "".join(f"\r\nx-ratelimit-{name}-{of}: {said[name]}" for name in said).encode()
 
 
 def _nobody() -> None:
     """Tell nobody."""
-
-
-def _told(names: Sequence[bytes], most: bytes, left: float, empty_s: int) -> Headers:
-    limit, remaining, reset = names
-    shown = max(0, left)
-    return [(limit, most), (remaining, b"%d" % shown), (reset, b"%ds" % empty_s)]
 
 
 def _most(limit: int | None) -> float:

@@ -12,7 +12,6 @@ class Demands:
     """How many requests of each endpoint are in hand, and were at most since control last heard."""
 
     def __init__(self) -> None:
-        self._places: dict[Exchange, Place] = {}
         self._busy: dict[Place, int] = {}
         self._peaks: dict[Place, int] = {}
         self._telling: dict[Place, int] = {}
@@ -20,15 +19,17 @@ class Demands:
 
     def come(self, exchange: Exchange) -> None:
         """Count one that is to be served; whoever is counted already isn't again."""
-        if exchange not in self._places:
-            place = self._places[exchange] = exchange.place
-            self._busy[place] = self._busy.get(place, 0) + 1
-            self._peaks[place] = max(self._peaks.get(place, 0), self._busy[place])
+        if exchange.is_counted:
+            return
+        exchange.is_counted, place = True, exchange.place
+        self._busy[place] = busy = self._busy.get(place, 0) + 1
+        if busy > self._peaks.get(place, 0):
+            self._peaks[place] = busy
 
     def go(self, exchange: Exchange) -> None:
         """Count one less, however it went."""
-        place = self._places.pop(exchange, None)
-        if place is not None:
+        if exchange.is_counted:
+            exchange.is_counted, place = False, exchange.place
             self._busy[place] -= 1
             if not self._busy[place]:
                 del self._busy[place]

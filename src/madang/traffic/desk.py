@@ -13,7 +13,7 @@ from madang.traffic.budgets import UNCONFIRMED, Budgets, headers
 from madang.traffic.caches import seed
 from madang.traffic.demand import Demands
 from madang.traffic.doors import Head
-from madang.traffic.exchange import KEY_REVOKED, Admitted, Exchange, Fault
+from madang.traffic.exchange import KEY_REVOKED, Exchange, Fault
 from madang.traffic.front import Front, Server
 from madang.traffic.hold import Call, Hold
 from madang.traffic.inspect import Inspector, Reader, asked, readers
@@ -104,7 +104,7 @@ class Desk:
         key = self._directory.known(exchange.key)
         if key is None:
             return KEY_REVOKED
-        return self._directory.resolve(key, "/".join(exchange.place), exchange.kind)
+        return self._directory.resolve(key, "/".join(exchange.place), exchange.request.kind)
 
     def hear(self, now: float) -> None:
         """Note that control has answered."""
@@ -200,8 +200,10 @@ class Desk:
         tells = request.stream or kind == "embeddings"
         lane = f"{endpoint.project}/{endpoint.name} {key.project}"
         prompt = prompt_of(body, seed(endpoint, key, self._salt), tells, lane)
-        admitted = Admitted(request_id, key, endpoint, request, prompt, line)
-        return Exchange(admitted, self._router, self.limits, now, self._begun)
+        return Exchange(
+            request_id, key, endpoint, request, self._router, self.limits, now, prompt, line,
+            self._begun,
+        )  # fmt: skip
 
     def _begun(self, exchange: Exchange, now: float) -> None:
         """Note that a replica has read a prompt, and may be sent another."""
@@ -230,6 +232,7 @@ class Desk:
         choice = exchange.choose(now) if self._hold.leads(exchange) else None
         if isinstance(choice, Target):
             self._hold.pass_by(exchange, now)
+            return choice
         choice = choice or self._hold.enter(exchange, call, now)
         if is_first and choice is None and not exchange.slots:
             self.hurry()
@@ -255,7 +258,7 @@ class Desk:
         line = self.budgets.line(exchange.key)
         if not line or exchange.reserve:
             return None
-        prompt = exchange.prompt_tokens
+        prompt = exchange.request.prompt_tokens
         output = self._lengths.expect(exchange.place, exchange.request)
         micro = cost_micro(exchange.price, prompt, 0, output)
         reserve = self.budgets.reserve(line, prompt + output, micro, now)
@@ -285,7 +288,8 @@ class Desk:
 
     def settle(self, exchange: Exchange, status: int, now: float, at: float) -> Usage | None:
         """Close an exchange wherever it stands; None when no replica was asked."""
-        self._unconfirmed.pop(exchange, None)
+        if self._unconfirmed:
+            self._unconfirmed.pop(exchange, None)
         self._hold.leave(exchange)
         self._demands.go(exchange)
         self._accounts.pop(exchange.id, None)

@@ -5,7 +5,7 @@ Knows nothing of keys or models: a request passes here before anybody asks who s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -49,7 +49,7 @@ class Head(Struct, frozen=True, gc=False):
 
 
 def open_door(
-    method: str, path: str, headers: Iterable[tuple[bytes, bytes]], body_bytes_max: int
+    method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body_bytes_max: int
 ) -> Head | Refusal:
     """Find what is asked for, and refuse what could be read in two ways."""
     found = _DOORS.get(path)
@@ -72,36 +72,38 @@ def open_door(
     length = _length(kept, body_bytes_max)
     if isinstance(length, Refusal):
         return length
-    model = path.removeprefix(_MODEL) if door == "model" else ""
+    model = path.removeprefix(_MODEL) if door == _A_MODEL else ""
     return Head(door, model, kept.get(b"authorization"), length)
 
 
-def _keep(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes] | Refusal:
-    """Keep the few headers that mean something here; each may come once."""
-    kept: dict[bytes, bytes] = {}
-    for name, value in headers:
+def _keep(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes] | Refusal:
+    """Keep headers by name; those that mean something here may come once."""
+    kept = dict(headers)
+    if len(kept) == len(headers) and b"upgrade" not in kept:
+        return kept
+    seen: set[bytes] = set()
+    for name, _ in headers:
         if name == b"upgrade":
             return _ambiguous("gateway.no-upgrade")
-        if name in _ONCE:
-            if name in kept:
-                return _ambiguous("gateway.header-twice", header=name.decode())
-            kept[name] = value
+        if name in seen and name in _ONCE:
+            return _ambiguous("gateway.header-twice", header=name.decode())
+        seen.add(name)
     return kept
 
 
 def _length(kept: dict[bytes, bytes], body_bytes_max: int) -> int | Refusal | None:
     """Return the body's length, None for chunks; what has neither has no body."""
-    if kept.get(b"content-encoding", b"identity") != b"identity":
+    if b"content-encoding" in kept and kept[b"content-encoding"] != b"identity":
         return Refusal(415, "unsupported_encoding", "gateway.compressed", param="Content-Encoding")
-    chunked = kept.get(b"transfer-encoding")
-    if chunked is not None:
-        if chunked.lower() != b"chunked" or b"content-length" in kept:
+    if b"transfer-encoding" in kept:
+        if kept[b"transfer-encoding"].lower() != b"chunked" or b"content-length" in kept:
             return _ambiguous("gateway.transfer-encoding")
         return None
     digits = kept.get(b"content-length", b"0")
     if not digits.isdigit() or len(digits) > 18:
         return _ambiguous("gateway.bad-length")
-    return too_large(body_bytes_max) if int(digits) > body_bytes_max else int(digits)
+    length = int(digits)
+    return length if length <= body_bytes_max else too_large(body_bytes_max)
 
 
 def misdirected(stranger: Stranger) -> Refusal:

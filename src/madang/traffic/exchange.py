@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from math import inf
 from typing import Literal
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from madang.traffic import inspect
 from madang.traffic.account import CUT_OFF, Opened
@@ -21,10 +22,11 @@ from madang.traffic.inspect import Reader
 from madang.traffic.limits import Limits
 from madang.traffic.price import MICRO, cost_micro
 from madang.traffic.prompt import Prompt
-from madang.traffic.refusal import OVERLOADED, Headers, Refusal, from_engine, unavailable
+from madang.traffic.refusal import OVERLOADED, Refusal, from_engine, unavailable
 from madang.traffic.requests import Request
 from madang.traffic.retold import Retold
 from madang.traffic.route import Router
+from madang.traffic.share import Claim
 from madang.traffic.stream import EventStream
 from madang.traffic.table import Endpoint, Key, Price, Target, Usage
 from madang.traffic.usage import Tokens, is_object, tokens_in
@@ -61,76 +63,82 @@ def _names(theirs: str, ours: str) -> Names:
     )
 
 
-class Admitted(Struct, frozen=True):
-    """A request that may be served."""
-
-    id: str
-    key: Key
-    endpoint: Endpoint
-    request: Request
-    prompt: Prompt | None = None
-    """What decides where it goes; None: its replicas' load alone."""
-    readers: tuple[Reader, ...] = ()
-    """Who inspects its answer."""
-
-
 Names = tuple[tuple[bytes, bytes], ...]
 Begun = Callable[["Exchange", float], None]
 
 
-class Exchange:
-    """The state of one admitted request."""
+class Exchange(Struct, eq=False):
+    """The state of one admitted request, all of it; whoever keeps track of it notes that here."""
 
-    def __init__(
-        self, admitted: Admitted, router: Router, limits: Limits, now: float,
-        begun: Begun | None = None,
-    ) -> None:  # fmt: skip
-        """`begun` is told when its prompt was read: its replica may be sent another."""
-        self._begun, self._endpoint = begun, admitted.endpoint
-        self.id = admitted.id
-        """What the answer, the engine's log and the usage record have in common."""
-        self.key = admitted.key
-        """Who asks, as it was when the request came."""
-        self.tenant = admitted.key.project
-        """Whose share of the endpoint it takes: the project of its key."""
-        self.place: Place = (admitted.endpoint.project, admitted.endpoint.name)
-        """The endpoint that is asked."""
-        self.request = request = admitted.request
-        """What is asked, as it was checked."""
-        self.model = request.model
-        """The endpoint's name as the application said it."""
-        self.kind = request.kind
-        """What is asked of it."""
-        self.body_bytes = request.body_bytes
-        """What it weighs while it waits."""
-        self.prompt_tokens = request.prompt_tokens
+    id: str
+    """What the answer, the engine's log and the usage record have in common."""
+    key: Key
+    """Who asks, as it was when the request came."""
+    _endpoint: Endpoint
+    request: Request
+    """What is asked, as it was checked."""
+    _router: Router
+    _limits: Limits
+    _began: float
+    _prompt: Prompt = field(default_factory=Prompt)
+    """What decides where it goes; by itself: its replicas' load alone."""
+    _readers: tuple[Reader, ...] = ()
+    """Who inspects its answer."""
+    _begun: Begun | None = None
+    """Told when its prompt was read: its replica may be sent another."""
+
+    place: Place = ("", "")
+    """The endpoint that is asked."""
+    deadline: float = inf
+    """When whoever has to act next has taken too long."""
+    client_turn: bool = False
+    """True while that is the client, who has to take what it was sent."""
+    call: Callable[[Target | Refusal], None] | None = None
+    """Told when its turn has come; None: it doesn't wait."""
+    claim: Claim | None = None
+    """What its project was charged for its turn."""
+    is_counted: bool = False
+    """Whether it counts as called for."""
+    reserve: Reserve | None = None
+    """What it has of the budgets it counts for; None: nothing, or no more."""
+    headers: bytes = b""
+    """What a good answer tells of these."""
+    micro: int = 0
+    """What it has cost, in millionths of a won; known once it is settled."""
+
+    _held_at: float = 0.0
+    _attempts: int = 0
+    _blamed: bool = False
+    _target: Target | None = None
+    _replica: str = ""
+    _engine_status: int = 0
+    _names: Names = ()
+    """How the replica may call itself in an answer, and what is said instead."""
+    _first_byte_s: float | None = None
+    _events: EventStream = field(default_factory=EventStream)
+    _inspected: bool = False
+    _retold: Retold | None = None
+    _body: bytes | bytearray = b""
+    _tokens: Tokens | None = None
+
+    def __post_init__(self) -> None:
+        """Derive what the rest asks for often."""
+        request, endpoint = self.request, self._endpoint
+        self.place = endpoint.project, endpoint.name
+        if request.stream:
+            self._events = EventStream(request.wants_usage, self._limits.event_bytes_max)
+        if request.told:
+            self._retold = Retold(self.id, request.model, request.told)
+
+    @property
+    def prompt_tokens(self) -> int:
         """What is to be read, as estimated."""
-        self.is_batch = request.is_batch
-        """Whether it may wait for all that isn't."""
-        self._prompt, self._readers = admitted.prompt or Prompt(), admitted.readers
-        self._router, self._limits = router, limits
-        self._began = self._held_at = now
-        self._attempts, self._blamed = 0, False
-        self._target: Target | None = None
-        self._replica, self._engine_status = "", 0
-        self._names: Names = ()
-        """How the replica may call itself in an answer, and what is said instead."""
-        self._first_byte_s: float | None = None
-        self._events = EventStream(self.request.wants_usage, limits.event_bytes_max)
-        self._inspected = False
-        self._retold = Retold(self.id, self.model, request.told) if request.told else None
-        self._body: bytes | bytearray = b""
-        self._tokens: Tokens | None = None
-        self.deadline = now + limits.first_byte_s
-        """When whoever has to act next has taken too long."""
-        self.client_turn = False
-        """True while that is the client, who has to take what it was sent."""
-        self.reserve: Reserve | None = None
-        """What it has of the budgets it counts for; None: nothing, or no more."""
-        self.micro = 0
-        """What it has cost, in millionths of a won; known once it is settled."""
-        self.headers: Headers = []
-        """What a good answer tells of these."""
+        return self.request.prompt_tokens
+
+    @property
+    def tenant(self) -> str:
+        """Whose share of the endpoint it takes: the project of its key."""
+        return self.key.project
 
     @property
     def project(self) -> str:
@@ -143,9 +151,9 @@ class Exchange:
         return self._endpoint.price
 
     @property
-    def output_tokens_max(self) -> float:
-        """So much may be written at most, as far as it says."""
-        return self.request.output_tokens_max
+    def model(self) -> str:
+        """The endpoint's name as the application said it."""
+        return self.request.model
 
     @property
     def is_held(self) -> bool:
@@ -200,32 +208,27 @@ class Exchange:
         )
         return structs.replace(refusal, waiting=self._endpoint.waiting)
 
-    def choose(self, now: float) -> Target | Refusal | None:
-        """Pick the replica to ask; None: wait for one; the refusal when there is none."""
-        return self._choose(now, without="")
-
-    def _choose(self, now: float, without: str) -> Target | Refusal | None:
-        targets = self._endpoint.targets
-        target = self._router.take(targets, now, without, self._prompt)
-        is_held = self.is_held and not targets
-        if target is None and (is_held or self._router.may_wait(targets, now, without)):
+    def choose(self, now: float, without: str = "") -> Target | Refusal | None:
+        """Pick the replica to ask, not this one; None: wait for one; the refusal: there is none."""
+        targets, router = self._endpoint.targets, self._router
+        target = router.take(targets, now, without, self._prompt)
+        if target is not None:
+            self._attempts += 1
+            self._target = target
+            self.deadline = now + self._limits.first_byte_s
+            return target
+        if (self.is_held and not targets) or router.may_wait(targets, now, without):
             return None
-        if target is None:
-            wait_s = max(1, round(self._router.wait_s(targets, now)))
-            model = self.model
-            return unavailable("no_replica", "gateway.no-replica", wait_s, model=model)
-        self._attempts += 1
-        self._target = target
-        self.deadline = now + self._limits.first_byte_s
-        return target
+        wait_s = max(1, round(router.wait_s(targets, now)))
+        return unavailable("no_replica", "gateway.no-replica", wait_s, model=self.model)
 
     def upstream(self, target: Target) -> tuple[str, bytes]:
         """Return the address and body to send to a replica; from now on it counts as asked."""
         self._replica = target.uid
-        self._names = _names(target.uid, self.model)
-        kind, endpoint = self.request.kind, self._endpoint
-        more = apart(kind, endpoint, self.key) if endpoint.cache else b""
-        return target.url + ENGINE_PATHS[kind], self.request.encode(target.uid, more)
+        request, endpoint = self.request, self._endpoint
+        self._names = _names(target.uid, request.model)
+        more = apart(request.kind, endpoint, self.key) if endpoint.cache else b""
+        return target.url + ENGINE_PATHS[request.kind], request.encode(target.uid, more)
 
     def failed(self, fault: Fault, now: float) -> Target | Refusal | None:
         """Note that the chosen replica gave no answer; pick another, once, as `choose` does.
@@ -243,8 +246,8 @@ class Exchange:
             self._blame(target, now)
         if self._attempts == ATTEMPTS_MAX:
             return unavailable("no_answer", "gateway.no-answer", model=self.model)
-        other = self._choose(now, without=target.uid)
-        return self._choose(now, "") if fault == "lost" and isinstance(other, Refusal) else other
+        other = self.choose(now, without=target.uid)
+        return self.choose(now) if fault == "lost" and isinstance(other, Refusal) else other
 
     def free(self, now: float) -> None:
         """Let go of the replica once it has said all, however long the client takes."""
@@ -264,24 +267,18 @@ class Exchange:
 
     def answers(self, status: int, content_type: str, now: float) -> Fault | None:
         """Take the head of an answer; a fault when it is none, and another replica may be asked."""
-        self._hear(now)
+        if self._target:
+            self._router.answers(self._prompt, now)
         if status == 503:
             return "busy"
-        if status == 200 and not content_type.startswith(self._wanted_type):
+        wanted = "text/event-stream" if self.request.stream else "application/json"
+        if status == 200 and not content_type.startswith(wanted):
             return "garbled"
         if 200 < status < 500:
             self._praise()
         self._engine_status = status
         self.deadline = now + self._limits.first_byte_s
         return None
-
-    @property
-    def _wanted_type(self) -> str:
-        return "text/event-stream" if self.request.stream else "application/json"
-
-    def _hear(self, now: float) -> None:
-        if self._target:
-            self._router.answers(self._prompt, now)
 
     def _praise(self) -> None:
         if self._target:
@@ -304,22 +301,28 @@ class Exchange:
 
     def feed(self, data: bytes, now: float) -> bytes | Refusal:
         """Take a piece of a stream; return what the client is to get of it."""
-        self._note_first_byte(now)
-        began = self._events.pieces
+        self._take_note(now)
+        events = self._events
+        began = events.pieces
         try:
-            passed = self._inspect(self._events.feed(data), self._events.done)
-            if isinstance(passed, Refusal):
-                return passed
+            passed = events.feed(data)
+            if self._readers:
+                seen = self._inspect(passed, events.done)
+                if isinstance(seen, Refusal):
+                    return seen
+                passed = seen
             if self._retold:
                 passed = self._retold.feed(passed)
         except OverflowError:
             return ANSWER_TOO_LARGE
         except ValueError:
             return self._garbled(now)
-        if passed and not began:
+        if not passed:
+            self.client_turn, self.deadline = False, now + self._limits.gap_s
+            return passed
+        if not began:
             self._praise()
-        self.client_turn = bool(passed)
-        self.deadline = now + (self._limits.client_s if passed else self._limits.gap_s)
+        self.client_turn, self.deadline = True, now + self._limits.client_s
         return self._rename(passed)
 
     @property
@@ -333,7 +336,7 @@ class Exchange:
 
     def collect(self, data: bytes, now: float) -> Refusal | None:
         """Take a piece of an answer that is no stream."""
-        self._note_first_byte(now)
+        self._take_note(now)
         if not self._body:  # most often it is the only piece
             self._body = data
         else:
@@ -355,7 +358,7 @@ class Exchange:
             return self._garbled(now)
         self._praise()
         try:
-            passed = self._inspect(body, last=True)
+            passed = self._inspect(body, last=True) if self._readers else body
             if isinstance(passed, Refusal):
                 return passed
             return self._retold.whole(passed) if self._retold else self._rename(passed)
@@ -363,20 +366,21 @@ class Exchange:
             return self._garbled(now)
 
     def _inspect(self, data: bytes, last: bool) -> bytes | Refusal:
-        """Show a piece of the answer to those who read it, if there are any."""
-        line = self._readers
-        if not line or self._inspected or not (data or last):
+        """Show a piece of the answer to those who read it."""
+        if self._inspected or not (data or last):
             return data
         self._inspected = last
-        return inspect.passed(line, data, last)
+        return inspect.passed(self._readers, data, last)
 
     def _garbled(self, now: float) -> Refusal:
         if self._target:
             self._blame(self._target, now)
         return Refusal(502, "engine_failed", "gateway.engine-garbled")
 
-    def _note_first_byte(self, now: float) -> None:
-        self._hear(now)
+    def _take_note(self, now: float) -> None:
+        """Note that a byte has come, and what the first one tells."""
+        if self._target:
+            self._router.answers(self._prompt, now)
         if self._first_byte_s is None:
             self._first_byte_s = now - self._began
             if self._target and self._router.read(self._prompt, now) and self._begun:
@@ -388,8 +392,7 @@ class Exchange:
         A quote inside a JSON string is escaped, so this never touches what a model wrote.
         """
         for theirs, ours in self._names:
-            if theirs in data:
-                data = data.replace(theirs, ours)
+            data = data.replace(theirs, ours)
         return data
 
     def silent(self, now: float) -> Refusal | None:
@@ -418,7 +421,7 @@ class Exchange:
 
     def opened(self, now: float, at: float) -> Opened:
         """Return what is written down of it while it is open. `at` is Unix seconds."""
-        usage = self._usage(CUT_OFF, now, at, Tokens(self.prompt_tokens, 0, 0))
+        usage = self._usage(CUT_OFF, now, at, Tokens(self.request.prompt_tokens, 0, 0))
         return Opened(usage, self.reserve.tokens if self.reserve else 0, self.price)
 
     def settle(self, status: int, now: float, at: float) -> Usage | None:
@@ -432,29 +435,19 @@ class Exchange:
             return None
         tokens = self._events.tokens or self._tokens
         served = worked or (self._first_byte_s is not None and self._engine_status == 200)
-        counted = tokens or Tokens(self.prompt_tokens if served else 0, 0, self._events.pieces)
+        prompt = self.request.prompt_tokens if served else 0
+        counted = tokens or Tokens(prompt, 0, self._events.pieces)
         self.micro = cost_micro(self.price, counted.prompt, counted.cached, counted.output)
         return self._usage(status, now, at, counted, served and tokens is None)
 
     def _usage(
         self, status: int, now: float, at: float, counted: Tokens, estimated: bool = False
     ) -> Usage:
+        key, endpoint = self.key, self._endpoint
+        # In the order of its fields: by their names it would take seven times as long.
         return Usage(
-            id=self.id,
-            at=at,
-            key=self.key.name,
-            project=self._endpoint.project,
-            endpoint=self._endpoint.name,
-            replica=self._replica,
-            prompt_tokens=counted.prompt,
-            cached_tokens=counted.cached,
-            output_tokens=counted.output,
-            status=status,
-            duration_s=now - self._began,
-            first_token_s=self._first_byte_s,
-            estimated=estimated,
-            key_uid=self.key.uid,
-            payer=self.tenant,
-            model=self._endpoint.model,
-            krw=self.micro / MICRO,
-        )
+            self.id, at, key.name, endpoint.project, endpoint.name, self._replica,
+            counted.prompt, counted.cached, counted.output, status, now - self._began,
+            self._first_byte_s, estimated, key.uid, key.project, endpoint.model,
+            self.micro / MICRO,
+        )  # fmt: skip

@@ -187,7 +187,7 @@ class Fleet:
         due = self._due
         while due and due[0][0] <= now:
             _, sent_at, _, prompt = heappop(due)
-            if prompt.sent_at == sent_at:
+            if prompt.own and prompt.sent_at == sent_at:
                 self.read(prompt, now, learn=False)
 
     def leave(self, prompt: Prompt, now: float) -> None:

@@ -39,14 +39,15 @@ class Front(Struct, frozen=True):
         >>> Front().stranger([(b"host", b"evil.example:7070")], ("127.0.0.1", 7070))
         'host'
         """
-        host, origins = None, []
+        host: bytes | None = None
+        origins: tuple[bytes, ...] = ()
         for name, value in headers:
             if name == b"host":
                 if host is not None:
                     return "host"
                 host = value.lower()
             elif name == b"origin":
-                origins.append(value.lower())
+                origins += (value.lower(),)
         if host is None or not self._ours(host, server):
             return "host"
         if not origins:

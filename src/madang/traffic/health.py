@@ -35,43 +35,40 @@ class Health:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._failing: dict[Identity, _Record] = {}
-
-    def __bool__(self) -> bool:
-        """Tell whether any is known to fail."""
-        return bool(self._failing)
+        self.failing: dict[Identity, _Record] = {}
+        """Most often none at all."""
 
     def is_open(self, target: Target, now: float) -> bool:
         """Tell whether a target may be asked."""
-        record = self._failing.get(identity(target))
+        record = self.failing.get(identity(target))
         return record is None or (now >= record.out_until and not record.trying)
 
     def try_out(self, target: Target) -> None:
         """Note that a request goes there: if it failed before, it is the only one for now."""
-        if record := self._failing.get(identity(target)):
+        if record := self.failing.get(identity(target)):
             record.trying = True
 
     def end(self, target: Target) -> None:
         """Note that a request has left: whether it did well is told separately."""
-        if record := self._failing.get(identity(target)):
+        if record := self.failing.get(identity(target)):
             record.trying = False
 
     def praise(self, target: Target) -> None:
         """Remember that a target answered."""
-        self._failing.pop(identity(target), None)
+        self.failing.pop(identity(target), None)
 
     def blame(self, target: Target, now: float) -> None:
         """Leave a target alone for a while, twice as long each time it fails in a row."""
-        record = self._failing.setdefault(identity(target), _Record(0, now))
+        record = self.failing.setdefault(identity(target), _Record(0, now))
         record.failures += 1
         doubled = self._limits.out_s * 2 ** min(record.failures - 1, 16)
         record.out_until = now + min(doubled, self._limits.out_s_max)
 
     def wait_s(self, targets: Iterable[Target], now: float) -> float:
         """Return how long until the first of these failing targets may be tried again."""
-        outs = [each.out_until for t in targets if (each := self._failing.get(identity(t)))]
+        outs = [each.out_until for t in targets if (each := self.failing.get(identity(t)))]
         return max(0.0, min(outs, default=now) - now)
 
     def keep(self, known: set[Identity]) -> None:
         """Forget all others."""
-        self._failing = {each: self._failing[each] for each in self._failing if each in known}
+        self.failing = {each: self.failing[each] for each in self.failing if each in known}

@@ -39,8 +39,8 @@ class _Weight(Struct):
 
     def add(self, exchange: Exchange, sign: int) -> None:
         self.count += sign
-        self.bytes += sign * exchange.body_bytes
-        self.tokens += sign * exchange.prompt_tokens
+        self.bytes += sign * exchange.request.body_bytes
+        self.tokens += sign * exchange.request.prompt_tokens
 
     def part(self, most: _Weight) -> float:
         """Return what part of the most that may be it is, in whichever way it is largest."""
@@ -63,18 +63,19 @@ class _Line:
 
     def add(self, exchange: Exchange, claim: Claim, call: Call, first: bool) -> None:
         self.share.add(exchange, claim, urgent=first)
-        self.calls[exchange] = call
+        self.calls[exchange] = exchange.call = call
         self.all.add(exchange, 1)
         self.own.setdefault(exchange.tenant, _Weight()).add(exchange, 1)
 
-    def remove(self, exchange: Exchange) -> Call:
+    def remove(self, exchange: Exchange) -> None:
         self.share.drop(exchange)
         self.all.add(exchange, -1)
         own = self.own[exchange.tenant]
         own.add(exchange, -1)
         if not own.count:
             del self.own[exchange.tenant]
-        return self.calls.pop(exchange)
+        del self.calls[exchange]
+        exchange.call = None
 
 
 class Hold:
@@ -83,7 +84,6 @@ class Hold:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._lines: dict[Place, _Line] = {}
-        self._charged: dict[Exchange, Claim] = {}
 
     @property
     def waiting(self) -> dict[Place, int]:
@@ -111,7 +111,7 @@ class Hold:
     def pass_by(self, exchange: Exchange, now: float) -> None:
         """Charge the project of one that had its turn at once, since nobody waits."""
         line = self._line(exchange.place)
-        claim = self._charged[exchange] = self._claim(exchange, line)
+        exchange.claim = claim = self._claim(exchange, line)
         line.share.pass_by(claim, now)
 
     def enter(
@@ -132,19 +132,20 @@ class Hold:
 
     def leave(self, exchange: Exchange) -> Call | None:
         """Give up a place; None: there was none."""
-        line = self._lines.get(exchange.place)
-        if line is None or exchange not in line.calls:
-            return None
-        return line.remove(exchange)
+        if call := exchange.call:
+            self._lines[exchange.place].remove(exchange)
+        return call
 
     def give_back(self, exchange: Exchange, now: float) -> None:
         """Give back what a turn was charged that came to nothing."""
-        if claim := self._charged.pop(exchange, None):
+        claim, exchange.claim = exchange.claim, None
+        if claim:
             self._line(exchange.place).share.charge(claim, -claim.tokens, now)
 
     def settle(self, exchange: Exchange, usage: Usage | None, now: float) -> None:
         """Charge what was used instead of what it was taken to be; nothing, if nobody was asked."""
-        claim, line = self._charged.pop(exchange, None), self._lines.get(exchange.place)
+        claim, exchange.claim = exchange.claim, None
+        line = self._lines.get(exchange.place)
         if claim is None or line is None:
             return
         cost = 0.0
@@ -169,7 +170,7 @@ class Hold:
         while found := self._turn(line, now):
             front, choice = found
             if isinstance(choice, Target):
-                self._charged[front] = line.share.claim(front)
+                front.claim = line.share.claim(front)
                 line.share.take(front, now)
             self._call(front, choice)
 
@@ -216,9 +217,10 @@ class Hold:
         return line
 
     def _claim(self, exchange: Exchange, line: _Line) -> Claim:
-        written, most = line.output_tokens, exchange.output_tokens_max
-        tokens = exchange.prompt_tokens + OUTPUT_COST * min(written, most)
-        return Claim(exchange.tenant, tokens, exchange.key.weight, exchange.is_batch)
+        key, request = exchange.key, exchange.request
+        written = min(line.output_tokens, request.output_tokens_max)
+        tokens = request.prompt_tokens + OUTPUT_COST * written
+        return Claim(key.project, tokens, key.weight, request.is_batch)
 
     def _most(self, exchange: Exchange) -> _Weight:
         limits = self._limits
@@ -227,11 +229,11 @@ class Hold:
         return _Weight(count, limits.held_bytes_max, limits.held_tokens_max)
 
     def _fits(self, exchange: Exchange, line: _Line) -> bool:
-        most, all_of = self._most(exchange), line.all
+        most, all_of, request = self._most(exchange), line.all, exchange.request
         return (
             all_of.count < most.count
-            and all_of.bytes + exchange.body_bytes <= most.bytes
-            and all_of.tokens + exchange.prompt_tokens <= most.tokens
+            and all_of.bytes + request.body_bytes <= most.bytes
+            and all_of.tokens + request.prompt_tokens <= most.tokens
         )
 
     def _whose(self, exchange: Exchange, line: _Line) -> Exchange | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from madang.traffic.requests import Request
+from madang.traffic.schema import Embedding
 
 FIRST_TOKENS = 512
 """For an endpoint that has answered nothing yet and a request that names no bound."""
@@ -33,15 +34,14 @@ class Lengths:
     def expect(self, place: Place, request: Request) -> int:
         """Return the output tokens to reserve: no more than the request allows, of each choice."""
         body = request.body
-        most: int | None = getattr(body, "max_tokens", None)
-        answers = self._answers.get(place)
-        if request.kind == "embeddings":
+        if isinstance(body, Embedding):
             return 0
+        most, answers = body.max_tokens, self._answers.get(place)
         if answers is None or not answers.p95:
             expected = most or FIRST_TOKENS
         else:
             expected = answers.p95 if most is None else min(most, answers.p95)
-        return expected * (getattr(body, "n", None) or 1)
+        return expected * (body.n or 1)
 
     def learn(self, place: Place, tokens: int) -> None:
         """Note how long an answer was that came to its end."""

@@ -59,13 +59,13 @@ class Refusal(Struct, frozen=True):
     """True: the connection can't be trusted with another request."""
     limited: Limited | None = None
     """The limit that stands in the way."""
-    more: tuple[tuple[bytes, bytes], ...] = ()
-    """Further headers."""
+    more: bytes = b""
+    """Further headers as they are written, each with a line end before it."""
 
     @property
     def headers(self) -> Headers:
-        """The headers this answer needs beside its type and length."""
-        found: Headers = list(self.more)
+        """The headers this answer needs beside its type and length, and `more`."""
+        found: Headers = []
         if self.retry_after_s is not None:
             found.append((b"retry-after", str(self.retry_after_s).encode()))
         if self.allow:
@@ -100,20 +100,19 @@ _ALONE = "gateway.limit-too-small"
 _BUDGETS = {"tokens_per_day", "krw_per_month"}
 
 
-def limited(limit: Limited, headers: Headers) -> Refusal:
+def limited(limit: Limited, headers: bytes) -> Refusal:
     """A limit is reached; or the request alone is more than it: then later is no better."""
     values: dict[str, Value] = {
         "of": limit.of, "most": limit.most, "left": limit.left, "asked": limit.asked,
         "seconds": limit.resets_s,
     }  # fmt: skip
-    more = tuple(headers)
     if limit.asked > limit.most:
         values["limit"] = limit.limit
-        return Refusal(429, "request_over_limit", _ALONE, values, limited=limit, more=more)
+        return Refusal(429, "request_over_limit", _ALONE, values, limited=limit, more=headers)
     code = "budget_spent" if limit.limit in _BUDGETS else "rate_limit_exceeded"
     return Refusal(
         429, code, _LIMITS[limit.limit], values, retry_after_s=limit.resets_s, limited=limit,
-        more=more,
+        more=headers,
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ _NESTED = {
     for name in part.__struct_fields__
 }
 _ENCODER = json.Encoder()
+_WRITTEN = (schema.Chat, schema.Completion)
 _DROPPED = schema.Ignored.__struct_fields__
 _ignored = attrgetter(*_DROPPED)
 _UNSAID = (None,) * len(_DROPPED)
@@ -90,9 +91,10 @@ class Request(Struct):
     @property
     def output_tokens_max(self) -> float:
         """So many tokens may be written at most, as far as it says; inf: it doesn't."""
-        if isinstance(self.body, schema.Embedding):
-            return 0.0
-        return inf if self.body.max_tokens is None else self.body.max_tokens * (self.body.n or 1)
+        body = self.body
+        if isinstance(body, _WRITTEN):
+            return inf if body.max_tokens is None else body.max_tokens * (body.n or 1)
+        return 0.0
 
     def encode(self, model: str, more: bytes = b"") -> bytes:
         """Write the body for an engine that knows its model by this name, with more fields."""
@@ -116,7 +118,7 @@ def read(kind: Kind, data: bytes) -> Request | Refusal:
         return refused
     is_batch = body.service_tier in BATCH_TIERS
     again = None
-    if isinstance(body, Asked):
+    if kind == "responses":
         again, body = told(body), as_chat(body)
         if isinstance(body, Refusal):
             return body
@@ -130,10 +132,11 @@ def read(kind: Kind, data: bytes) -> Request | Refusal:
 
 def _prepare(body: schema.Body) -> tuple[bool, bool]:
     """Bring the fields that steer the answer into one form; return (stream, usage wanted)."""
-    if isinstance(body, schema.Embedding):
+    if isinstance(body, schema.Chat):
+        if body.max_completion_tokens:
+            body.max_tokens, body.max_completion_tokens = body.max_completion_tokens, None
+    elif isinstance(body, schema.Embedding):
         return False, True
-    if isinstance(body, schema.Chat) and body.max_completion_tokens:
-        body.max_tokens, body.max_completion_tokens = body.max_completion_tokens, None
     wants_usage = bool(body.stream_options and body.stream_options.include_usage)
     body.stream_options = schema.StreamOptions(include_usage=True) if body.stream else None
     return bool(body.stream), wants_usage
@@ -141,18 +144,29 @@ def _prepare(body: schema.Body) -> tuple[bool, bool]:
 
 def _check(body: schema.Body | Asked, data: bytes) -> Refusal | None:
     """Check what a type can't say."""
-    if b"\\" in data and b"\\u0000" in data and (path := _find_nul(to_builtins(body), "")):
+    may_hold_nul = data.find(b"\\") >= 0 and data.find(b"\\u0000") >= 0
+    if may_hold_nul and (path := _find_nul(to_builtins(body), "")):
         return invalid("gateway.nul", path)
+    if isinstance(body, schema.Chat):
+        refused = _check_stop(body.stop)
+        return refused or (_check_free(body) if body.tools or body.response_format else None)
+    if isinstance(body, schema.Completion):
+        return _check_stop(body.stop) or _check_inputs(body.prompt, "prompt")
     if isinstance(body, schema.Embedding):
         return _check_inputs(body.input, "input")
-    if not isinstance(body, Asked) and body.stop is not None:
-        stops = [body.stop] if isinstance(body.stop, str) else body.stop
-        if any(len(stop.encode()) > schema.STOP_BYTES_MAX for stop in stops):
-            return invalid("gateway.stop-too-long", "stop", limit=schema.STOP_BYTES_MAX)
-    if isinstance(body, schema.Completion):
-        return _check_inputs(body.prompt, "prompt")
-    if isinstance(body, schema.Chat) and not body.tools and body.response_format is None:
+    return _check_free(body)
+
+
+def _check_stop(given: str | list[str] | None) -> Refusal | None:
+    if given is None:
         return None
+    stops = [given] if isinstance(given, str) else given
+    if any(len(stop.encode()) > schema.STOP_BYTES_MAX for stop in stops):
+        return invalid("gateway.stop-too-long", "stop", limit=schema.STOP_BYTES_MAX)
+    return None
+
+
+def _check_free(body: schema.Chat | Asked) -> Refusal | None:
     return next((refused for path, free in _free(body) if (refused := _bound(free, path))), None)
 
 

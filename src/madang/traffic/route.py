@@ -110,13 +110,14 @@ class Router:
             self._look(crew)
         crew.look_in -= 1
         chosen, matches = self._best(crew, some, prompt)
-        if chosen < 0 or without or self._health or self._is_suspect(chosen, now):
+        failing = self._health.failing
+        if chosen < 0 or without or failing or self._is_suspect(chosen, now):
             chosen, matches = self._around(crew, some, prompt, self._fit(targets, now, without))
         if chosen < 0 or self._has_its_part(crew, chosen, prompt):
             return None
         self._send(prompt, chosen, matches, now)
         target = crew.by_spot[chosen]
-        if self._health:
+        if failing:
             self._health.try_out(target)
         return target
 
@@ -266,19 +267,17 @@ class Router:
 
     def give_back(self, target: Target, now: float, prompt: Prompt | None = None) -> None:
         """Count one request less on a target; whether it did well is told separately."""
-        who = identity(target)
-        spot = self._spots[who]
+        spot = prompt.spot if prompt else self._spots[identity(target)]
         assert self._fleet.requests[spot], "given back more often than taken"
         self._fleet.leave(prompt or Prompt(spot=spot), now)
-        if who in self._gone and not self._fleet.requests[spot]:
-            self._gone.discard(who)
-            self._free_spot(who)
-        if self._health:
+        if self._gone and not self._fleet.requests[spot]:
+            self._free_if_gone(identity(target))
+        if self._health.failing:
             self._health.end(target)
 
     def praise(self, target: Target) -> None:
         """Remember that a target answered."""
-        if self._health:
+        if self._health.failing:
             self._health.praise(target)
 
     def blame(self, target: Target, now: float) -> None:
@@ -300,11 +299,12 @@ class Router:
         self._gone = {who for who in self._spots if who not in known}
         for who in tuple(self._gone):
             if not self._fleet.requests[self._spots[who]]:
-                self._gone.discard(who)
-                self._free_spot(who)
+                self._free_if_gone(who)
 
-    def _free_spot(self, who: Identity) -> None:
-        self._free.append((self._prefixes.turns, self._spots.pop(who)))
+    def _free_if_gone(self, who: Identity) -> None:
+        if who in self._gone:
+            self._gone.discard(who)
+            self._free.append((self._prefixes.turns, self._spots.pop(who)))
 
 
 def _depth(matches: Matches, spot: int) -> int:

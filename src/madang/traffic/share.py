@@ -67,10 +67,8 @@ class _Tenant(Struct):
     window: int = 0
     gained: float = 0.0
     """Tokens that its weight has spared it in that window."""
-
-    @property
-    def waits(self) -> int:
-        return len(self.lanes[0].waiting) + len(self.lanes[1].waiting)
+    waits: int = 0
+    """How many of it wait, in both lanes."""
 
 
 Entry = tuple[float, int, int, _Tenant]
@@ -95,7 +93,8 @@ class Share(Generic[T]):
         self._floor = 0.0
         self._last = ""
         self._owed = 0.0
-        self._window, self._served, self._served_before = 0, 0.0, 0.0
+        self._window, self._window_ends = 0, self._rule.window_s
+        self._served = self._served_before = 0.0
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -153,6 +152,7 @@ class Share(Generic[T]):
         tenant = self._arrived(claim.tenant)
         lane = tenant.lanes[claim.is_batch]
         lane.waiting[item] = (next(self._numbers), claim)
+        tenant.waits += 1
         if len(lane.waiting) == 1:
             self._live[claim.is_batch] += 1
             self._push(tenant, claim.is_batch)
@@ -212,7 +212,7 @@ class Share(Generic[T]):
         if tenant is None:
             return
         tenant.counter += tokens - self._gain(tenant, tokens, claim.weight, now)
-        if tokens < 0:
+        if tokens < 0 and tenant.waits:
             for is_batch in (False, True):
                 if tenant.lanes[is_batch].waiting:
                     self._push(tenant, is_batch)
@@ -224,7 +224,7 @@ class Share(Generic[T]):
             self._forget_some()
             lanes = (_Lane(OrderedDict()), _Lane(OrderedDict()))
             tenant = self._tenants[name] = _Tenant(name, self._least(), lanes)
-        elif not tenant.waits:
+        elif not tenant.waits and (self._claims or name != self._last):
             tenant.counter = max(tenant.counter, self._least())
         return tenant
 
@@ -242,20 +242,25 @@ class Share(Generic[T]):
 
     def _gain(self, tenant: _Tenant, tokens: float, weight: float, now: float) -> float:
         """Return what a weight spares a tenant of so many tokens; what they cost it, below 1."""
-        window = int(now // self._rule.window_s)
-        if window != self._window:
-            self._served_before = self._served if window == self._window + 1 else 0.0
-            self._window, self._served = window, 0.0
-        self._served = max(0.0, self._served + tokens)
+        if now >= self._window_ends:
+            self._begin_window(int(now // self._rule.window_s))
+        self._served = served = max(0.0, self._served + tokens)
+        if weight == 1:
+            return 0.0
         gain = tokens * (1 - 1 / weight)
         if weight <= 1 or tokens < 0:
             return gain
-        if tenant.window != window:
-            tenant.window, tenant.gained = window, 0.0
-        most = self._rule.gained_part * max(self._served, self._served_before)
+        if tenant.window != self._window:
+            tenant.window, tenant.gained = self._window, 0.0
+        most = self._rule.gained_part * max(served, self._served_before)
         gain = max(0.0, min(gain, most - tenant.gained))
         tenant.gained += gain
         return gain
+
+    def _begin_window(self, window: int) -> None:
+        self._served_before = self._served if window == self._window + 1 else 0.0
+        self._window, self._served = window, 0.0
+        self._window_ends = (window + 1) * self._rule.window_s
 
     def _is_batch_turn(self) -> bool:
         """Tell whether batch work goes next: nothing else waits, or it has waited for its part."""
@@ -279,8 +284,10 @@ class Share(Generic[T]):
         if item in self._urgent:
             del self._urgent[item]
             return
-        lane = self._tenants[claim.tenant].lanes[claim.is_batch]
+        tenant = self._tenants[claim.tenant]
+        lane = tenant.lanes[claim.is_batch]
         del lane.waiting[item]
+        tenant.waits -= 1
         if not lane.waiting:
             lane.mark = 0
             self._live[claim.is_batch] -= 1

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import TypeVar
 
-from gateway import PATH, request, table
+from doors import PATH, request, table
 from madang.traffic.desk import Desk
 from madang.traffic.doors import Head
 from madang.traffic.exchange import Exchange

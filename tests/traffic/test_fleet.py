@@ -182,8 +182,8 @@ class Fleets(RuleBasedStateMachine):
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
     def first_byte(self, data):
-        got, asked = self.taken[data.draw(st.integers(0, len(self.taken) - 1))]
-        self.router.hear(got, self.now)
+        _, asked = self.taken[data.draw(st.integers(0, len(self.taken) - 1))]
+        self.router.hear(asked, self.now)
         self.router.read(asked, self.now)
 
     @rule(seconds=st.floats(0, 10))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from madang.traffic.limits import Limits
+from madang.traffic.prompt import Prompt
 from madang.traffic.route import Router
 from madang.traffic.table import Target
 
@@ -143,11 +144,12 @@ TestRouting = Routing.TestCase
 
 def test_whoever_lets_requests_wait_without_a_byte_is_asked_only_if_no_other_can_be():
     router = Router(SUSPICIOUS)
-    assert router.take([A, B], 0, without="b") is A
+    asked = Prompt()
+    assert router.take([A, B], 0, "b", asked) is A
     assert {router.take([A, B], 5).uid for _ in range(4)} == {"b"}
     assert router.silent(5) == {"a": 5, "b": 0}
     assert router.take([A], 6) is A, "busy or hung: better than nobody"
-    router.hear(A, 7)
+    router.hear(asked, 7)
     assert "a" in {router.take([A, B], 8).uid for _ in range(4)}
 
 

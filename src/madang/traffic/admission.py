@@ -86,8 +86,6 @@ class Directory:
 
     def fit(self, endpoint: Endpoint, request: Request) -> Refusal | None:
         """Refuse what a request asks for and no engine behind its endpoint can do."""
-        if not endpoint.lacks:
-            return None
         for skill, param in wishes(request.body):
             if skill in endpoint.lacks:
                 code, named = "unsupported_by_model", request.model

@@ -42,8 +42,8 @@ class Account:
     """What one owner may use, and uses."""
 
     __slots__ = (
-        "allowance", "concurrent", "concurrent_max", "day", "month", "name", "owner", "requests",
-        "requests_at", "requests_max", "requests_told", "second", "tokens", "tokens_at",
+        "allowance", "concurrent", "concurrent_max", "day", "is_lent", "month", "name", "owner",
+        "requests", "requests_at", "requests_max", "requests_told", "second", "tokens", "tokens_at",
         "tokens_max", "tokens_told",
     )  # fmt: skip
 
@@ -57,6 +57,8 @@ class Account:
         self.second = 0
         self.requests_at, self.tokens_at = [0] * SLOTS, [0] * SLOTS
         self.day, self.month = Purse(), Purse()
+        self.is_lent = False
+        """Whether either has a limit: else there is nothing to count in them."""
 
     def allow(self, allowance: Allowance) -> None:
         """Take other limits; what is used stays used."""
@@ -69,11 +71,21 @@ class Account:
         self.day.allow(allowance.tokens_per_day)
         krw = allowance.krw_per_month
         self.month.allow(None if krw is None else krw * MICRO)
+        self.is_lent = allowance.tokens_per_day is not None or krw is not None
 
     def begin(self, day: int, month: int) -> None:
         """Start what counts by the day or the month anew, if another has begun."""
         self.day.begin(day)
         self.month.begin(month)
+
+    def lacks(self, tokens: int, micro: int) -> bool:
+        """Tell whether less is left of what was lent."""
+        return self.day.left < tokens or self.month.left < micro
+
+    def spend(self, tokens: int, micro: int) -> None:
+        """Take so much of what was lent."""
+        self.day.left -= tokens
+        self.month.left -= micro
 
     def roll(self, second: int) -> None:
         """Forget what is older than the window."""
@@ -98,8 +110,6 @@ class Account:
 
     def empty_in(self, used_at: list[int], now: float) -> int:
         """Return in how many seconds all of a window is free again."""
-        if used_at[self.second % SLOTS]:
-            return SLOTS
         for second in range(self.second, self.second - SLOTS, -1):
             if used_at[second % SLOTS]:
                 return max(1, ceil(second + SLOTS - now))
@@ -223,8 +233,7 @@ class Budgets:
                 account.requests >= account.requests_max
                 or account.concurrent >= account.concurrent_max
                 or account.tokens + tokens > account.tokens_max
-                or account.day.left < tokens
-                or account.month.left < micro
+                or (account.is_lent and account.lacks(tokens, micro))
             ):
                 return self._refuse(account, line, (tokens, micro), now)
         slot = second % SLOTS
@@ -234,8 +243,8 @@ class Budgets:
             account.concurrent += 1
             account.tokens += tokens
             account.tokens_at[slot] += tokens
-            account.day.left -= tokens
-            account.month.left -= micro
+            if account.is_lent:
+                account.spend(tokens, micro)
         return Reserve(line, second, tokens, micro, self._day, self._month)
 
     def settle(self, reserve: Reserve, tokens: int, micro: int) -> None:
@@ -248,8 +257,8 @@ class Budgets:
         of_month = dearer if reserve.month == self._month else micro
         for account in reserve.line:
             account.concurrent -= 1
-            account.day.left -= of_day
-            account.month.left -= of_month
+            if account.is_lent:
+                account.spend(of_day, of_month)
             if account.second - reserve.second < SLOTS:
                 account.tokens += more
                 account.tokens_at[reserve.second % SLOTS] += more
@@ -329,10 +338,12 @@ def headers(line: tuple[Account, ...], now: float) -> bytes:
             tokens, least = account, left
     written = b""
     if requests is not None:
-        empty_s = requests.empty_in(requests.requests_at, now)
+        is_used = requests.requests_at[second % SLOTS]
+        empty_s = SLOTS if is_used else requests.empty_in(requests.requests_at, now)
         written = requests.requests_told % (max(0, fewest), empty_s)
     if tokens is not None:
-        empty_s = tokens.empty_in(tokens.tokens_at, now)
+        is_used = tokens.tokens_at[second % SLOTS]
+        empty_s = SLOTS if is_used else tokens.empty_in(tokens.tokens_at, now)
         written += tokens.tokens_told % (max(0, least), empty_s)
     return written
 

@@ -188,7 +188,7 @@ class Desk:
         endpoint = self._directory.resolve(key, request.model, kind)
         if isinstance(endpoint, Refusal):
             return endpoint
-        if refused := self._directory.fit(endpoint, request):
+        if endpoint.lacks and (refused := self._directory.fit(endpoint, request)):
             return refused
         line: tuple[Reader, ...] = ()
         if self._inspectors:
@@ -199,7 +199,8 @@ class Desk:
             line = readers(self._inspectors, key, endpoint, request)
         tells = request.stream or kind == "embeddings"
         lane = f"{endpoint.project}/{endpoint.name} {key.project}"
-        prompt = prompt_of(body, seed(endpoint, key, self._salt), tells, lane)
+        salt = seed(endpoint, key, self._salt) if endpoint.cache else self._salt
+        prompt = prompt_of(body, salt, tells, lane)
         return Exchange(
             request_id, key, endpoint, request, self._router, self.limits, now, prompt, line,
             self._begun,
@@ -228,11 +229,11 @@ class Desk:
     def _go(self, exchange: Exchange, call: Call, now: float) -> Target | Refusal | None:
         """Choose the replica to ask, now that what it may use is reserved."""
         self._demands.come(exchange)
-        is_first = not self._hold.has_line(exchange.place)
         choice = exchange.choose(now) if self._hold.leads(exchange) else None
         if isinstance(choice, Target):
             self._hold.pass_by(exchange, now)
             return choice
+        is_first = not self._hold.has_line(exchange.place)
         choice = choice or self._hold.enter(exchange, call, now)
         if is_first and choice is None and not exchange.slots:
             self.hurry()

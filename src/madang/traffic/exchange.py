@@ -268,7 +268,7 @@ class Exchange(Struct, eq=False):
     def answers(self, status: int, content_type: str, now: float) -> Fault | None:
         """Take the head of an answer; a fault when it is none, and another replica may be asked."""
         if self._target:
-            self._router.answers(self._prompt, now)
+            self._router.hear(self._prompt, now)
         if status == 503:
             return "busy"
         wanted = "text/event-stream" if self.request.stream else "application/json"
@@ -380,7 +380,7 @@ class Exchange(Struct, eq=False):
     def _take_note(self, now: float) -> None:
         """Note that a byte has come, and what the first one tells."""
         if self._target:
-            self._router.answers(self._prompt, now)
+            self._router.hear(self._prompt, now)
         if self._first_byte_s is None:
             self._first_byte_s = now - self._began
             if self._target and self._router.read(self._prompt, now) and self._begun:
@@ -430,7 +430,8 @@ class Exchange(Struct, eq=False):
         Who left while a replica was at work pays for the prompt and what had passed by then.
         """
         worked = status == CLIENT_LEFT and self._target is not None
-        self.free(now)
+        if self._target:
+            self._let_go(now)
         if not self._replica:
             return None
         tokens = self._events.tokens or self._tokens

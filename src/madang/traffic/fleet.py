@@ -144,17 +144,19 @@ class Fleet:
 
     def send(self, prompt: Prompt, spot: int, own: float, now: float) -> None:
         """Note that a prompt is sent to a spot, where so many of its tokens must be read."""
-        if not self.requests[spot]:
+        requests, ahead = self.requests, self.unread[spot]
+        if not requests[spot]:
             self.quiet_at[spot] = now
-        self.requests[spot] += 1
-        prompt.spot, prompt.own, prompt.sent_at, prompt.ahead = spot, own, now, self.unread[spot]
+        requests[spot] += 1
+        prompt.spot, prompt.own, prompt.sent_at, prompt.ahead = spot, own, now, ahead
         if own:
+            lanes, lane = self.lanes, prompt.lane
             self.prompts[spot] += 1
-            self.unread[spot] += own
-            self.lanes[prompt.lane] = self.lanes.get(prompt.lane, 0.0) + own
+            self.unread[spot] = unread = ahead + own
+            lanes[lane] = lanes.get(lane, 0.0) + own
             if not prompt.tells:
                 self._number += 1
-                due_at = now + self.unread[spot] * self.pace_s[spot] + self._load_s[spot]
+                due_at = now + unread * self.pace_s[spot] + self._load_s[spot]
                 heappush(self._due, (due_at, now, self._number, prompt))
         self._weigh(spot)
 
@@ -167,13 +169,14 @@ class Fleet:
     def _read(self, prompt: Prompt, now: float, learn: bool) -> None:
         spot, own = prompt.spot, prompt.own
         prompt.own, prompt.read_at = 0.0, now
-        self.prompts[spot] -= 1
-        self.unread[spot] = self.unread[spot] - own if self.prompts[spot] else 0.0
-        left = self.lanes[prompt.lane] - own
+        self.prompts[spot] = more = self.prompts[spot] - 1
+        self.unread[spot] = self.unread[spot] - own if more else 0.0
+        lanes, lane = self.lanes, prompt.lane
+        left = lanes[lane] - own
         if left > LEAST_TOKENS / 2:
-            self.lanes[prompt.lane] = left
+            lanes[lane] = left
         else:
-            del self.lanes[prompt.lane]
+            del lanes[lane]
         took_s = now - prompt.sent_at
         if learn and took_s > 0:
             tokens = self._tokens[spot] * MEMORY + prompt.ahead + own
@@ -204,10 +207,6 @@ class Fleet:
         if not self.requests[spot]:
             self.quiet_s[spot] += now - self.quiet_at[spot]
         self._weigh(spot)
-
-    def hear(self, spot: int, now: float) -> None:
-        """Note that a replica has sent something: whatever waits for it waits anew."""
-        self.quiet_s[spot], self.quiet_at[spot] = 0.0, now
 
     def silent_s(self, spot: int, now: float) -> float:
         """Return how long requests have waited for a byte; time without any doesn't count."""

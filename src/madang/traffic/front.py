@@ -48,7 +48,7 @@ class Front(Struct, frozen=True):
                 host = value.lower()
             elif name == b"origin":
                 origins += (value.lower(),)
-        if host is None or not self._ours(host, server):
+        if host is None or not (host in _reached(server) or self._is_named(host)):
             return "host"
         if not origins:
             return ""
@@ -56,11 +56,9 @@ class Front(Struct, frozen=True):
 
     def _is_our_page(self, origin: bytes, server: Server) -> bool:
         authority = next((origin[len(s) :] for s in _SCHEMES if origin.startswith(s)), b"")
-        return self._ours(authority, server)
+        return authority in _reached(server) or self._is_named(authority)
 
-    def _ours(self, authority: bytes, server: Server) -> bool:
-        if authority in _reached(server):
-            return True
+    def _is_named(self, authority: bytes) -> bool:
         name, colon, port = authority.decode("latin-1").rpartition(":")
         given = {authority.decode("latin-1")} | ({name} if colon and port.isdigit() else set())
         return bool(given & self.names)

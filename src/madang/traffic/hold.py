@@ -110,7 +110,7 @@ class Hold:
 
     def pass_by(self, exchange: Exchange, now: float) -> None:
         """Charge the project of one that had its turn at once, since nobody waits."""
-        line = self._line(exchange.place)
+        line = self._lines.get(exchange.place) or self._line(exchange.place)
         exchange.claim = claim = self._claim(exchange, line)
         line.share.pass_by(claim, now)
 

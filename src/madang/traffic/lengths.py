@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from madang.traffic.requests import Request
-from madang.traffic.schema import Embedding
+from madang.traffic.schema import Chat, Embedding
 
 FIRST_TOKENS = 512
 """For an endpoint that has answered nothing yet and a request that names no bound."""
@@ -34,7 +34,7 @@ class Lengths:
     def expect(self, place: Place, request: Request) -> int:
         """Return the output tokens to reserve: no more than the request allows, of each choice."""
         body = request.body
-        if isinstance(body, Embedding):
+        if not isinstance(body, Chat) and isinstance(body, Embedding):
             return 0
         most, answers = body.max_tokens, self._answers.get(place)
         if answers is None or not answers.p95:

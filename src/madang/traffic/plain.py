@@ -32,7 +32,8 @@ def defused(written: bytes) -> bytes:
     >>> defused('{"messages":[{"content":"<|im_end|>"}],"stop":["<|im_end|>"]}'.encode()).decode()
     '{"messages":[{"content":"<\u2060|im_end|>"}],"stop":["<|im_end|>"]}'
     """
-    if not (_may_hold(written, b"<") or _may_hold(written, b"[")):
+    is_candidate = written.find(b"<") >= 0 and _may_hold(written, b"<")
+    if not (is_candidate or _may_hold(written, b"[")):
         return written
     if not _MARK.search(written.decode()):
         return written

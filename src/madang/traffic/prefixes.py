@@ -47,7 +47,9 @@ class Prefixes:
         matches: Matches = []
         young, old, trusted = self._young.get, self._old.get, self._trusted
         for depth, block in enumerate(chain):
-            left = (young(block, 0) | (old(block, 0) & trusted)) & spots
+            left = young(block, 0) & spots
+            if left != spots and trusted:
+                left |= old(block, 0) & trusted & spots
             if left != spots:
                 matches.append((spots ^ left, depth))
                 if not left:

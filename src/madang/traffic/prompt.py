@@ -52,7 +52,8 @@ def chain_of(data: bytes, salt: int) -> list[int]:
     (2, 2, True, False)
     """
     found, last = [], salt
-    for start in range(0, min(len(data), BLOCKS_MAX * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
+    end = min(len(data), BLOCKS_MAX * BLOCK_BYTES)
+    for start in range(0, end - BLOCK_BYTES + 1, BLOCK_BYTES):
         last = xxh3_64_intdigest(data[start : start + BLOCK_BYTES], last) & HASH_BITS
         found.append(last)
     return found

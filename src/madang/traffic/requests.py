@@ -148,7 +148,7 @@ def _check(body: schema.Body | Asked, data: bytes) -> Refusal | None:
     if may_hold_nul and (path := _find_nul(to_builtins(body), "")):
         return invalid("gateway.nul", path)
     if isinstance(body, schema.Chat):
-        refused = _check_stop(body.stop)
+        refused = _check_stop(body.stop) if body.stop is not None else None
         return refused or (_check_free(body) if body.tools or body.response_format else None)
     if isinstance(body, schema.Completion):
         return _check_stop(body.stop) or _check_inputs(body.prompt, "prompt")

@@ -126,7 +126,8 @@ class Router:
         spots = some.spots
         matches = self._prefixes.find(prompt.chain, some.bits)
         if len(spots) == 1:  # nothing to compare: only whether it has room
-            return (spots[0] if self._fleet.wait_s[spots[0]] < inf else -1), matches
+            spot = spots[0]
+            return (spot if self._fleet.wait_s[spot] < inf else -1), matches
         start = self._turn % (len(spots) or 1)
         return self._fleet.best(
             spots[start:] + spots[:start], prompt, matches, crew.keen_s
@@ -149,7 +150,7 @@ class Router:
         """Count a request on a spot, and note what its replica will have cached."""
         own = prompt.tokens
         if prompt.chain:
-            depth = _depth(matches, spot)
+            depth = _depth(matches, spot) if len(matches) > 1 else matches[0][1]
             own -= depth * prompt.block_tokens
             room = self._fleet.cache_tokens[spot] / prompt.block_tokens
             self._prefixes.note(prompt.chain, spot, depth, room)
@@ -157,9 +158,8 @@ class Router:
 
     def cached_tokens(self, targets: Sequence[Target], prompt: Prompt) -> float:
         """Return how many tokens of a prompt some target has, or had until lately."""
-        return self._prefixes.find(prompt.chain, self._crew(targets).all.bits)[-1][1] * (
-            prompt.block_tokens
-        )
+        matches = self._prefixes.find(prompt.chain, self._crew(targets).all.bits)
+        return matches[-1][1] * prompt.block_tokens
 
     def tokens_per_s(self, targets: Sequence[Target]) -> float:
         """Return how much of prompts these read in a second, all together, as learnt."""
@@ -249,15 +249,10 @@ class Router:
             self._fleet.enrol(target, spot)
         return spot
 
-    def hear(self, target: Target, now: float) -> None:
-        """Note that a target has sent something: whatever waits for it waits anew."""
-        spot = self._spots.get(identity(target))
-        if spot is not None:
-            self._fleet.hear(spot, now)
-
-    def answers(self, prompt: Prompt, now: float) -> None:
-        """Note, as `hear`, that the target of a request under way has sent something."""
-        self._fleet.hear(prompt.spot, now)
+    def hear(self, prompt: Prompt, now: float) -> None:
+        """Note that the target of a request has sent something: whatever waits there waits anew."""
+        fleet, spot = self._fleet, prompt.spot
+        fleet.quiet_s[spot], fleet.quiet_at[spot] = 0.0, now
 
     def read(self, prompt: Prompt, now: float) -> bool:
         """Note the first byte of an answer; False: it doesn't tell that the prompt was read."""

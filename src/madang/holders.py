@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,12 +17,15 @@ _MAPPED = "0000000000000000FFFF0000"
 """How an IPv4 address begins in the table of IPv6."""
 
 
-def holder_of(host: str, port: int, proc: Path = PROC) -> str:
+def holder_of(host: str, port: int, proc: Path = PROC, known: Collection[int] = ()) -> str:
     """Return `python3, pid 4711` for whoever listens where `host` is an address; empty: not told.
 
-    Others' processes are not ours to look into.
+    Others' processes are not ours to look into. Sockets of those that are `known` don't count.
     """
     inodes = {f"socket:[{inode}]" for inode in _inodes(host, port, proc)}
+    for pid in known:
+        with suppress(OSError):
+            inodes -= {_means(each) for each in (proc / str(pid) / "fd").iterdir()}
     if not inodes:
         return ""
     for process in sorted((p for p in proc.iterdir() if p.name.isdigit()), key=_number):

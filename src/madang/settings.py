@@ -15,6 +15,9 @@ from madang.errors import Rejected, refuse_newer
 PORT_DEFAULT = 7070
 """The control API's port; the gateway takes the next one."""
 
+GATEWAY = "gateway"
+"""What the gateway's process is called, or the first of them."""
+
 DATABASE_SCHEMES = ("postgresql://", "postgres://")
 """How the address of a database begins."""
 
@@ -51,6 +54,9 @@ USAGE_DAYS = 100
 
 JOBS_MAX = 10_000
 """So many jobs a project may have, whatever has become of them."""
+
+GATEWAY_PROCESSES_MAX = 16
+"""The gateway is one process, or up to so many that share its port; MADANG_GATEWAY_PROCESSES."""
 
 LOG_RING_BYTES = 4 << 20
 """Size of each of the two files that keep a process's output."""
@@ -101,6 +107,11 @@ class Home:
     def tls(self) -> Path:
         """Where the gateway's certificate and key lie, one a line; absent: it speaks plain HTTP."""
         return self.path / "tls.files"
+
+    @property
+    def processes(self) -> Path:
+        """How many processes the gateway is; absent: one."""
+        return self.path / "gateway.processes"
 
     @property
     def listen(self) -> Path:
@@ -192,6 +203,15 @@ class Home:
         """The route table that the gateway serves."""
         return self.gateway / "table.json"
 
+    def table_of(self, uid: str) -> Path:
+        """The route table that one process of the gateway serves."""
+        return self.table if uid == GATEWAY else self.gateway / f"table-{uid}.json"
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """The route tables of all processes of the gateway, those of earlier ones too."""
+        return self.table, *sorted(self.gateway.glob("table-*.json"))
+
     @property
     def journal(self) -> Path:
         """What the supervisor has running."""
@@ -205,7 +225,7 @@ class Home:
     @property
     def marked(self) -> tuple[Path, ...]:
         """Every file that bears its form, so that an older Madang knows that it can't read it."""
-        return self.listen, self.first_run, self.journal, self.table, self.fleet
+        return self.listen, self.first_run, self.journal, *self.tables, self.fleet
 
 
 def home(given: str | None = None, environ: Mapping[str, str] = os.environ) -> Home:
@@ -348,6 +368,41 @@ def tls_files(home: Home) -> tuple[Path, Path] | None:
     if len(lines) != 2:
         raise Rejected("setting.tls")
     return Path(lines[0]), Path(lines[1])
+
+
+def processes(text: str | int) -> int:
+    """Read how many processes the gateway is to be; raises `Rejected` for what is not 1 to 16.
+
+    >>> processes("4")
+    4
+    """
+    number = int(text) if re.fullmatch(r"[0-9]{1,2}", str(text)) else 0
+    if not 1 <= number <= GATEWAY_PROCESSES_MAX:
+        raise Rejected("setting.processes", processes=str(text), most=GATEWAY_PROCESSES_MAX)
+    return number
+
+
+def given_processes(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Return what MADANG_GATEWAY_PROCESSES says, 1 to 16; None where it says nothing."""
+    given = environ.get("MADANG_GATEWAY_PROCESSES", "").strip()
+    return processes(given) if given else None
+
+
+def gateway_processes(home: Home) -> int:
+    """Return how many processes the gateway is; raises `Rejected` where the file is damaged."""
+    try:
+        return processes(home.processes.read_text(encoding="ascii", errors="replace").strip())
+    except FileNotFoundError:
+        return 1
+
+
+def gateway_uids(count: int) -> tuple[str, ...]:
+    """Return what so many processes of the gateway are called.
+
+    >>> gateway_uids(3)
+    ('gateway', 'gateway-2', 'gateway-3')
+    """
+    return (GATEWAY, *(f"{GATEWAY}-{number}" for number in range(2, count + 1)))
 
 
 def backup_age_s(environ: Mapping[str, str] = os.environ) -> float:

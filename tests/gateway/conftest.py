@@ -356,13 +356,13 @@ class Process:
         return self.popen.returncode
 
 
-def start_process(home: Home) -> Process:
+def start_process(home: Home, *more: str, port: int = 0) -> Process:
     """Start a gateway and wait until it says that it is ready."""
     home.path.mkdir(parents=True, exist_ok=True)
     reader, writer = os.pipe()
     env = {**os.environ, "PYTHONPATH": str(Path(madang.__file__).parents[1])}
     env["MADANG_READY_FD"] = str(writer)
-    argv = [sys.executable, "-m", "madang.gateway", str(home.path), "--port", "0"]
+    argv = [sys.executable, "-m", "madang.gateway", str(home.path), "--port", str(port), *more]
     with (home.path / "gateway.log").open("ab") as log:
         process = subprocess.Popen(argv, env=env, stderr=log, pass_fds=[writer])
     os.close(writer)
@@ -380,11 +380,11 @@ def start_gateway(home: Home) -> Iterator[Callable[..., Process]]:
     """
     started: list[Process] = []
 
-    def start(on_disk: RouteTable | None = None) -> Process:
+    def start(on_disk: RouteTable | None = None, *more: str, port: int = 0) -> Process:
         if on_disk:
             home.gateway.mkdir(parents=True, exist_ok=True)
             (home.gateway / "table.json").write_bytes(msgspec.json.encode(on_disk))
-        started.append(start_process(home))
+        started.append(start_process(home, *more, port=port))
         return started[-1]
 
     yield start

@@ -17,7 +17,7 @@ import pytest
 from madang.ending import heard
 from madang.errors import Unavailable
 from madang.gateway.journal import segments_in
-from madang.gateway.process import _listen
+from madang.gateway.listening import Place, listen
 
 
 def test_the_process_loads_nothing_heavy():
@@ -158,7 +158,7 @@ def test_a_port_that_is_taken_is_said_to_be():
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(Unavailable, match=r"gateway\.port"),
     ):
-        _listen("127.0.0.1", taken.getsockname()[1])
+        listen(Place("127.0.0.1", taken.getsockname()[1]))
 
 
 async def test_usage_reaches_control_once_it_is_back(

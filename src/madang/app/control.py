@@ -9,7 +9,6 @@ import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from madang.app.plans import GATEWAY
 from madang.app.plugs import (
     chosen_store,
     engine_token,
@@ -23,10 +22,12 @@ from madang.app.plugs import (
 from madang.app.sockets import announce, server, tcp, unix
 from madang.app.upkeep import newer_files
 from madang.settings import (
+    GATEWAY_PROCESSES_MAX,
     Home,
     audit_heads,
     backup_age_s,
     fairness_budget,
+    gateway_uids,
     jobs_kept,
     moves_per_100,
     names,
@@ -147,7 +148,7 @@ async def _wire(home: Home, world: World, plugged: dict[str, Any], api: str) -> 
     notary, intake = _people(home, world, observer, blobs, tools.codes)
 
     def where() -> dict[str, str]:
-        return {"api": api, "gateway": _gateway_url(observer.process(GATEWAY))}
+        return {"api": api, "gateway": _gateway_url(observer)}
 
     backups = Backups(world, home, partial(pieces, world.store, home), backup_age_s())
     keys = Keys(world)
@@ -192,9 +193,13 @@ def _people(
     return notary, intake
 
 
-def _gateway_url(process: Any) -> str:
-    url = str((process.announced or {}).get("url", "")) if process else ""
-    return f"{url}/v1" if url else ""
+def _gateway_url(observer: Observer) -> str:
+    """Return where the gateway listens, by the first of its processes that has said so."""
+    for uid in gateway_uids(GATEWAY_PROCESSES_MAX):
+        process = observer.process(uid)
+        if process and (url := str((process.announced or {}).get("url", ""))):
+            return f"{url}/v1"
+    return ""
 
 
 async def _until(stopping: asyncio.Event) -> None:

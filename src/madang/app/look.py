@@ -75,7 +75,12 @@ def _files(home: Home) -> Iterator[Check]:
     from madang.gateway.journal import segments_in
     from madang.gateway.segment import is_whole
 
-    for path in (home.boot, home.listen, home.journal, home.table):  # first-run.json is only there
+    for path in (
+        home.boot,
+        home.listen,
+        home.journal,
+        *home.tables,
+    ):  # first-run.json is only there
         with suppress(FileNotFoundError):
             if cause := _damage(path):
                 yield found("doctor.file-damaged", str(path), ok=False, cause=cause)
@@ -86,7 +91,8 @@ def _files(home: Home) -> Iterator[Check]:
                 lines = file.read(LOOK_BYTES_MAX).splitlines()
             if damaged := sum(not is_whole(line) for line in lines):
                 yield found("doctor.usage-damaged", str(usage), ok=False, count=damaged)
-    for path in (home.table.with_suffix(".corrupt"), home.journal.with_suffix(".corrupt")):
+    tables = sorted(home.gateway.glob("table*.corrupt"))
+    for path in (*tables, home.journal.with_suffix(".corrupt")):
         if path.exists():
             yield found("doctor.file-set-aside", str(path), ok=False)
 

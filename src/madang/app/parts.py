@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -11,15 +12,25 @@ from urllib.parse import urlsplit
 
 from madang.ending import heard
 from madang.errors import MadangError
-from madang.settings import LOG_RING_BYTES, Home
+from madang.settings import LOG_RING_BYTES, Home, gateway_processes, gateway_uids
 from madang.tls import dial
 
 PROGRAMS = {"control": "madang.app", "gateway": "madang.gateway"}
 """What the supervisor starts by itself, by its module."""
-PARTS = tuple(PROGRAMS)
 ANSWER_S = 2.0
 HEALTH_BYTES_MAX = 64 << 10
 _HEALTH = {"control": "/readyz", "gateway": "/healthz"}
+ASKS = 24
+"""So often, for each process of a gateway, its port is asked until all of them have answered."""
+SILENCES_MAX = 2
+
+
+def parts_of(home: Home) -> tuple[str, ...]:
+    """Return what the supervisor starts by itself: control, and the gateway's processes."""
+    count = 1
+    with suppress(MadangError):
+        count = gateway_processes(home)
+    return "control", *gateway_uids(count)
 
 
 def log_of(home: Home, part: str) -> Path:
@@ -73,3 +84,21 @@ def health_of(
         return 0, {}
     finally:
         connection.close()
+
+
+def health_of_each(
+    uids: Sequence[str], host: str, port: int, is_secure: bool = False
+) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Return the same of several gateways on one port, by uid; whoever did not answer is left out.
+
+    The kernel chooses who is asked, so it is asked until all have answered, or some do not.
+    """
+    found: dict[str, tuple[int, dict[str, Any]]] = {}
+    silences = 0
+    for _ in range(ASKS * len(uids)):
+        status, said = health_of("gateway", host, port, is_secure)
+        found[str(said.get("process", uids[0]))] = status, said
+        silences += not status
+        if silences >= SILENCES_MAX or not set(uids) - found.keys():
+            break
+    return {uid: found[uid] for uid in uids if uid in found and found[uid][0]}

@@ -13,10 +13,9 @@ from typing import Any
 from madang import engines, symptoms
 from madang.accelerators import watch
 from madang.errors import Unavailable
-from madang.settings import Home
+from madang.settings import Home, gateway_processes, gateway_uids
 from madang.supervisor.protocol import LaunchPlan
 
-GATEWAY = "gateway"
 FLEET = "fleet"
 CONTROL = "control"
 PASSED_ON = (
@@ -43,14 +42,17 @@ SPARING = {"MALLOC_ARENA_MAX": "2"}
 def boot_plans(home: Home, host: str, port: int) -> list[dict[str, Any]]:
     """Return what the supervisor starts by itself: control, and the gateway on the next port.
 
-    And before them what stands for the nodes, where they are simulated.
+    The gateway may be several processes that share it. And before them what stands for the nodes,
+    where they are simulated.
     """
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | SPARING
     python = (sys.executable, "-I", "-m")
     where = (str(home.path), "--host", host, "--port")
+    gateways = gateway_uids(gateway_processes(home))
+    gateway = (*python, "madang.gateway", *where, str(port + 1), "--processes", str(len(gateways)))
     parts = (simulated_part(home) or watching_part()) | {
         CONTROL: (*python, "madang.app", *where, str(port)),
-        GATEWAY: (*python, "madang.gateway", *where, str(port + 1), "--uid", GATEWAY),
+        **{uid: (*gateway, "--uid", uid) for uid in gateways},
     }
     return [
         asdict(LaunchPlan(uid=uid, epoch=1, argv=argv, env=env, restart="always", grace_s=15.0))

@@ -163,6 +163,23 @@ def keep_tls(home: Home, *, runs: bool) -> None:
     fresh.replace(home.tls)
 
 
+def keep_processes(home: Home, asked: int | None, *, runs: bool) -> None:
+    """Keep how many processes the gateway is, if that or MADANG_GATEWAY_PROCESSES is given.
+
+    Raises `Rejected` where it runs as another number of them.
+    """
+    given, before = asked or settings.given_processes(), settings.gateway_processes(home)
+    if given is None or given == before:
+        return
+    if runs:
+        raise Rejected("up.other-processes", str(home.path), processes=given, running=before)
+    for table in home.tables[1:]:  # whoever comes back later is not to serve an old one
+        table.unlink()
+    fresh = home.processes.with_suffix(".part")
+    fresh.write_text(f"{given}\n", encoding="ascii")
+    fresh.replace(home.processes)
+
+
 def _write_database(home: Home, url: str) -> None:
     fresh = home.database.with_suffix(".part")
     fresh.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from madang import settings
 from madang.answers import Check
@@ -72,18 +73,33 @@ def _running(home: Home) -> Iterator[Check]:
     if where is None:
         yield found("up.no-address", str(home.listen), ok=False, pid=pid)
         return
-    for part, port in zip(parts.PARTS, (where.port, where.port + 1), strict=True):
-        answers = _part(home, part, Address(where.host, port))
-        yield answers
-        if part == "gateway":
-            yield from _certificate(home, where.host, port)
-        if part == "control" and not answers["ok"]:
-            yield from _state(home)
+    control = _part(home, "control", where, parts.health_of("control", *where))
+    yield control
+    if not control["ok"]:
+        yield from _state(home)
+    yield from _gateways(home, Address(where.host, where.port + 1))
 
 
-def _part(home: Home, part: str, where: Address) -> Check:
+def _gateways(home: Home, where: Address) -> Iterator[Check]:
+    """Say of each process of the gateway whether it answers, and of their certificates."""
+    _, *uids = parts.parts_of(home)
+    secure = _is_secure(home)
+    if len(uids) == 1:
+        health = {uids[0]: parts.health_of("gateway", *where, secure)}
+    else:
+        health = parts.health_of_each(uids, *where, secure)
+    seen: list[Check] = []
+    for uid in uids:
+        yield _part(home, uid, where, health.get(uid, (0, {})))
+        for found_of in _certificate(home, health.get(uid, (0, {}))[1].get("tls")):
+            if found_of not in seen:  # each shows it, and may have read it at another moment
+                seen.append(found_of)
+                yield found_of
+
+
+def _part(home: Home, part: str, where: Address, health: tuple[int, dict[str, Any]]) -> Check:
     """Say whether a part answers at its port; if not, what it said last."""
-    status, said = parts.health_of(part, *where, _is_secure(home, part))
+    status, said = health
     if status == 200 and said.get("lacked"):
         return found("doctor.part-short", part, ok=False, cause=str(said["lacked"]))
     if status == 200:
@@ -96,18 +112,15 @@ def _part(home: Home, part: str, where: Address) -> Check:
     return found("doctor.part-silent", part, ok=False, port=where.port, cause=line or "-")
 
 
-def _is_secure(home: Home, part: str) -> bool:
+def _is_secure(home: Home) -> bool:
     with suppress(MadangError):
-        return part == "gateway" and settings.tls_files(home) is not None
+        return settings.tls_files(home) is not None
     return False
 
 
-def _certificate(home: Home, host: str, port: int) -> Iterator[Check]:
+def _certificate(home: Home, said: object) -> Iterator[Check]:
     """Say how long the gateway's certificate is good, and what keeps another from being shown."""
-    if not _is_secure(home, "gateway"):
-        return
-    said = parts.health_of("gateway", host, port, is_secure=True)[1].get("tls")
-    if not isinstance(said, dict):
+    if not _is_secure(home) or not isinstance(said, dict):
         return
     path = str(home.tls.read_text(encoding="utf-8").splitlines()[0])
     if said.get("fault"):
@@ -127,7 +140,7 @@ def _at_rest(home: Home) -> Iterator[Check]:
     A control that lives without its supervisor would keep the next one out.
     """
     yield found("doctor.supervisor-down", ok=False)
-    yield from (told(e) for part in parts.PARTS if (e := parts.has_ended(home, part)))
+    yield from (told(e) for part in parts.parts_of(home) if (e := parts.has_ended(home, part)))
     with kept_out(home) as pid:
         if pid:
             yield found("store.held", str(home.path), ok=False, pid=pid)
@@ -175,7 +188,8 @@ def _bounds(pid: int) -> Iterator[Check]:
     with suppress(OSError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             argv = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-            names |= {int(child): p for p, m in parts.PROGRAMS.items() if m.encode() in argv}
+            uid = argv[argv.index(b"--uid") + 1].decode() if b"--uid" in argv else ""
+            names |= {int(child): uid or p for p, m in parts.PROGRAMS.items() if m.encode() in argv}
     for each, name in names.items():
         with suppress(OSError):
             limit, _ = resource.prlimit(each, resource.RLIMIT_NOFILE)

@@ -37,7 +37,8 @@ def logs(
     Parameters
     ----------
     what
-        service/NAME, replica/NAME, job/NAME, attempt/NAME, process/control or process/gateway.
+        service/NAME, replica/NAME, job/NAME, attempt/NAME, process/control or process/gateway
+        (and process/gateway-2 and so on, where the gateway is several processes).
     name
         The name, where it was not given with the kind.
     lines

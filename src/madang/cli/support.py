@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from madang import __version__
+from madang.app.parts import parts_of
 from madang.cli.doctor import findings
 from madang.cli.files import fresh
 from madang.cli.options import DEFAULTS, Options
@@ -27,8 +28,6 @@ from madang.settings import Home
 
 EVENTS_MAX = 1000
 LOG_BYTES_MAX = 1 << 20
-OWN_LOGS = ("supervisor", "control", "gateway")
-"""Whose output is taken along. What engines print may hold what people asked: it stays."""
 PACKAGES = ("fastapi", "pydantic", "sqlalchemy", "uvicorn", "msgspec", "httptools", "xllamacpp")
 
 _STATUS = frozenset({
@@ -89,7 +88,7 @@ def _here(home: Home) -> Iterator[tuple[str, str]]:
     yield "files.json", _json(list(_files(home)))
     yield "disk.json", _json(_disk(home))
     yield "processes.json", _json(list(_processes(home)))
-    for name in OWN_LOGS:
+    for name in ("supervisor", *parts_of(home)):  # what engines print may hold what people asked
         lines = log_lines(_log(home, name))
         yield f"logs/{name}.txt", "".join(f"{line}\n" for line in lines)
 
@@ -185,8 +184,9 @@ def _secrets(home: Home) -> list[str]:
     for path in (*home.path.glob("*.key"), home.database):
         with suppress(OSError):
             found.append(path.read_text(errors="replace").strip())
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        table = json.loads(home.table.read_bytes())
-        found += [target["token"] for each in table["endpoints"] for target in each["targets"]]
-        found += list(table["keys"])
+    for path in home.tables:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            table = json.loads(path.read_bytes())
+            found += [target["token"] for each in table["endpoints"] for target in each["targets"]]
+            found += list(table["keys"])
     return [secret for secret in found if secret]

@@ -22,6 +22,7 @@ from madang.cli import background, first, fleet
 from madang.cli.address import (
     Address,
     choose,
+    keep_processes,
     keep_tls,
     last,
     loopback,
@@ -58,6 +59,9 @@ def up(
     *,
     host: str = "127.0.0.1",
     port: Annotated[int | None, Parameter(show_default=False)] = None,
+    processes: Annotated[
+        int | None, Parameter(name="--gateway-processes", show_default=False)
+    ] = None,
     foreground: Annotated[bool, Parameter(negative=())] = False,
     simulated: Annotated[str | None, Parameter(name="--fleet", show_default=False)] = None,
     options: Options = DEFAULTS,
@@ -70,6 +74,8 @@ def up(
         Where the API and the gateway listen; only this machine itself for now.
     port
         Port of the API, the gateway takes the next one; 0 for any [default: 7070].
+    processes
+        As how many processes, 1 to 16, the gateway runs; kept for the next time [default: 1].
     foreground
         Stay attached; Ctrl-C stops everything.
     simulated
@@ -77,6 +83,8 @@ def up(
     """
     home = options.place()
     asked = None if port is None else settings.port(port)
+    if processes is not None:
+        processes = settings.processes(processes)
     host = loopback(host)
     with _stopped_after(home, foreground) as is_told:
         with _usable(home), background.alone(home, TURN_S):
@@ -86,6 +94,7 @@ def up(
                 _make_ready(home)
             tell_of_heads(home, runs=runs)
             keep_tls(home, runs=runs)
+            keep_processes(home, processes, runs=runs)
             with tried_database(home, runs=runs):
                 pid = _ensure_running(home, host, asked)
             client = Client(home=str(home.path), project=DEFAULT_PROJECT)
@@ -204,7 +213,7 @@ def _present(client: Client, home: Home, options: Options) -> None:
     except MadangError as error:
         if not options.json:
             _show_places(where, home)
-        raise parts.has_ended(home, "gateway") or error from error
+        raise parts.has_ended(home, settings.GATEWAY) or error from error
     if options.json:
         told = {"first_token_s": answer and answer.first_token_s, "answer": answer and answer.text}
         simulated = fleet.summary(home)

@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 
 from madang import settings
 from madang.ending import ENDS, farewell
+from madang.gateway.listening import Place
 from madang.gateway.process import run
 
 
@@ -17,9 +18,12 @@ def main() -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", default=settings.PORT_DEFAULT + 1, help="0: any free one")
     parser.add_argument("--uid", default="gateway", help="what control calls this process")
+    parser.add_argument("--processes", default=1, help="how many share the port, this one too")
     given = parser.parse_args()
     try:
-        run(settings.home(given.home), given.host, settings.port(given.port), given.uid)
+        place = Place(given.host, settings.port(given.port))
+        processes = settings.processes(given.processes)
+        run(settings.home(given.home), place, given.uid, processes)
     except ENDS as error:
         return farewell("gateway", error)
     return 0

@@ -21,14 +21,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from madang.errors import Unavailable
+from madang.settings import GATEWAY_PROCESSES_MAX
 from madang.traffic.joint import WINDOW_SLOTS, Numbers
 
-PROCESSES_MAX = 16
 PER_PROCESS = 3
 """Columns: its own, and those of two lives before it whose minute is not over."""
-COLUMNS = PROCESSES_MAX * PER_PROCESS
+COLUMNS = GATEWAY_PROCESSES_MAX * PER_PROCESS
 ROWS = 8192
 """Names that are counted, of one process; a power of two. Memory is taken as rows are."""
 PROBES_MAX = 64
@@ -48,9 +49,18 @@ EMPTY, LEFT = 0, -1
 """Digests of rows that nobody ever had, and that nobody has any more."""
 BYTES = (HEAD + COLUMNS * COLUMN) * CELL_BYTES
 
+if TYPE_CHECKING:
+    from madang.ports import Clock
+    from madang.traffic.abreast import JointDesk
+
 _ROW = struct.Struct("@6q")
 _NUMBERS = struct.Struct("@5q")
 """Native, so that each number is written whole."""
+
+LOOK_S = 0.25
+"""So often it is looked who has died."""
+BUSY_S, IDLE_S = 0.005, 0.02
+"""So often what others have under way is looked at, while somebody waits here and while nobody."""
 
 Alive = Callable[[int, int], bool]
 """(pid, start) -> whether that very process lives."""
@@ -167,6 +177,11 @@ class Columns:
                 self.cells[mark] = 0  # its start stays: a sign that rows are to be emptied
                 self.cells[GENERATION] += 1
 
+    def pids(self) -> list[int]:
+        """Return the processes that have, or had, a column: all of this gateway that may listen."""
+        found = (self.cells[OWNERS + 2 * each] for each in range(COLUMNS))
+        return [pid for pid in found if pid]
+
     def others(self) -> tuple[int, ...]:
         """Return where the columns of all others begin, dead or alive."""
         if self.cells[GENERATION] != self._generation:
@@ -206,6 +221,18 @@ class Columns:
         self.map.close()
         os.close(self._file)
         os.close(self._lock)
+
+
+async def tend(desk: JointDesk, columns: Columns, clock: Clock) -> None:
+    """Look after what processes share, for ever: who waits for a turn, and who has died."""
+    looked_at = 0.0
+    while True:
+        now = clock.monotonic()
+        is_busy = desk.tend(now)
+        if now - looked_at >= LOOK_S:
+            looked_at = now
+            columns.bury(now)
+        await clock.sleep(BUSY_S if is_busy else IDLE_S)
 
 
 class Seat:

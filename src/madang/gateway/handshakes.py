@@ -53,7 +53,7 @@ class Handshakes:
             if self._listener is None:
                 return
             try:
-                connection, _ = self._listener.accept()
+                connection, name = self._listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -61,6 +61,8 @@ class Handshakes:
                     self._pause(error)
                     return
                 continue  # of that connection: it is gone already
+            if self._shown.guests is not None:
+                self._shown.guests.add(name)
             self._begin(connection)
 
     def _pause(self, error: OSError) -> None:

@@ -20,25 +20,25 @@ from madang import logs, messages, settings
 from madang.clocks import SystemClock, SystemRandom
 from madang.errors import Unavailable
 from madang.gateway.app import Gateway
+from madang.gateway.columns import Columns, tend
 from madang.gateway.engines import Engines
 from madang.gateway.handshakes import Handshakes
 from madang.gateway.house import Means
 from madang.gateway.journal import Journal, column_of
 from madang.gateway.lease import Lessee
 from madang.gateway.line import ControlLine
+from madang.gateway.listening import BACKLOG, Place, listen
 from madang.gateway.pull import Puller, TableFile
 from madang.gateway.spool import Spool
 from madang.gateway.tls import Shown
-from madang.holders import holder_of, noted
-from madang.settings import BODY_BYTES_MAX, STALE_TABLE_S, Home
+from madang.settings import BODY_BYTES_MAX, GATEWAY, STALE_TABLE_S, Home
 from madang.supervisor.protocol import READY_FD
 from madang.threads import Lacks, ready
+from madang.traffic.abreast import JointDesk, parted
 from madang.traffic.desk import Desk
 from madang.traffic.front import Front
 from madang.traffic.limits import Limits
 
-BACKLOG = 1024
-"""Connections that wait to be accepted."""
 FINISH_S = 10
 """Time for streams to end once we are told to stop."""
 LAST_WORDS_S = 1.0
@@ -54,8 +54,8 @@ WRITERS = 2
 log = logging.getLogger("madang.gateway")
 
 
-def run(home: Home, host: str, port: int, uid: str) -> None:
-    """Serve until told to stop."""
+def run(home: Home, place: Place, uid: str, processes: int = 1) -> None:
+    """Serve until told to stop, alone or as one of several processes."""
     logs.begin()
     _, descriptors_max = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors_max, descriptors_max))
@@ -63,14 +63,35 @@ def run(home: Home, host: str, port: int, uid: str) -> None:
     files = settings.tls_files(home)
     shown = Shown(files, SystemClock()) if files else None
     loop = uvloop.new_event_loop
-    with _alone(home), _listen(host, port) as listener, asyncio.Runner(loop_factory=loop) as runner:
-        runner.run(_serve(home, listener, uid, shown))
+    with (
+        _alone(home, uid),
+        _columns(home, processes) as columns,
+        listen(place, columns) as listener,
+        asyncio.Runner(loop_factory=loop) as runner,
+    ):
+        runner.run(_serve(home, listener, uid, shown, columns))
 
 
 @contextmanager
-def _alone(home: Home) -> Iterator[None]:
-    """Hold the gateway's files: two processes would tear the usage journal."""
-    with (home.gateway / "lock").open("w") as lock:
+def _columns(home: Home, processes: int) -> Iterator[Columns | None]:
+    """Join the other processes of this gateway; None: it is the only one."""
+    if processes == 1:
+        yield None
+        return
+    columns = Columns(home.gateway, processes)
+    if not columns.claim(SystemClock().monotonic()):
+        columns.close()
+        raise Unavailable("gateway.crowded", str(home.path))
+    try:
+        yield columns
+    finally:
+        columns.close()
+
+
+@contextmanager
+def _alone(home: Home, uid: str) -> Iterator[None]:
+    """Hold this process's files: two would tear its table."""
+    with (home.gateway / ("lock" if uid == GATEWAY else f"lock-{uid}")).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -78,27 +99,27 @@ def _alone(home: Home) -> Iterator[None]:
         yield
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        where, cause = f"{host}:{port}", error.strerror or str(error)
-        holder = noted(holder_of(host, port))
-        raise Unavailable("gateway.port", where, cause=cause, holder=holder) from error
-
-
-async def _serve(home: Home, listener: socket.socket, uid: str, shown: Shown | None) -> None:
-    clock = SystemClock()
+def _desk(uid: str, columns: Columns | None) -> Desk:
     limits = Limits(body_bytes_max=BODY_BYTES_MAX, stale_table_s=STALE_TABLE_S)
-    salt = int(SystemRandom().token(SALT_BYTES), 16)
-    desk = Desk(limits, Front(settings.names()), salt)
+    front, salt = Front(settings.names()), int(SystemRandom().token(SALT_BYTES), 16)
+    if columns is None:
+        return Desk(limits, front, salt)
+    desk = JointDesk(parted(limits, columns.processes), front, salt, columns)
+    desk.tell({"process": uid})
+    return desk
+
+
+async def _serve(
+    home: Home, listener: socket.socket, uid: str, shown: Shown | None, columns: Columns | None
+) -> None:
+    clock = SystemClock()
+    desk = _desk(uid, columns)
     lacks = Lacks(lambda cause: desk.lack(cause, clock.monotonic()))
     ready(WRITERS, lacks)
     boot = SystemRandom().token(BOOT_BYTES)
     journal = Journal(home.gateway, column_of(os.getpid(), boot))
     spool = Spool(journal, ControlLine(home.sockets), clock, desk.under_way)
-    table = TableFile(home.table)
+    table = TableFile(home.table_of(uid))
     puller = Puller(uid, desk, table, ControlLine(home.sockets), clock)
     lessee = Lessee((uid, boot), desk, ControlLine(home.sockets), clock)
     puller.prepare = lessee.prepare
@@ -113,6 +134,8 @@ async def _serve(home: Home, listener: socket.socket, uid: str, shown: Shown | N
             lessee.run(),
         )  # fmt: skip
         tasks = [group.create_task(each) for each in loops]
+        if columns and isinstance(desk, JointDesk):
+            tasks.append(group.create_task(tend(desk, columns, clock)))
         if shown:
             shown.begin(desk.tell)
             tasks.append(group.create_task(shown.watch(listener.getsockname()[:2])))

@@ -163,8 +163,8 @@ class Desk:
         self._lack, self._lacked_at = cause, now
 
     def tell(self, told: Mapping[str, object]) -> None:
-        """Note what a health check is to say beside all else."""
-        self._told = told
+        """Note what more a health check is to say beside all else."""
+        self._told = {**self._told, **told}
 
     def health(self, now: float) -> bytes | Refusal:
         """Answer a health check: fit to serve with any table, however old."""

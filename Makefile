@@ -26,6 +26,7 @@ endif
 
 .PHONY: help up down setup train-env check test stories mutants lock schemas clean purge bench
 .SILENT:
+unexport PYTHONDONTWRITEBYTECODE  # each of thousands of processes would compile all that it imports
 
 help:  ## this list
 	sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -68,9 +69,9 @@ $(TINY)/.venv/.ok: $(TINY)/torch-cpu.txt $(TINY)/requirements.txt
 check: $(VENV)/.dev  ## lint, types, imports and the quick tests: under a minute
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format -q --check .
-	$(BIN)/mypy
-	$(BIN)/python tests/offline.py $(BIN)/pytest -m "not thorough" -n $(shell nproc) \
-	  tests/house tests/planning tests/traffic src
+	$(BIN)/mypy & $(BIN)/python tests/offline.py $(BIN)/pytest -m "not thorough" \
+	  --hypothesis-profile quick -n $(shell nproc) tests/house tests/planning tests/traffic; \
+	  tests=$$?; wait $$! && exit $$tests
 
 test: $(VENV)/.dev  ## every test but the stories, with no network but loopback
 	$(BIN)/python tests/offline.py $(BIN)/pytest -m "not story" -n $(WORKERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import socket
 from collections.abc import Iterator
@@ -15,15 +16,21 @@ import pytest
 from madang.settings import Home
 from madang.testing.postgres import PostgresServer, running
 
+QUICK_EXAMPLES = 20
+"""Of what properties try by default, 100, what is tried by `make check`."""
 _MADE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
-for _name in ("PYTHONUNBUFFERED", "MADANG_HOME", "MADANG_LANG", "MADANG_PROJECT", *_MADE):
+_PYTHON = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+for _name in ("MADANG_HOME", "MADANG_LANG", "MADANG_PROJECT", *_MADE, *_PYTHON):
     os.environ.pop(_name, None)  # what somebody has set here must not decide what a test sees
 
 
 hypothesis.settings.register_profile(
     "madang", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)  # a busy machine is no fault of what is tested
+hypothesis.settings.register_profile(
+    "quick", hypothesis.settings.get_profile("madang"), max_examples=QUICK_EXAMPLES
 )
-hypothesis.settings.load_profile("madang")  # a busy machine is no fault of what is tested
+hypothesis.settings.load_profile("madang")
 
 PROPERTY_S = 300
 
@@ -90,10 +97,19 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not escapes, f"a test has tried to leave the machine: {escapes}"
 
 
+@pytest.fixture(scope="session")
+def _runtimes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders by number: pytest would look through all there are to number the next one."""
+    folder = tmp_path_factory.mktemp("xdg")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_runtime(_runtimes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the person who runs the tests: neither their home nor their sockets."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("xdg")))
+    runtime = next(_runtimes)
+    runtime.mkdir(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     for name in ("MADANG_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
 

@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import tokenize
-from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -126,17 +126,57 @@ def files() -> tuple[Path, ...]:
     return tuple(sorted([*own, *(ROOT / "examples").glob("*/*.py")]))
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the tests below ask of a file. Its tree isn't kept: all of them would burden others."""
+
+    has_docstring: bool
+    functions: tuple[tuple[str, int, int, int], ...]
+    """Name, first line, last line, and how many arguments there are."""
+    classes: tuple[tuple[str, int], ...]
+    catches: tuple[int, ...]
+    """The lines where everything is caught."""
+
+
 @cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+def told(path: Path) -> Told:
+    """Parse a file and walk through it once."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    nodes = list(ast.walk(tree))
+    return Told(
+        bool(ast.get_docstring(tree)),
+        tuple(
+            (node.name, node.lineno, node.end_lineno or 0, arguments(node))
+            for node in nodes
+            if isinstance(node, Function)
+        ),
+        tuple((node.name, node.lineno) for node in nodes if isinstance(node, ast.ClassDef)),
+        tuple(
+            node.lineno
+            for node in nodes
+            if isinstance(node, ast.ExceptHandler | ast.Call) and catches_all(node)
+        ),
+    )
+
+
+def arguments(function: Function) -> int:
+    spec = function.args
+    own = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs]
+    return sum(each.arg not in {"self", "cls"} for each in own)
+
+
+def catches_all(node: ast.ExceptHandler | ast.Call) -> bool:
+    """Tell whether this is an `except` or a `suppress` of everything."""
+    if isinstance(node, ast.ExceptHandler):
+        caught = [node.type] if node.type else [ast.Name("BaseException")]
+    else:
+        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        caught = list(node.args) if "suppress" in called else []
+    return any(isinstance(n, ast.Name) and n.id in BROAD for each in caught for n in ast.walk(each))
 
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def functions(path: Path) -> Iterator[Function]:
-    return (node for node in ast.walk(tree(path)) if isinstance(node, Function))
 
 
 def code_lines(path: Path) -> int:
@@ -178,44 +218,38 @@ def test_lines_that_bear_code_are_counted_rightly(tmp_path: Path) -> None:
 
 def test_every_function_fits_on_a_screen() -> None:
     long = [
-        f"{named(path)}:{node.lineno} {node.name}"
+        f"{named(path)}:{first} {name}"
         for path in files()
-        for node in functions(path)
-        if (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES_MAX
+        for name, first, last, _ in told(path).functions
+        if last - first + 1 > FUNCTION_LINES_MAX
     ]
     assert long == []
 
 
 def test_every_function_takes_few_arguments() -> None:
-    greedy = []
-    for path in files():
-        for node in functions(path):
-            spec = node.args
-            own = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs]
-            own = [each for each in own if each.arg not in {"self", "cls"}]
-            if len(own) > ARGUMENTS_MAX:
-                greedy.append(f"{named(path)}:{node.lineno} {node.name}")
+    greedy = [
+        f"{named(path)}:{first} {name}"
+        for path in files()
+        for name, first, _, count in told(path).functions
+        if count > ARGUMENTS_MAX
+    ]
     assert greedy == []
 
 
 def test_every_file_is_short_and_says_what_it_holds() -> None:
     lines = {named(path): len(path.read_text().splitlines()) for path in files()}
     assert {name: count for name, count in lines.items() if count > FILE_LINES_MAX} == {}
-    assert [named(path) for path in files() if not ast.get_docstring(tree(path))] == []
+    assert [named(path) for path in files() if not told(path).has_docstring] == []
 
 
 def test_names_say_what_a_thing_is() -> None:
     vague = [named(path) for path in files() if BANNED & set(path.with_suffix("").parts)]
     for path in files():
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.ClassDef):
-                words = {word.lower() for word in re.findall(r"[A-Z][a-z0-9]*", node.name)}
-            elif isinstance(node, Function):
-                words = {node.name}
-            else:
-                continue
-            if words & BANNED:
-                vague.append(f"{named(path)}:{node.lineno} {node.name}")
+        names = {(name, line, name) for name, line, *_ in told(path).functions}
+        for name, line in told(path).classes:
+            words = re.findall(r"[A-Z][a-z0-9]*", name)
+            names |= {(name, line, word.lower()) for word in words}
+        vague += [f"{named(path)}:{line} {name}" for name, line, word in names if word in BANNED]
     assert vague == []
 
 
@@ -241,25 +275,15 @@ def test_every_adapter_can_be_read_at_once(room: str) -> None:
     assert {name: size for name, size in sizes.items() if size > ADAPTER_LINES_MAX} == {}
 
 
-def catches_all(node: ast.ExceptHandler | ast.Call) -> bool:
-    """Tell whether this is an `except` or a `suppress` of everything."""
-    if isinstance(node, ast.ExceptHandler):
-        caught = [node.type] if node.type else [ast.Name("BaseException")]
-    else:
-        caught = list(node.args) if "suppress" in ast.unparse(node.func) else []
-    return any(isinstance(n, ast.Name) and n.id in BROAD for each in caught for n in ast.walk(each))
-
-
 def test_everything_is_caught_in_three_places_only() -> None:
     found = []
     for path in SOURCE.rglob("*.py"):
         room = path.relative_to(SOURCE).with_suffix("").parts[0]
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.ExceptHandler | ast.Call) and catches_all(node):
-                around = [
-                    f for f in functions(path) if f.lineno <= node.lineno <= (f.end_lineno or 0)
-                ]
-                found.append((room, around[-1].name if around else "", node.lineno))
+        for line in told(path).catches:
+            around = [
+                name for name, first, last, _ in told(path).functions if first <= line <= last
+            ]
+            found.append((room, around[-1] if around else "", line))
     assert {each[:2] for each in found} <= BROAD_PLACES, found
     assert len(found) <= len(BROAD_PLACES), found
 

@@ -23,6 +23,7 @@ from madang.resources.resource import Ref
 from madang.resources.rights import RIGHTS, Principal, Role
 from madang.resources.round import Round, RoundPhase
 from madang.testing.builders import grant, node, round_, snapshot
+from madang.testing.examples import examples
 from madang.testing.paper import Paper
 
 G, R = GrantPhase, RoundPhase
@@ -412,4 +413,4 @@ class AnyRound(RuleBasedStateMachine):
 
 
 TestAnyRound = AnyRound.TestCase
-TestAnyRound.settings = settings(max_examples=20, stateful_step_count=15)
+TestAnyRound.settings = settings(max_examples=examples(20), stateful_step_count=15)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from madang.planning.services.replicas import ANNOUNCE_S, DRAIN_S, GATE_S
 from madang.resources.resource import Ref
 from madang.testing.builders import PROJECT, model, node, service, snapshot
+from madang.testing.examples import examples
 from madang.testing.paper import Paper
 
 HOURS = [-7200.125, 7200.125]
@@ -123,7 +124,7 @@ JUMPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(JUMPS, st.sampled_from([1.0, 30.0, 300.0]))
 def test_whatever_the_clock_does_a_good_engine_comes_up_in_its_own_time(
     jumps: list[tuple[float, float]], load_s: float

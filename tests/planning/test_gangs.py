@@ -32,6 +32,7 @@ from madang.planning.placement.mix import Mix
 from madang.planning.placement.placer import Placer
 from madang.planning.placement.prices import Prices
 from madang.planning.placement.topology import UNKNOWN, Topology
+from madang.testing.examples import examples
 
 KINDS = (Kind("a"), Kind("b", 80), Kind("cpu"))
 LEVELS = ("zone", "rack", "node")
@@ -149,7 +150,7 @@ def every_apartness(placer: Placer, gang: Gang, topology: Topology) -> list[tupl
     return [each for each in found if not gang.is_required or each[0] == 0]
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(SEEDS)
 def test_equal_members_are_refused_only_if_there_is_no_way_and_are_as_near_as_can_be(seed):
     chance = random.Random(seed)
@@ -169,7 +170,7 @@ def test_equal_members_are_refused_only_if_there_is_no_way_and_are_as_near_as_ca
         assert answer.together == topology.around(gang.level)[min(ways)[0]]
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(SEEDS)
 def test_all_or_nothing_and_nothing_is_given_twice_even_with_two_gangs_in_one_plan(seed):
     chance = random.Random(seed)
@@ -199,7 +200,7 @@ def test_all_or_nothing_and_nothing_is_given_twice_even_with_two_gangs_in_one_pl
             assert len(set(topology.ids[-1][hosts]) - {UNKNOWN}) == len(hosts)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(SEEDS)
 def test_neither_the_order_of_hosts_nor_the_names_of_domains_change_an_answer(seed):
     chance = random.Random(seed)
@@ -220,7 +221,7 @@ def test_neither_the_order_of_hosts_nor_the_names_of_domains_change_an_answer(se
         assert one == other
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(SEEDS)
 def test_a_refusal_says_how_many_had_room_at_best_and_what_every_other_host_lacks(seed):
     chance = random.Random(seed)
@@ -245,7 +246,7 @@ def test_a_refusal_says_how_many_had_room_at_best_and_what_every_other_host_lack
         topology.at(gang.level) >= 0).any())  # fmt: skip
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(SEEDS)
 def test_equal_members_that_may_go_anywhere_go_where_each_would_have_gone_by_itself(seed):
     chance = random.Random(seed)
@@ -263,7 +264,7 @@ def test_equal_members_that_may_go_anywhere_go_where_each_would_have_gone_by_its
         assert answer.score == pytest.approx(total)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(SEEDS)
 def test_of_the_domains_with_room_it_takes_the_one_with_the_best_sum_of_scores(seed):
     chance = random.Random(seed)
@@ -287,7 +288,7 @@ def test_of_the_domains_with_room_it_takes_the_one_with_the_best_sum_of_scores(s
     assert (answer.score if isinstance(answer, GangPlacement) else NOWHERE) == pytest.approx(best)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(SEEDS)
 def test_ranks_that_follow_each_other_are_neighbours(seed):
     chance = random.Random(seed)

@@ -22,6 +22,7 @@ from madang.resources.resource import Ref
 from madang.resources.rights import RIGHTS, Principal, Role
 from madang.resources.tenancy import Empty, User, UserSpec
 from madang.testing.builders import grant, job, node, quota, snapshot
+from madang.testing.examples import examples
 from madang.testing.paper import Paper
 
 G = GrantPhase
@@ -233,12 +234,12 @@ class Committee(RuleBasedStateMachine):
 
 TestCommittee = Committee.TestCase
 TestCommittee.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, database=None,
-    suppress_health_check=list(HealthCheck), phases=[Phase.generate],
+    max_examples=examples(60), stateful_step_count=40, deadline=None, derandomize=True,
+    database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate],
 )  # fmt: skip
 
 
-@settings(derandomize=True, max_examples=12, deadline=None, database=None)
+@settings(derandomize=True, max_examples=examples(12), deadline=None, database=None)
 @given(granted=st.integers(1, 3), running=st.integers(1, 4), waiting=st.integers(0, 5),
        ends=st.sampled_from(["expire", "reclaim"]), back=st.booleans())  # fmt: skip
 def test_what_a_grant_gave_goes_once_to_the_next_in_line(

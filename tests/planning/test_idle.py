@@ -24,6 +24,7 @@ from madang.resources.replica import Replica
 from madang.resources.resource import Ref
 from madang.resources.tenancy import Project, ProjectSpec, ProjectStatus
 from madang.testing.builders import PROJECT, job, model, node, pool, quota, service, snapshot
+from madang.testing.examples import examples
 from madang.testing.paper import Paper
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
@@ -36,7 +37,7 @@ WANTED = {"accelerator": "nvidia", "count": 2}
 class Yard(Paper):
     """A world in which everybody's accelerators are as busy as is said."""
 
-    def spend(self, seconds: float, busy: float | None, step_s: float = HOUR_S / 4) -> None:
+    def spend(self, seconds: float, busy: float | None, step_s: float = HOUR_S / 2) -> None:
         """Let time pass in which what runs is that busy; None: nobody knows."""
         while seconds > 0:
             passed = min(step_s, seconds)
@@ -349,7 +350,7 @@ MOMENTS = st.tuples(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(MOMENTS, min_size=1, max_size=40))
 def test_whatever_happens_nothing_is_taken_but_what_was_measured_idle_and_warned_of(
     moments: list[tuple[float, float | None, str]],

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from madang.planning.placement import peaks
 from madang.planning.placement.peaks import BLOCK, Peaks
+from madang.testing.examples import examples
 
 STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=60)
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(st.integers(0, 10**6), STEPS)
 def test_the_first_largest_of_each_slice_is_found_whatever_changed(seed, steps):
     chance = np.random.default_rng(seed)

@@ -289,7 +289,9 @@ def _copied(resource, node):
     )
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(i, marks=[pytest.mark.thorough] if i % 8 else []) for i in range(80)]
+)
 def test_what_waits_starts_once_its_smallest_fix_is_applied(seed):
     chance = random.Random(seed)
     nodes = [

@@ -24,6 +24,7 @@ from madang.planning.placement.placer import Placer
 from madang.planning.placement.prices import Prices
 from madang.planning.placement.programme import MILLI, Programme, knapsack, unpack
 from madang.planning.placement.reserve import Reserve, group_of
+from madang.testing.examples import examples
 
 KINDS = (Kind("a"), Kind("b", 80), Kind("c"))
 SHARES = (100, 250, 500, 1000)
@@ -118,7 +119,7 @@ def test_every_score_is_what_the_definition_says_over_a_whole_replay(seed):
         placer.take(which, choice)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.integers(0, 10**6), st.booleans())
 def test_nothing_is_given_twice_and_all_comes_back(seed, is_ours):
     fleet, demands, arrivals = a_world(seed)
@@ -146,7 +147,7 @@ def test_nothing_is_given_twice_and_all_comes_back(seed, is_ours):
         assert (left == had).all()
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.integers(0, 10**6))
 def test_neither_the_order_of_hosts_nor_what_is_remembered_changes_a_choice(seed):
     fleet, demands, arrivals = a_world(seed)
@@ -204,7 +205,7 @@ def test_the_mix_covers_what_it_is_told_to_and_forgets_memory():
     assert len(Mix.of([usual] * 90 + [rare] * 10).counts) == 2
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.dictionaries(st.integers(1, MILLI), st.integers(0, 900), min_size=1, max_size=5))
 def test_the_knapsack_is_worth_what_its_pattern_holds_and_no_pattern_is_worth_more(values):
     sizes = sorted(values)

@@ -17,6 +17,7 @@ from madang.planning.share.rule import RULE
 from madang.resources.job import InLine
 from madang.resources.resource import Ref
 from madang.testing.builders import model, node, service, snapshot
+from madang.testing.examples import examples
 from madang.testing.paper import Paper
 
 DAY_S = 24 * HOUR_S
@@ -199,7 +200,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(STEPS)
 def test_whatever_clocks_do_a_wait_is_what_was_watched_give_or_take_a_step_for_each_jump(
     steps: list[tuple[float, str, float]],

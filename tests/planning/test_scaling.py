@@ -16,6 +16,7 @@ from madang.resources.resource import Ref
 from madang.resources.scale import Scale
 from madang.resources.service import ServicePhase
 from madang.testing.builders import PROJECT, model, node, service, snapshot
+from madang.testing.examples import examples
 from madang.testing.paper import Paper
 
 BOT = Ref(PROJECT, "bot")
@@ -126,7 +127,7 @@ def test_a_long_wait_calls_for_one_more(demand: Demand, ready: int, after: int) 
     assert aimed(Scale(max=3, inflight=4), 1, ready, demand, 0.0)[0] == after
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(scale=SCALES, levels=st.lists(st.integers(0, 60), min_size=2, max_size=300))
 def test_it_never_goes_to_and_fro_within_its_idle_time(scale: Scale, levels: list[int]) -> None:
     """Whatever comes: enough for what is in hand, at once; down at most once in an idle time."""

@@ -16,6 +16,7 @@ from madang.planning.share.lives import AGES, CLASSES, EDGES_S, Lives
 from madang.planning.share.rule import HOUR_S, RULE
 from madang.planning.share.turn import Pool, Why, filled, hope, keys, turn
 from madang.planning.share.water import Claims, poured
+from madang.testing.examples import examples
 
 DAY_S = 24 * HOUR_S
 NEW = {"size": 1, "ran_s": 0.0, "waited_s": 0.0, "unsaved": 0.0, "runs": False, "fixed": False,
@@ -73,7 +74,7 @@ def test_nobody_is_promised_what_it_has_no_use_for_or_may_not_hold(
 amounts = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 8)), min_size=1, max_size=8)
 
 
-@settings(derandomize=True, max_examples=200)
+@settings(derandomize=True, max_examples=examples(200))
 @given(amounts, st.integers(0, 200))
 def test_water_is_all_poured_none_above_its_room_and_to_one_level(vessels, amount):
     room = np.array([float(r) for r, _ in vessels])
@@ -434,7 +435,7 @@ def lined(jobs: list[dict]) -> tuple[Line, list[str]]:
     return replace(a_line(*rows), between_s=between_s), [jobs[i]["name"] for i in order]
 
 
-@settings(derandomize=True, max_examples=200, deadline=None)
+@settings(derandomize=True, max_examples=examples(200), deadline=None)
 @given(st.integers(0, 10**6))
 def test_in_any_world_nothing_is_given_twice_and_nobody_leaves_for_nothing(seed):
     jobs, pool = a_world(random.Random(seed))
@@ -458,7 +459,7 @@ def test_in_any_world_nothing_is_given_twice_and_nobody_leaves_for_nothing(seed)
     assert [others[i] for i in again.preempts] == [names[i] for i in found.preempts]
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(derandomize=True, max_examples=examples(100), deadline=None)
 @given(st.integers(0, 10**6))
 def test_of_those_that_make_room_none_is_the_first_to_get_it_back(seed):
     jobs, pool = a_world(random.Random(seed))

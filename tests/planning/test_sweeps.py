@@ -20,6 +20,7 @@ from madang.resources.job import OVER, Job, JobPhase, JobSpec
 from madang.resources.resource import Ref
 from madang.resources.sweep import Swept, combination, combinations
 from madang.testing.builders import PROJECT, job, node, snapshot
+from madang.testing.examples import examples
 from madang.testing.paper import Paper
 
 CARD = {"accelerator": "nvidia", "count": 1}
@@ -197,7 +198,7 @@ VALUES: st.SearchStrategy[list[Swept]] = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), VALUES, min_size=1))
 def test_the_numbers_from_one_name_each_combination_once(sweep: dict[str, list[Swept]]) -> None:
     fixed: dict[str, tuple[Swept, ...]] = {name: tuple(each) for name, each in sweep.items()}

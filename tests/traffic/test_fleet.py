@@ -5,9 +5,11 @@ from __future__ import annotations
 from math import isfinite
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from madang.testing.examples import examples
 from madang.traffic.limits import Limits
 from madang.traffic.prompt import Prompt
 from madang.traffic.route import SPOTS_MAX, Router
@@ -211,3 +213,4 @@ class Fleets(RuleBasedStateMachine):
 
 
 TestFleets = Fleets.TestCase
+TestFleets.settings = settings(TestFleets.settings, max_examples=examples(100))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec import structs
 
+from madang.testing.examples import examples
 from madang.traffic.desk import Desk
 from madang.traffic.exchange import CLIENT_LEFT, Exchange
 from madang.traffic.limits import Limits
@@ -449,6 +451,7 @@ class Crowd(RuleBasedStateMachine):
 
 
 TestCrowd = Crowd.TestCase
+TestCrowd.settings = settings(TestCrowd.settings, max_examples=examples(100))
 
 
 def test_the_next_has_its_turn_as_soon_as_a_prompt_was_read():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from madang.months import day_number, month_of
+from madang.testing.examples import examples
 from madang.traffic.budgets import Budgets
 from madang.traffic.leases import Asked, Want, boot_of, charge, charges, lend
 from madang.traffic.price import MICRO
@@ -162,6 +163,7 @@ class Leasing(RuleBasedStateMachine):
 
 
 TestLeasing = Leasing.TestCase
+TestLeasing.settings = settings(TestLeasing.settings, max_examples=examples(100))
 
 
 def test_the_life_of_a_gateway_is_read_from_its_requests():

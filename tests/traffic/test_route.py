@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from madang.testing.examples import examples
 from madang.traffic.limits import Limits
 from madang.traffic.prompt import Prompt
 from madang.traffic.route import Router
@@ -140,6 +142,7 @@ class Routing(RuleBasedStateMachine):
 
 
 TestRouting = Routing.TestCase
+TestRouting.settings = settings(TestRouting.settings, max_examples=examples(100))
 
 
 def test_whoever_lets_requests_wait_without_a_byte_is_asked_only_if_no_other_can_be():

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from madang.testing.examples import examples
 from madang.traffic.share import Claim, Rule, Share
 
 MOST = 1000
@@ -212,7 +213,7 @@ def test_the_newest_of_a_tenant_is_batch_work_first():
     assert queue.share.newest("nobody") is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     kinds=st.lists(
         st.tuples(weights, st.lists(sizes, min_size=1, max_size=8)), min_size=2, max_size=5
@@ -232,7 +233,7 @@ def test_the_gap_between_two_who_always_wait_is_bounded(kinds, slack):
         assert max(got) - min(got) <= MOST / least + slack
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(weight=weights, tokens=st.lists(sizes, min_size=1, max_size=10))
 def test_tokens_go_by_weight(weight, tokens):
     queue = Queue(UNCAPPED)
@@ -245,7 +246,7 @@ def test_tokens_go_by_weight(weight, tokens):
     assert gap <= 2 * max(tokens) * max(1.0, weight)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(others=st.integers(1, 8), flood=st.integers(1, 200), own=sizes, its=sizes)
 def test_a_flood_delays_whoever_comes_by_one_turn_of_each_at_most(others, flood, own, its):
     queue = Queue()
@@ -260,7 +261,7 @@ def test_a_flood_delays_whoever_comes_by_one_turn_of_each_at_most(others, flood,
     assert sum(queue.served.values()) - own - before <= others * its
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(tokens=st.lists(sizes, min_size=1, max_size=10), own=sizes)
 def test_batch_work_is_passed_over_for_a_bounded_number_of_tokens(tokens, own):
     rule = Rule()
@@ -317,7 +318,7 @@ deeds = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(deeds=deeds)
 def test_any_order_of_things_gives_the_turns_that_looking_at_everything_gives(deeds):
     queue, plain = Queue(), Plain()
@@ -339,7 +340,7 @@ def test_any_order_of_things_gives_the_turns_that_looking_at_everything_gives(de
     assert plain.turn() is None, "whoever waits gets a turn"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(deeds=deeds)
 def test_marks_of_past_orders_do_not_pile_up(deeds):
     queue = Queue()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import resource
 import signal
 import socket
 import stat
@@ -62,6 +64,21 @@ def test_it_does_not_begin_on_a_table_of_a_newer_version(home):
     (error,) = heard(done.stderr)
     assert (done.returncode, error.code, error.subject) == (70, "file.newer", str(home.table))
     assert home.table.read_text() == '{"form": 9}'
+
+
+async def test_control_is_told_that_the_disk_takes_no_records(
+    start_gateway, control, table, engines, eventually
+):
+    engine = await engines.start()
+    await control.start()
+    control.table = table(engine.target, version=3)
+    gateway = start_gateway()
+    await eventually(lambda: any(pull["serving"] == 3 for pull in control.pulls))
+    assert control.pulls[-1]["unwritten"] == ""
+    resource.prlimit(gateway.popen.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    assert (await gateway.ask()).status_code == 200
+    await eventually(lambda: control.pulls[-1]["unwritten"] == os.strerror(errno.EFBIG))
+    assert control.pulls[-1]["lost"] == 0, "it waits in memory"
 
 
 async def test_an_older_table_is_ignored(start_gateway, control, table, eventually):

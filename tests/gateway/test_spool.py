@@ -93,9 +93,10 @@ async def test_everything_recorded_is_delivered_once(spool, line, eventually):
 async def test_records_outlast_a_disk_that_fails_for_a_while(
     spool, journal, line, monkeypatch, eventually
 ):
-    append, failures = journal.append, [OSError("full"), OSError("full")]
+    append, failures, told = journal.append, [OSError("full"), OSError("full")], []
 
     def sometimes(group):
+        told.append(spool.trouble())
         if failures:
             raise failures.pop()
         append(group)
@@ -106,14 +107,16 @@ async def test_records_outlast_a_disk_that_fails_for_a_while(
     spool.record(usage(2))
     await eventually(lambda: len(line.taken) == 2)
     assert line.taken == ["req-1", "req-2"]
-    assert spool.lost == 0
+    await eventually(lambda: spool.trouble() == (0, ""))
+    assert told[:3] == [(0, ""), (0, "full"), (0, "full")]
 
 
-async def test_what_memory_can_not_hold_is_counted_as_lost(spool, monkeypatch):
+async def test_what_memory_can_not_hold_is_counted_as_lost(spool, journal, monkeypatch):
     monkeypatch.setattr(room, "WAITING_RECORDS_MAX", 2)
     for number in range(5):
         spool.record(usage(number))
-    assert spool.lost == 3
+    journal.lost = 2
+    assert spool.trouble() == (3 + 2, ""), "in memory, and for want of room on disk"
 
 
 async def test_control_gets_what_it_missed(spool, line, eventually):

@@ -19,6 +19,7 @@ from madang.planning.plan import plan
 from madang.resources.rights import CONTROL
 from madang.settings import Home
 from madang.testing.node import PaperNode
+from madang.traffic.table import Pull
 
 from .conftest import PROJECT, Yard, opened
 
@@ -260,6 +261,27 @@ async def test_status_and_doctor_show_everything_at_a_glance(yard: Yard) -> None
     findings = {f["code"]: f["ok"] for f in (await yard.get("doctor"))["items"]}
     assert findings["doctor.service-ready"]
     assert findings["doctor.no-gateway"] is False, "nobody has pulled a table here"
+
+
+async def test_doctor_tells_which_gateway_has_lost_usage_and_whose_disk_takes_none(
+    yard: Yard,
+) -> None:
+    async def unwell() -> list[tuple[str, str, object]]:
+        found = (await yard.get("doctor"))["items"]
+        told = [each for each in found if each["code"].startswith("doctor.usage-")]
+        return [(each["code"], each["subject"], each["values"]) for each in told]
+
+    pull = yard.desk.gateways.pull
+    await pull(Pull("gw-1", 0, wait_s=0))
+    await pull(Pull("gw-2", 0, wait_s=0, lost=3))
+    await pull(Pull("gw-3", 0, wait_s=0, unwritten="No space left on device"))
+    assert await unwell() == [
+        ("doctor.usage-lost", "gw-2", {"count": 3}),
+        ("doctor.usage-unwritten", "gw-3", {"cause": "No space left on device"}),
+    ]
+    await pull(Pull("gw-3", 0, wait_s=0))
+    await pull(Pull("gw-2", 0, wait_s=0))
+    assert await unwell() == []
 
 
 async def test_logs_come_from_the_node(yard: Yard) -> None:

@@ -154,6 +154,13 @@ def _gateway(gateways: Gateways) -> Iterator[Finding]:
         yield Finding(code="doctor.gateway-behind", ok=False, subject=", ".join(behind))
     else:
         yield Finding(code="doctor.gateway-serving", ok=True, values={"count": len(serving)})
+    for name, (lost, unwritten) in gateways.troubles().items():
+        if unwritten:
+            cause: dict[str, Value] = {"cause": unwritten}
+            yield Finding(code="doctor.usage-unwritten", ok=False, subject=name, values=cause)
+        if lost:
+            count: dict[str, Value] = {"count": lost}
+            yield Finding(code="doctor.usage-lost", ok=False, subject=name, values=count)
 
 
 def _engines(world: World) -> Iterator[Finding]:

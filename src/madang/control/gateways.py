@@ -53,6 +53,8 @@ class Pulled:
     serving: int
     inflight: Mapping[str, int]
     silent: Mapping[str, float]
+    lost: int
+    unwritten: str
 
 
 class Gateways:
@@ -106,7 +108,9 @@ class Gateways:
         before = self._pulled.get(asked.gateway)
         now_s = self.world.clock.monotonic()
         is_news = self._tides.note(asked.gateway, asked.demand, now_s)
-        self._pulled[asked.gateway] = Pulled(now_s, serving, asked.inflight, asked.silent)
+        self._pulled[asked.gateway] = Pulled(
+            now_s, serving, asked.inflight, asked.silent, asked.lost, asked.unwritten
+        )
         same = before and (before.serving, before.inflight) == (serving, asked.inflight)
         if is_news or not same:
             self.world.wake()
@@ -139,6 +143,11 @@ class Gateways:
         newest = self.table().version
         self._live()
         return {name: pulled.serving == newest for name, pulled in self._pulled.items()}
+
+    def troubles(self) -> dict[str, tuple[int, str]]:
+        """Return of each live gateway how many records are lost, and why it can write none."""
+        self._live()
+        return {name: (pulled.lost, pulled.unwritten) for name, pulled in self._pulled.items()}
 
     def inflight(self) -> dict[str, int]:
         """Return requests under way by replica, over all live gateways."""

@@ -122,7 +122,7 @@ async def _serve(
     table = TableFile(home.table_of(uid))
     puller = Puller(uid, desk, table, ControlLine(home.sockets), clock)
     lessee = Lessee((uid, boot), desk, ControlLine(home.sockets), clock)
-    puller.prepare = lessee.prepare
+    puller.prepare, puller.trouble = lessee.prepare, spool.trouble
     engines = Engines(desk.limits.connect_s, lacks)
     means = Means(desk, engines, clock, spool.record, lacks)
     gateway = Gateway(means, boot)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import DecodeError, Struct, json
+from msgspec import DecodeError, Struct, json, structs
 
 from madang import forms
 from madang.errors import Unavailable, refuse_newer
@@ -35,6 +35,10 @@ log = logging.getLogger("madang.gateway")
 
 async def _unprepared(_table: RouteTable) -> None:
     """Do nothing."""
+
+
+def _untroubled() -> tuple[int, str]:
+    return 0, ""
 
 
 class Marked(Struct):
@@ -103,6 +107,8 @@ class Puller:
         desk.hurry = self._hurried.set
         self.prepare: Callable[[RouteTable], Awaitable[None]] = _unprepared
         """Done with a table before it is served."""
+        self.trouble: Callable[[], tuple[int, str]] = _untroubled
+        """How many records of usage are lost, and why the disk takes none just now, if it does."""
 
     def load(self) -> None:
         """Serve the table on disk, if there is one."""
@@ -132,8 +138,10 @@ class Puller:
     async def _pull(self) -> bool:
         """Ask once; True when there was a newer table."""
         self._hurried.clear()
-        asked = json.encode(self._desk.pull(self._uid, WAIT_S, self._clock.monotonic()))
-        answer = await self._until_hurried(asked)
+        lost, unwritten = self.trouble()
+        pull = self._desk.pull(self._uid, WAIT_S, self._clock.monotonic())
+        pull = structs.replace(pull, lost=lost, unwritten=unwritten)
+        answer = await self._until_hurried(json.encode(pull))
         if answer is None:
             return False
         status, body = answer

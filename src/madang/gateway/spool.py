@@ -69,6 +69,7 @@ class Spool:
         self._written = asyncio.Event()
         self.lost = 0
         """Records dropped since the start because the disk took none."""
+        self._unwritten = ""
 
     def record(self, usage: Usage) -> None:
         """Take one record."""
@@ -77,6 +78,10 @@ class Spool:
             self._forget(usage)
             return
         self._waiting.append(usage)
+
+    def trouble(self) -> tuple[int, str]:
+        """Return how many records are lost since the start, and why the disk takes none, if so."""
+        return self.lost + self._journal.lost, self._unwritten
 
     def _forget(self, usage: Usage) -> None:
         self._open.pop(usage.id, None)
@@ -88,7 +93,9 @@ class Spool:
             await self._clock.sleep(GROUP_S)
             try:
                 await asyncio.shield(self._flush())
+                self._unwritten = ""
             except OSError as error:
+                self._unwritten = error.strerror or str(error)
                 log.warning("usage can't be written (%d lost so far): %s", self.lost, error)
                 await self._clock.sleep(RETRY_S_MAX)
 

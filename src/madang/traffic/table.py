@@ -194,6 +194,10 @@ class Pull(Struct, frozen=True):
     """The state that the table it serves was made from; empty: it does not say."""
     demand: dict[str, Demand] = {}
     """What is called for, by `project/name` of the endpoint."""
+    lost: int = 0
+    """Records of usage that its process has lost since its start: they are in no bill."""
+    unwritten: str = ""
+    """Why its disk takes no records just now; empty: it takes them."""
 
 
 class Usage(Struct, frozen=True, gc=False):

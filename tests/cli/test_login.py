@@ -9,6 +9,7 @@ import pytest
 from standin import KEY  # beside us, where pytest does not look
 
 from madang import settings
+from madang.cli.options import Options
 
 
 @pytest.fixture
@@ -71,3 +72,32 @@ def test_the_environment_counts_before_a_login(run, address, typed, monkeypatch)
     monkeypatch.setenv("MADANG_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("MADANG_KEY", KEY)
     assert run("whoami").status == 75
+
+
+class Rotating:
+    """A client that gives any key this secret."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+    def __enter__(self) -> Rotating:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def rotate_key(self, name: str, overlap_s: float) -> dict[str, str]:
+        return {"key": self.secret}
+
+
+def test_that_a_new_secret_is_in_the_file_of_the_home_is_told_where_it_is(
+    run, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "admin.key").write_text("mdg_new\n")
+    told = []
+    for secret in ("mdg_new", "mdg_other"):
+        monkeypatch.setattr(Options, "client", lambda _, secret=secret: Rotating(secret))
+        said = run("key", "rotate", "admin", "--home", str(tmp_path))
+        assert secret in said.out.splitlines()
+        told.append(str(tmp_path / "admin.key") in said.out + said.err)
+    assert told == [True, False]

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from madang.control import rotating
+from madang.settings import Home
 from madang.traffic.admission import Directory
 from madang.traffic.doors import Head
 from madang.traffic.refusal import Refusal
 from madang.traffic.table import Endpoint, Key, RouteTable
 
-from .conftest import Yard
+from .conftest import Yard, opened
 
 
 def held(secret: str) -> dict[str, str]:
@@ -172,3 +178,57 @@ def test_a_narrowed_key_sees_its_models_and_nothing_else(
     assert set(directory._visible(key)) == sees
     for name in ("bot", "other", "beta/lab/common", "beta/lab/hidden"):
         assert isinstance(directory.find(key, name), Endpoint) == (name in sees)
+
+
+async def test_the_new_secret_of_the_first_operator_is_in_its_file_and_the_old_one_is_gone_for_good(
+    tmp_path: Path,
+) -> None:
+    """Else control would take the old one from the file at its next start, as of a lost key."""
+    home = Home(tmp_path)
+    async with opened(home) as yard:
+        old = home.admin_key.read_text().strip()
+        made = (await rotate(yard, "admin")).json()["key"]
+        assert home.admin_key.read_text() == made + "\n"
+        assert home.admin_key.stat().st_mode & 0o777 == 0o600
+        await make(yard, "other", made)
+        assert (await rotate(yard, "other", secret=made)).is_success
+        assert home.admin_key.read_text() == made + "\n", "no other key's secret is written there"
+    async with opened(home) as yard:
+        assert [await opens(yard, each) for each in (old, made)] == [False, True]
+
+
+async def test_a_secret_that_can_not_be_written_is_refused_and_nothing_has_changed(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    old = yard.home.admin_key.read_text().strip()
+    monkeypatch.setattr(rotating, "write_private", full)
+    answer = await rotate(yard, "admin")
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "key.unwritten"
+    assert "No space left" in answer.text
+    assert await opens(yard, old)
+    monkeypatch.undo()
+    assert (await rotate(yard, "admin")).is_success
+
+
+async def test_a_start_after_an_end_between_file_and_key_takes_the_secret_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    async with opened(home) as yard:
+        old = home.admin_key.read_text().strip()
+
+        async def ended(*_: Any, **__: Any) -> None:
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(yard.desk.world, "commit", ended)
+        with pytest.raises(asyncio.CancelledError):
+            await rotate(yard, "admin")
+        monkeypatch.undo()
+    new = home.admin_key.read_text().strip()
+    assert new != old
+    async with opened(home) as yard:
+        assert [await opens(yard, each) for each in (old, new)] == [False, True]

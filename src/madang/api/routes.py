@@ -34,7 +34,7 @@ from madang.control.intake import Applied, Revoked
 from madang.control.keys import Wanted
 from madang.control.once import Answer, Ask, written
 from madang.control.report import report
-from madang.control.rotating import OVERLAP_S_MAX, rotating, rotation_of
+from madang.control.rotating import OVERLAP_S_MAX, Means, rotating, rotation_of
 from madang.control.steering import emptied, released
 from madang.errors import MadangError, NotFound
 from madang.planning.explain import Explanation, explain
@@ -316,7 +316,8 @@ async def rotate_key(
     ref, secret_of = ref_of(who, "key", name, project), desk.once.secret_of(ask)
 
     async def act() -> Sequence[AnyResource]:
-        deed = rotating(who, ref, desk.keys, asked.overlap_s, secret_of)
+        means = Means(secret_of, desk.home.admin_key)
+        deed = rotating(who, ref, desk.keys, asked.overlap_s, means)
         return await desk.intake.act(who, "key", ref, deed)
 
     answer = await desk.once.answer(who, ask, act, lambda k: {"key": "", "resource": k[0].shown()})

@@ -12,6 +12,7 @@ from madang.cli.kinds import naming
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, phase, say, show_json, tell
 from madang.errors import Rejected
+from madang.settings import Home
 
 key = App(name="key", help_format="plaintext")
 
@@ -133,6 +134,16 @@ def rotate(
         return
     tell("key.rotated-for" if overlap else "key.rotated-now", name=name, overlap=overlap)
     say(made["key"])
+    if not options.is_far() and is_admin(made["key"], options.place()):
+        tell("key.in-file", name=name, path=str(options.place().admin_key))
+
+
+def is_admin(secret: str, home: Home) -> bool:
+    """Tell whether this secret is the one in the home's own file."""
+    try:
+        return home.admin_key.read_text(encoding="ascii").strip() == secret
+    except (OSError, ValueError):
+        return False
 
 
 @key.command

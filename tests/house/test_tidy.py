@@ -104,7 +104,7 @@ ROOM_LINES_DEFAULT = 1_500
 # testing, 4,640: a service rolls over under load, with control killed in the midst of it.
 # planning, 9,720, and resources, 1,960: what tokens of a service cost and draw is learnt, and told.
 # stores, 2,660, since records say so too.
-# control, 3,640: what troubles gateways is told by doctor; the first key in its file is rotated too.
+# control, 3,640: doctor tells what troubles gateways; the first key is rotated in its file too.
 ROOM_LINES_MAX = {
     "planning": 9_720, "traffic": 3_900, "control": 3_640, "gateway": 2_750, "supervisor": 1_880,
     "cli": 4_080, "stores": 2_660, "testing": 4_640, "twin": 2_640, "resources": 1_960,

@@ -78,15 +78,6 @@ class Account:
         self.day.begin(day)
         self.month.begin(month)
 
-    def lacks(self, tokens: int, micro: int) -> bool:
-        """Tell whether less is left of what was lent."""
-        return self.day.left < tokens or self.month.left < micro
-
-    def spend(self, tokens: int, micro: int) -> None:
-        """Take so much of what was lent."""
-        self.day.left -= tokens
-        self.month.left -= micro
-
     def roll(self, second: int) -> None:
         """Forget what is older than the window."""
         if second - self.second >= SLOTS:
@@ -233,7 +224,7 @@ class Budgets:
                 account.requests >= account.requests_max
                 or account.concurrent >= account.concurrent_max
                 or account.tokens + tokens > account.tokens_max
-                or (account.is_lent and account.lacks(tokens, micro))
+                or (account.is_lent and (account.day.left < tokens or account.month.left < micro))
             ):
                 return self._refuse(account, line, (tokens, micro), now)
         slot = second % SLOTS
@@ -244,7 +235,8 @@ class Budgets:
             account.tokens += tokens
             account.tokens_at[slot] += tokens
             if account.is_lent:
-                account.spend(tokens, micro)
+                account.day.left -= tokens
+                account.month.left -= micro
         return Reserve(line, second, tokens, micro, self._day, self._month)
 
     def settle(self, reserve: Reserve, tokens: int, micro: int) -> None:
@@ -258,7 +250,8 @@ class Budgets:
         for account in reserve.line:
             account.concurrent -= 1
             if account.is_lent:
-                account.spend(of_day, of_month)
+                account.day.left -= of_day
+                account.month.left -= of_month
             if account.second - reserve.second < SLOTS:
                 account.tokens += more
                 account.tokens_at[reserve.second % SLOTS] += more

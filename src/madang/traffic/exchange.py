@@ -356,7 +356,8 @@ class Exchange(Struct, eq=False):
         self._tokens, _ = tokens_in(body)
         if self._tokens is None and not is_object(body):
             return self._garbled(now)
-        self._praise()
+        if self._target:
+            self._router.praise(self._target)
         try:
             passed = self._inspect(body, last=True) if self._readers else body
             if isinstance(passed, Refusal):

@@ -48,8 +48,9 @@ class Prefixes:
         young, old, trusted = self._young.get, self._old.get, self._trusted
         for depth, block in enumerate(chain):
             left = young(block, 0) & spots
-            if left != spots and trusted:
-                left |= old(block, 0) & trusted & spots
+            if left == spots:
+                continue
+            left |= old(block, 0) & trusted & spots
             if left != spots:
                 matches.append((spots ^ left, depth))
                 if not left:
@@ -64,11 +65,9 @@ class Prefixes:
         if bit is None:
             bit = self._bits[spot] = 1 << spot
         for block in chain:
-            known = young.get(block)
-            if known is None:
-                young[block] = bit
-            elif not known & bit:
-                young[block] = known | bit
+            known = young.get(block, 0)
+            if not known & bit:
+                young[block] = known | bit if known else bit
         fresh = len(chain) - depth
         if spot not in self._sent:
             self._sent[spot], self._room[spot] = 0, room

@@ -199,7 +199,10 @@ class Share(Generic[T]):
 
     def pass_by(self, claim: Claim, now: float) -> None:
         """Charge for one that need not wait, since nobody does."""
-        self._serve(self._arrived(claim.tenant), claim, now)
+        tenant = self._tenants.get(claim.tenant)
+        if tenant is None or claim.tenant != self._last or self._claims:
+            tenant = self._arrived(claim.tenant)
+        self._serve(tenant, claim, now)
 
     def charge(self, claim: Claim, tokens: float, now: float) -> None:
         """Correct what a tenant was charged: more tokens, or less than 0 for those it didn't take.
@@ -224,7 +227,7 @@ class Share(Generic[T]):
             self._forget_some()
             lanes = (_Lane(OrderedDict()), _Lane(OrderedDict()))
             tenant = self._tenants[name] = _Tenant(name, self._least(), lanes)
-        elif not tenant.waits and (self._claims or name != self._last):
+        elif not tenant.waits:
             tenant.counter = max(tenant.counter, self._least())
         return tenant
 

@@ -102,7 +102,7 @@ class Exchange(Struct, eq=False):
     reserve: Reserve | None = None
     """What it has of the budgets it counts for; None: nothing, or no more."""
     headers: bytes = b""
-    """What a good answer tells of these."""
+    """What a good answer tells of these, as it is written: each with a line end before it."""
     micro: int = 0
     """What it has cost, in millionths of a won; known once it is settled."""
 
@@ -301,7 +301,10 @@ class Exchange(Struct, eq=False):
 
     def feed(self, data: bytes, now: float) -> bytes | Refusal:
         """Take a piece of a stream; return what the client is to get of it."""
-        self._take_note(now)
+        if self._target:
+            self._router.hear(self._prompt, now)
+        if self._first_byte_s is None:
+            self._note_first_byte(now)
         events = self._events
         began = events.pieces
         try:
@@ -336,7 +339,10 @@ class Exchange(Struct, eq=False):
 
     def collect(self, data: bytes, now: float) -> Refusal | None:
         """Take a piece of an answer that is no stream."""
-        self._take_note(now)
+        if self._target:
+            self._router.hear(self._prompt, now)
+        if self._first_byte_s is None:
+            self._note_first_byte(now)
         if not self._body:  # most often it is the only piece
             self._body = data
         else:
@@ -378,14 +384,10 @@ class Exchange(Struct, eq=False):
             self._blame(self._target, now)
         return Refusal(502, "engine_failed", "gateway.engine-garbled")
 
-    def _take_note(self, now: float) -> None:
-        """Note that a byte has come, and what the first one tells."""
-        if self._target:
-            self._router.hear(self._prompt, now)
-        if self._first_byte_s is None:
-            self._first_byte_s = now - self._began
-            if self._target and self._router.read(self._prompt, now) and self._begun:
-                self._begun(self, now)
+    def _note_first_byte(self, now: float) -> None:
+        self._first_byte_s = now - self._began
+        if self._target and self._router.read(self._prompt, now) and self._begun:
+            self._begun(self, now)
 
     def _rename(self, data: bytes) -> bytes:
         """Say the model's name as the application knows it; a replica's uid is ours alone.

@@ -57,7 +57,7 @@ _ROW = struct.Struct("@6q")
 _NUMBERS = struct.Struct("@5q")
 """Native, so that each number is written whole."""
 
-LOOK_S = 0.25
+LOOK_S = 0.1
 """So often it is looked who has died."""
 BUSY_S, IDLE_S = 0.005, 0.02
 """So often what others have under way is looked at, while somebody waits here and while nobody."""

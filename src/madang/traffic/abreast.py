@@ -28,7 +28,7 @@ from madang.traffic.table import Target, Usage
 
 LOOK_S = 0.005
 """So often what others have under way everywhere is read; of the replica chosen, each time."""
-YIELD_S = 0.02
+YIELD_S = 0.05
 """So long a turn is left to somebody elsewhere who has less, and does not take it."""
 TRIES_MAX = 8
 LEVELS = 7
@@ -36,6 +36,8 @@ LEVELS = 7
 LEVEL_BITS = 8
 LEVEL_COUNT_MAX = 15
 """So many of one level are told by a process, that the sums of 16 fit."""
+LOOKED_AT = 16
+"""So many who wait are looked at for one who has nothing under way."""
 TOLD_MAX = 64
 """Of so many who wait for one endpoint it is told how much they have."""
 
@@ -196,6 +198,14 @@ class _Turns:
             return False
         return bool(told & ((1 << LEVEL_BITS * self.of(tenant).level) - 1))
 
+    def needy(self, first: str, line: _Line) -> Exchange | None:
+        """Return one of somebody who has nothing under way anywhere, if whoever is next has."""
+        if self.of(first).level:
+            for name in islice(line.own, LOOKED_AT):
+                if not self.of(name).level and (found := line.share.oldest(name)):
+                    return found
+        return None
+
     def tidy(self, waiting: Collection[str]) -> bool:
         """Forget who has nothing under way, and does not wait; False: that is all of them."""
         for name, each in tuple(self.tenants.items()):
@@ -275,11 +285,17 @@ class JointHold(Hold):
         if first is None:
             return None
         turns = self._at(first.place)
+        if (needy := turns.needy(first.tenant, line)) and (choice := needy.turn(now)):
+            if isinstance(choice, Target):
+                self._begin(needy)
+            return needy, choice
         if turns.owes(first.tenant):
             if turns.yields_since is None:
                 turns.yields_since = now
             if now - turns.yields_since < YIELD_S:
                 return None
+        else:
+            turns.yields_since = None
         found = super()._turn(line, now)
         if found:
             turns.yields_since = None

@@ -132,6 +132,11 @@ class Share(Generic[T]):
                 return last
         return None
 
+    def oldest(self, tenant: str) -> T | None:
+        """Return the first to come of a tenant that is no batch work; None: none waits."""
+        known = self._tenants.get(tenant)
+        return self._front(known, False) if known and known.lanes[False].waiting else None
+
     def counter(self, tenant: str) -> float:
         """Return the tokens by weight that a tenant counts as having been served."""
         known = self._tenants.get(tenant)

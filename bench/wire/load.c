@@ -44,7 +44,7 @@ struct conn {
 static char *request, *number;
 static size_t request_size;
 static int fresh; /* each request on a connection of its own */
-static unsigned asked;
+static unsigned asked; /* counts up from the microsecond of the start: no two runs say the same */
 static long done, errors, events, samples;
 static float *firsts, *wholes;
 
@@ -185,6 +185,7 @@ int main(int argc, char **argv) {
     request_size = fread(request, 1, 1 << 22, file);
     number = memmem(request, request_size, "@@@@@@@@", 8);
     fresh = memmem(request, request_size, "\r\nConnection: close\r\n", 21) != NULL;
+    asked = (unsigned)(uint64_t)(began * 1e6);
     signal(SIGPIPE, SIG_IGN);
     firsts = malloc(sizeof(float) * SAMPLES);
     wholes = malloc(sizeof(float) * SAMPLES);

@@ -13,16 +13,38 @@ from madang.control.world import World
 from madang.resources.endpoint import Endpoint, EndpointSpec
 from madang.resources.model import Model, ModelSpec, ModelStatus, ModelVersion
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
+from madang.resources.resource import AnyResource
 from madang.resources.revision import Revision, RevisionSpec, RevisionStatus
 from madang.resources.rights import CONTROL, Role
 from madang.resources.service import Needs, Service, ServiceSpec, ServiceStatus
-from madang.resources.tenancy import Empty, Key, KeySpec
+from madang.resources.tenancy import (
+    Empty,
+    Key,
+    KeySpec,
+    Organization,
+    Project,
+    ProjectSpec,
+    ProjectStatus,
+    TitleSpec,
+)  # fmt: skip
 from madang.testing.builders import FAKE
 from madang.testing.memory import MemoryStore, Shelf
 from madang.traffic import table as traffic
 from madang.traffic.table import CACHES, SKILLS
 
 PROJECT = "acme/lab"
+MEANT = {"beta": "org-beta", "acme/x": "project-x", "acme/y": "an earlier one"}
+"""To whom the service was shown when its file was read."""
+THERE: list[AnyResource] = [
+    Organization(project="beta", name="beta", uid="org-beta", spec=TitleSpec(), status=Empty()),
+    *(
+        Project(
+            project=f"acme/{name}", name=name, uid=f"project-{name}", spec=ProjectSpec(),
+            status=ProjectStatus(),
+        )
+        for name in ("x", "y", "z")
+    ),
+]  # fmt: skip
 ABLE = replace(FAKE, name="able", features=FAKE.features | SKILLS)
 
 
@@ -41,9 +63,10 @@ async def told(
     version = ModelVersion(
         number=1, digest="sha256:1", source="x", size_bytes=1, format="fake", template_takes=takes
     )
-    made = [
+    made: list[AnyResource] = [
+        *THERE,
         Service(
-            project=PROJECT, name="bot", uid="s", status=ServiceStatus(),
+            project=PROJECT, name="bot", uid="s", status=ServiceStatus(shown_to=MEANT),
             spec=ServiceSpec(model="tiny", visible_to=shown),
         ),
         Endpoint(
@@ -111,6 +134,12 @@ async def test_prompts_of_projects_are_kept_apart(recipes, shown, cache):
     endpoint = await told(None, *recipes, shown=shown)
     assert endpoint.cache == cache
     assert endpoint.visible_to == set(shown)
+
+
+async def test_who_has_the_name_of_one_that_is_gone_is_not_shown_what_that_one_was():
+    shown = ("acme/y", "acme/z", "acme/gone", "beta", "site")
+    endpoint = await told(None, "salted", shown=shown)
+    assert endpoint.visible_to == {"beta", "site"}
 
 
 async def test_a_service_whose_engine_cannot_keep_prompts_apart_is_shown_to_nobody_else():

@@ -20,11 +20,21 @@ __all__ = ["town"]
 async def called(town: Town, shown: list[str]) -> dict[str, bool]:
     """Show the service to these, and return who may call it."""
     await town.yard.apply({**BOT, "visible_to": shown})
+    world = town.yard.desk.world
+    there = {place for place in (*shown, "") if place in THERE}
     async with asyncio.timeout(20):
-        while Ref(LAB, "bot") not in town.yard.desk.world.list(CONTROL, "endpoint"):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # what is awaited is the loop's doing
+        while Ref(LAB, "bot") not in world.list(CONTROL, "endpoint") or there - meant(town):
+            await world.moved(world.tick, 0.1)
     directory = Directory(town.yard.desk.gateways.table())
     return {key.name: may_call(directory, key) for key in directory.table.keys.values()}
+
+
+THERE = {LAB, ROOM, BETA, "acme", "beta"}
+
+
+def meant(town: Town) -> set[str]:
+    """Return for which names it is written down whom they mean."""
+    return {*town.yard.desk.world.list(CONTROL, "service")[Ref(LAB, "bot")].status.shown_to}
 
 
 def may_call(directory: Directory, key: Key) -> bool:
@@ -78,6 +88,25 @@ async def test_who_may_call_a_service_sees_nothing_more_of_it(town: Town) -> Non
 async def test_what_is_shown_no_more_is_called_no_more(town: Town) -> None:
     assert (await called(town, ["beta"]))["other-organization-member"]
     assert not (await called(town, []))["other-organization-member"]
+
+
+async def test_a_project_that_is_made_anew_by_that_name_is_another_one(town: Town) -> None:
+    """Nobody has shown it anything, until it is named anew."""
+    yard, world = town.yard, town.yard.desk.world
+    assert (await called(town, [ROOM]))["other-project-member"]
+    for ref in [ref for ref in world.list(CONTROL, "key") if ref.project == ROOM]:
+        answer = await yard.client.delete(f"/api/v1/key/{ref.name}", params={"project": ROOM})
+        assert answer.is_success, answer.text
+    answer = await yard.client.delete("/api/v1/project/room", params={"project": ROOM})
+    assert answer.is_success, answer.text
+    await yard.apply({"kind": "project", "name": ROOM})
+    await yard.post("key", {"name": "newcomer", "role": "member", "project": ROOM})
+    assert not (await called(town, [ROOM]))["newcomer"]
+    await called(town, [])
+    async with asyncio.timeout(20):
+        while meant(town):
+            await world.moved(world.tick, 0.1)
+    assert (await called(town, [ROOM]))["newcomer"]
 
 
 async def test_showing_a_service_makes_no_new_revision_of_it(town: Town) -> None:

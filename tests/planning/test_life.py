@@ -12,6 +12,7 @@ from madang.resources.replica import ReplicaPhase
 from madang.resources.resource import Reason, Ref
 from madang.resources.revision import RevisionPhase
 from madang.resources.service import ServicePhase
+from madang.resources.tenancy import Project, ProjectSpec, ProjectStatus
 from madang.supervisor.protocol import Process
 from madang.testing.builders import PROJECT, model, node, service, snapshot
 from madang.testing.paper import Paper
@@ -353,3 +354,29 @@ def test_what_runs_for_nobody_is_told_to_stop_once_and_what_is_not_ours_is_left_
     assert orders == [Stop("n", lost.uid, 3)]
     told = replace(seen, fenced=frozenset({(lost.uid, 3)}))
     assert plan(replace(paper.snapshot, seen=told)).effects() == ()
+
+
+def test_it_is_written_down_whom_names_mean_that_a_service_is_shown_to():
+    def project(uid: str) -> Project:
+        return Project(
+            project="beta/lab", name="lab", uid=uid, spec=ProjectSpec(), status=ProjectStatus()
+        )
+
+    def meant(paper: Paper) -> dict[str, str]:
+        return paper.snapshot.services[Ref(PROJECT, "bot")].status.shown_to
+
+    shown = service(visible_to=["beta/lab", "site"])
+    paper = Paper(snapshot(node("a"), model(), shown))
+    paper.settle()
+    assert meant(paper) == {}, "nobody is there"
+    paper.put(project("first"))
+    paper.settle()
+    assert meant(paper) == {"beta/lab": "first"}
+    paper._store((), [paper.snapshot.all(Project)[Ref("beta/lab", "lab")]])
+    paper.put(project("second"))
+    paper.settle()
+    assert meant(paper) == {"beta/lab": "first"}, "that is another one"
+    known = paper.snapshot.services[Ref(PROJECT, "bot")]
+    paper.put(known.model_copy(update={"spec": service().spec, "generation": 2}))
+    paper.settle()
+    assert meant(paper) == {}

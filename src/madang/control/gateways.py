@@ -23,7 +23,7 @@ from madang.resources.rights import CONTROL, Right
 from madang.resources.service import Service, ServicePhase
 from madang.resources.serving import UNBOUND, Serving
 from madang.resources.tariff import Rates
-from madang.resources.tenancy import Key, User, principal_of
+from madang.resources.tenancy import SITE, Key, User, principal_of, tenant
 from madang.settings import GATEWAY_LEASE_S
 from madang.traffic import table as traffic
 
@@ -35,6 +35,7 @@ WEIGHT_MAX = 8.0
 
 SOURCES = (
     "endpoint", "replica", "revision", "service", "model", "key", "user", "grant", "quota",
+    "project", "organization",
 )  # fmt: skip
 """The kinds that a table is made from."""
 
@@ -277,7 +278,7 @@ def _shown(
     service isn't shown while an engine of it can do neither.
     """
     service = world.get(CONTROL, Service, ref)
-    visible_to = frozenset(service.spec.visible_to) if service else frozenset[str]()
+    visible_to = frozenset(_meant(world, service)) if service else frozenset[str]()
     known = [each.features & traffic.CACHES for each in facts]
     if not all(known):
         visible_to = frozenset()
@@ -285,6 +286,14 @@ def _shown(
     if visible_to and not all("cache-salt" in each for each in known):
         cache.add("cache-off")
     return visible_to, frozenset(cache)
+
+
+def _meant(world: World, service: Service) -> Iterator[str]:
+    """Return to whom a service is shown, but for names that others have by now."""
+    for name in service.spec.visible_to:
+        there = None if name == SITE else world.get(CONTROL, *tenant(name))
+        if name == SITE or (there and there.uid == service.status.shown_to.get(name)):
+            yield name
 
 
 def _lacks(world: World, facts: list[EngineFacts], replicas: list[Replica]) -> frozenset[str]:

@@ -168,6 +168,9 @@ class ServiceStatus(Condition):
     """What its replicas read and wrote, and how long that took them;"""
     tariff: Tariff | None = None
     """what its tokens take by that, today. None: too little was served."""
+    shown_to: dict[str, str] = Field(default_factory=dict)
+    """Whom those names of `visible_to` meant when they were first read with somebody there: a uid.
+    Who gets the name of one that is gone isn't meant."""
 
 
 class Service(Resource[ServiceSpec, ServiceStatus]):

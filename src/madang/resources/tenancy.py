@@ -13,6 +13,7 @@ from madang.resources.resource import (
     Frozen,
     Place,
     ProjectName,
+    Ref,
     Resource,
     Title,
     canonical,
@@ -95,6 +96,11 @@ class ProjectSpec(TitleSpec):
         if self.isolation is Isolation.PRIVATE_NETWORK and nodes > 1:
             return "job.demands-private-network"
         return ""
+
+
+def tenant(place: str) -> tuple[type[Organization | Project], Ref]:
+    """Return by which kind and reference a tenant is found: `organization` or its `/project`."""
+    return (Project if "/" in place else Organization), Ref(place, place.rpartition("/")[2])
 
 
 class Project(Resource[ProjectSpec, ProjectStatus]):

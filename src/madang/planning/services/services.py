@@ -18,7 +18,7 @@ from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, Replica
 from madang.resources.resource import Reason, Ref
 from madang.resources.revision import Revision, RevisionPhase, RevisionStatus
 from madang.resources.service import Service
-from madang.resources.tenancy import Empty
+from madang.resources.tenancy import SITE, Empty, tenant
 
 P = ReplicaPhase
 
@@ -46,7 +46,11 @@ def plan_service(house: Household, snapshot: Snapshot) -> Iterator[Action]:
         yield from _take_down(house, snapshot)
         return
     yield from _open(house, snapshot)
-    made = _revise(house, snapshot) or plan_scale(house.service, house.replicas, snapshot)
+    made = (
+        _show(house.service, snapshot)
+        or _revise(house, snapshot)
+        or plan_scale(house.service, house.replicas, snapshot)
+    )
     if made:
         yield made
         return
@@ -80,6 +84,19 @@ def _open(house: Household, snapshot: Snapshot) -> Iterator[Action]:
         )
         reason = Reason(code="service.wanted")
         yield Action(Verb.CREATE_ENDPOINT, endpoint, reason, writes=(endpoint,))
+
+
+def _show(service: Service, snapshot: Snapshot) -> Action | None:
+    """Write down whom it is shown to: who is there by a name now, whoever has it later."""
+    known, meant = service.status.shown_to, {}
+    for name in service.spec.visible_to:
+        there = None if name == SITE else snapshot.get(*tenant(name))
+        if uid := known.get(name, there.uid if there else ""):
+            meant[name] = uid
+    if meant == known:
+        return None
+    shown: Service = service.with_status(shown_to=meant)
+    return Action(Verb.STATUS_SERVICE, service, Reason(code="service.shown"), (shown,))
 
 
 def _revise(house: Household, snapshot: Snapshot) -> Action | None:

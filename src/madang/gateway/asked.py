@@ -11,7 +11,8 @@ from urllib.parse import unquote
 
 from httptools import HttpParserInvalidURLError, parse_url
 
-from madang.traffic.doors import PATHS, misdirected
+from madang.gateway.form import Form
+from madang.traffic.doors import PATHS, Head, misdirected
 from madang.traffic.refusal import Headers, Refusal
 
 KEPT = {
@@ -30,7 +31,7 @@ class Asked:
     """One request; its body grows as it comes."""
 
     __slots__ = (
-        "body", "headers", "is_old", "keeps_alive", "method", "path", "target",
+        "body", "headers", "is_old", "keeps_alive", "length", "method", "path", "seen", "target",
         "trouble", "whole",
     )  # fmt: skip
 
@@ -49,6 +50,10 @@ class Asked:
         self.whole = False
         self.trouble: Refusal | None = None
         """What `framing` says of it."""
+        self.seen: Seen | None = None
+        """What is kept of its head, should one come again that says the same."""
+        self.length = 0
+        """Bytes of its body as its head says, if that came before."""
 
     def add(self, piece: bytes) -> None:
         """Take some more of the body; many small pieces must not weigh more than one large."""
@@ -67,6 +72,30 @@ class Asked:
             if each == name:
                 found = value
         return found
+
+
+class Seen:
+    """A head that came before, and what was made of it."""
+
+    __slots__ = ("_first", "form", "head")
+
+    def __init__(self, form: Form, first: Asked) -> None:
+        self.form = form
+        self._first = _again(first)
+        self.head: Head | None = None
+        """None: nothing yet, or a refusal."""
+
+    def again(self, length: int) -> Asked:
+        """Begin a request with such a head and a body of this length."""
+        asked = _again(self._first)
+        asked.seen, asked.length = self, length
+        return asked
+
+
+def _again(asked: Asked) -> Asked:
+    other = Asked(asked.method, asked.target, asked.headers, asked.is_old, asked.keeps_alive)
+    other.path = asked.path
+    return other
 
 
 def framing(asked: Asked, version: str, upgrades: bool) -> Refusal | None:

@@ -14,7 +14,8 @@ from math import inf
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from madang import bounds
-from madang.gateway.asked import KEPT, Asked, framing
+from madang.gateway.asked import KEPT, Asked, Seen, framing
+from madang.gateway.form import END, Form, measured
 from madang.gateway.house import House
 from madang.gateway.visit import Visit
 
@@ -34,14 +35,18 @@ class Connection(asyncio.Protocol):
         "_begun",
         "_broken",
         "_deaf",
+        "_form",
         "_going",
         "_headers",
         "_held",
         "_house",
+        "_lacking",
         "_later",
         "_moved",
+        "_owed",
         "_parser",
         "_ready",
+        "_seen",
         "_shut",
         "_swallowed",
         "_target",
@@ -67,6 +72,14 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._unparsed = 0
         """Bytes since the parser last told of a head or a piece of a body."""
+        self._owed = 0
+        """Bytes until the parser is between two requests, 0: it is; -1: nobody can tell."""
+        self._form: Form | None = None
+        """Of the head that the parser reads now."""
+        self._seen: Seen | None = None
+        """The head that was read last."""
+        self._lacking = 0
+        """Bytes that the body lacks whose head did not go to the parser."""
         self._moved = self._shut = self._deaf = self._held = self._going = False
         self._begun = True
         """Whether a head is awaited by `deadline`, or none is under way."""
@@ -135,7 +148,13 @@ class Connection(asyncio.Protocol):
             self.short(error)
 
     def _parse(self, data: bytes) -> None:
-        """Feed the parser, no more of a head than it may have."""
+        """Feed the parser, no more of a head than it may have; nothing of one that comes again."""
+        if self._lacking:
+            data = self._fill(data)
+        elif self._seen is not None and not self._owed:
+            data = self._recognise(self._seen, data)
+        if not data:
+            return
         if self._unparsed + len(data) <= bounds.HEAD_BYTES_MAX:
             self._feed(data)
             return
@@ -144,14 +163,44 @@ class Connection(asyncio.Protocol):
             self._feed(data[:room])
             data = data[room:]
 
+    def _recognise(self, seen: Seen, data: bytes) -> bytes:
+        """Take a request whose head says what the last one said; return what is not of it."""
+        start, size = seen.form.fits(data)
+        if not start or seen.head is None:
+            return data
+        self._asked = asked = seen.again(size)
+        self._begun = False
+        if len(data) - start != size:
+            self._lacking = size
+            return self._fill(data[start:])
+        asked.body = data[start:]
+        self.on_message_complete()
+        return b""
+
+    def _fill(self, data: bytes) -> bytes:
+        """Take of the body what it lacks; return what is left."""
+        piece = data[: self._lacking]
+        self._lacking -= len(piece)
+        self.on_body(piece)
+        if not self._lacking:
+            self.on_message_complete()
+        return data[len(piece) :]
+
     def _feed(self, data: bytes) -> None:
         self._moved = False
+        owed = self._owed
+        if not owed:
+            owed, self._form = measured(data)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             if not self._shut:
                 self._break(error)
             return
+        owed -= len(data)
+        if owed < 0:  # behind the end of a head, or of chunks, there is nothing but a request
+            owed = 0 if self._asked is None and data.endswith(END) else -1
+        self._owed = owed
         self._unparsed = 0 if self._moved else self._unparsed + len(data)
         if self._unparsed > bounds.HEAD_BYTES_MAX and not self._shut:
             in_body = self._asked is not None
@@ -195,6 +244,9 @@ class Connection(asyncio.Protocol):
         asked.trouble = framing(asked, version, parser.should_upgrade())
         if asked.trouble is None:
             self._asked = asked
+            if self._form is not None and keeps:
+                self._seen = asked.seen = Seen(self._form, asked)
+            self._form = None
         else:
             self._shut = True
             self._ready.append(asked)

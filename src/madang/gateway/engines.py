@@ -16,6 +16,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from madang.bounds import hurry
 from madang.errors import is_our_lack
+from madang.gateway.form import END, Form, measured
 from madang.threads import Lacks
 from madang.traffic.exchange import Fault
 
@@ -55,21 +56,23 @@ class Asker(Protocol):
 class Route:
     """Where a replica is, and its idle connections; the one used last is at the right."""
 
-    __slots__ = ("host", "idle", "port", "tls")
+    __slots__ = ("host", "idle", "port", "seen", "tls")
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         self.host = host
         self.port = port
         self.tls = tls
         self.idle: deque[Call] = deque()
+        self.seen: tuple[Form, str] | None = None
+        """The head of its last good answer, and what type that said."""
 
 
 class Call(asyncio.Protocol):
     """One connection to an engine, and the request that is on it."""
 
     __slots__ = (
-        "_asker", "_engines", "_headed", "_interim", "_keeps", "_measured", "_parser", "_pieces",
-        "_raw", "_route", "_said", "_status", "_surplus", "_told", "_type", "_whole",
+        "_asker", "_engines", "_headed", "_interim", "_keeps", "_measured", "_owed", "_parser",
+        "_pieces", "_raw", "_route", "_said", "_status", "_surplus", "_told", "_type", "_whole",
         "deadline", "transport",
     )  # fmt: skip
 
@@ -83,6 +86,8 @@ class Call(asyncio.Protocol):
         self._asker: Asker | None = None
         self._said: tuple[bytes, bytes] = (b"", b"")
         self._surplus = False
+        self._owed = 0
+        """Bytes until the parser is between two answers, 0: it is; -1: nobody can tell."""
         self._clear()
 
     def _clear(self) -> None:
@@ -128,8 +133,10 @@ class Call(asyncio.Protocol):
         if self._asker is None and self._whole:  # idle: bytes nobody has asked for
             self.abort()
             return
+        if not self._owed and self._recognise(data):
+            return
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self._garbled(error)
             return
@@ -142,6 +149,36 @@ class Call(asyncio.Protocol):
             self._tell()
         if self._whole:
             self._complete()
+
+    def _recognise(self, data: bytes) -> bool:
+        """Take a whole answer whose head says what the last one said."""
+        seen = self._route.seen
+        if seen is None or self._asker is None:
+            return False
+        start, size = seen[0].fits(data)
+        if not start or len(data) - start != size:
+            return False
+        self._status, self._type = 200, seen[1]
+        self._headed = self._keeps = self._whole = True
+        self._pieces.append(data[start:])
+        self._tell()
+        self._complete()
+        return True
+
+    def _feed(self, data: bytes) -> None:
+        """Have the parser read on."""
+        owed, form = self._owed, None
+        if not owed:
+            owed, form = measured(data)
+        self._parser.feed_data(data)
+        owed -= len(data)
+        if self._whole:
+            is_exact = not owed and self._status == 200
+            if is_exact and form is not None and self._keeps:
+                self._route.seen = form, self._type
+            # behind the end of a head, or of chunks, there is nothing but an answer
+            owed = 0 if is_exact or data.endswith(END) else -1
+        self._owed = owed if owed > 0 or self._whole else -1
 
     def _tell(self) -> None:
         """Tell who asked what one read has brought."""

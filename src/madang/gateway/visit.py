@@ -16,7 +16,7 @@ from madang.gateway import reply
 from madang.gateway.asked import Asked
 from madang.gateway.engines import Call
 from madang.gateway.house import House
-from madang.traffic.doors import too_large
+from madang.traffic.doors import Head, too_large
 from madang.traffic.exchange import (
     CLIENT_LEFT,
     ENGINE_DIED,
@@ -92,7 +92,7 @@ class Visit:
             self._turn_away(asked.trouble)
             return
         self._entered = True
-        head = desk.enter(asked.method, asked.path, asked.headers, self._connection.server)
+        head = self._enter(asked)
         if isinstance(head, Refusal):
             self._turn_away(head)
             return
@@ -109,6 +109,17 @@ class Visit:
         else:
             self._kind, self._key = head.door, key
             self._read(now)
+
+    def _enter(self, asked: Asked) -> Head | Refusal:
+        """Have the head judged; what was said of one that came before holds for this one."""
+        seen = asked.seen
+        if seen is not None and seen.head is not None:
+            return self._desk.enter_again(seen.head, asked.length)
+        server = self._connection.server
+        head = self._desk.enter(asked.method, asked.path, asked.headers, server)
+        if seen is not None and not isinstance(head, Refusal):
+            seen.head = head
+        return head
 
     def _read(self, now: float) -> None:
         """Go on with the body, if it is all here; else let it come."""

@@ -15,6 +15,7 @@ import h11
 
 from madang.gateway.connection import Connection
 from madang.gateway.house import House
+from madang.traffic.doors import Head
 
 SEEDS = (
     b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
@@ -119,24 +120,31 @@ class _Reader(Connection):
         super().__init__(cast("House", None))
         self._transport = cast("Any", _Transport())
 
-    def reads(self, said: bytes, size: int) -> list[Read]:
+    def reads(self, said: bytes) -> list[Read]:
         found: list[Read] = []
-        for at in range(0, len(said), size):
-            if not self._shut:
-                self._parse(said[at : at + size])
-            while self._ready:
-                asked = self._ready.popleft()
-                if asked.trouble is None:
-                    found.append(Read(asked.method, asked.target, bytes(asked.body)))
-                if not asked.keeps_alive:
-                    self._shut = True
-                    self._ready.clear()
+        if not self._shut:
+            self._parse(said)
+        while self._ready:
+            asked = self._ready.popleft()
+            if asked.seen is not None:
+                asked.seen.head = Head("chat")
+            if asked.trouble is None:
+                found.append(Read(asked.method, asked.target, bytes(asked.body)))
+            if not asked.keeps_alive:
+                self._shut = True
+                self._ready.clear()
         return found
 
 
-def read_by_us(said: bytes, size: int = 1 << 20) -> list[Read]:
-    """Return what our gateway reads of these bytes, when they come in pieces of this size."""
-    return _Reader().reads(said, size)
+def read_by_us(*pieces: bytes) -> list[Read]:
+    """Return what our gateway reads of bytes that come in these pieces."""
+    reader = _Reader()
+    return [each for piece in pieces for each in reader.reads(piece)]
+
+
+def cut(said: bytes, size: int) -> list[bytes]:
+    """Cut bytes into pieces of this size."""
+    return [said[at : at + size] for at in range(0, len(said), size)]
 
 
 def read_by_h11(said: bytes) -> list[Read]:
@@ -190,12 +198,13 @@ def _mutate(said: bytearray, chance: random.Random) -> None:
         said[at : at + 1] = bytes([chance.randrange(256)])
 
 
-def compare(cases: Iterable[bytes]) -> Told:
-    """Read each by both; ours must be the begin of what h11 read."""
+def compare(cases: Iterable[bytes], behind: bytes = b"") -> Told:
+    """Read each by both, behind the same; ours must be the begin of what h11 read."""
     told = Told()
-    for said in cases:
+    for each in cases:
         told.cases += 1
-        ours, theirs = read_by_us(said), read_by_h11(said)
+        said = behind + each
+        ours, theirs = read_by_us(behind, each), read_by_h11(said)
         if ours == theirs:
             told.same += 1
         elif ours == theirs[: len(ours)]:

@@ -133,13 +133,18 @@ class Call(asyncio.Protocol):
         if self._asker is None and self._whole:  # idle: bytes nobody has asked for
             self.abort()
             return
-        if not self._owed and self._recognise(data):
-            return
+        form = None
+        if not self._owed:
+            if self._recognise(data):
+                return
+            self._owed, form = measured(data)
         try:
-            self._feed(data)
+            self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self._garbled(error)
             return
+        if self._owed > 0 or self._whole:
+            self._count(data, form)
         if not self._headed:
             self._raw += len(data)
             if self._raw > HEAD_BYTES_MAX:
@@ -165,13 +170,9 @@ class Call(asyncio.Protocol):
         self._complete()
         return True
 
-    def _feed(self, data: bytes) -> None:
-        """Have the parser read on."""
-        owed, form = self._owed, None
-        if not owed:
-            owed, form = measured(data)
-        self._parser.feed_data(data)
-        owed -= len(data)
+    def _count(self, data: bytes, form: Form | None) -> None:
+        """Find out how much the parser still needs, and keep the form of a good answer's head."""
+        owed = self._owed - len(data)
         if self._whole:
             is_exact = not owed and self._status == 200
             if is_exact and form is not None and self._keeps:

@@ -292,6 +292,37 @@ class TokenUse(TypedDict):
     cached_tokens: int
     output_tokens: int
     krw: float
+    wh: float
+
+
+class Rates(TypedDict):
+    """For a million tokens each: won, or watt hours."""
+
+    input: float
+    cached: float
+    output: float
+
+
+class KindRates(TypedDict):
+    """What tokens take on one kind of accelerators."""
+
+    pool: str
+    accelerator: str
+    hours: float
+    tokens: int
+    krw_per_hour: float
+    wh: Rates | None
+
+
+class Priced(TypedDict):
+    """What tokens of a service cost now, and draw."""
+
+    project: str
+    name: str
+    is_derived: bool
+    krw: Rates | None
+    since: str
+    kinds: list[KindRates]
 
 
 class Usage(TypedDict):
@@ -301,6 +332,7 @@ class Usage(TypedDict):
     items: list[ProjectUse]
     by: str
     tokens: list[TokenUse]
+    prices: list[Priced]
 
 
 class Outcome(TypedDict):

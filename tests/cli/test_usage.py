@@ -23,6 +23,7 @@ class Stood:
     def __init__(self, *items: Any) -> None:
         self.items, self.asked = items, ()
         self.tokens: list[Any] = []
+        self.prices: list[Any] = []
 
     def __enter__(self) -> Stood:
         return self
@@ -32,7 +33,8 @@ class Stood:
 
     def usage(self, *asked: str) -> Any:
         self.asked = asked
-        return {"month": "2026-11", "items": list(self.items), "tokens": self.tokens}
+        told = {"items": list(self.items), "tokens": self.tokens, "prices": self.prices}
+        return {"month": "2026-11", **told}
 
 
 def said(
@@ -80,7 +82,7 @@ def test_nothing_held_is_said(
 LINE = {
     "project": "acme/lab", "day": "2026-11-27", "model": "tiny@1", "key": "app", "key_uid": "u7",
     "requests": 1200, "estimated": 3, "prompt_tokens": 45_000, "cached_tokens": 900,
-    "output_tokens": 7_000, "krw": 12.000001,
+    "output_tokens": 7_000, "krw": 12.000001, "wh": 3.25,
 }  # fmt: skip
 
 
@@ -91,15 +93,15 @@ def test_tokens_are_told_by_day_model_or_key_with_their_sum(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by: str, cell: str
 ) -> None:
     stood = Stood(ITEM)
-    stood.tokens = [LINE, {**LINE, "project": "x/y", "krw": 0.0}]
+    stood.tokens = [LINE, {**LINE, "project": "x/y", "krw": 0.0, "wh": 0.0}]
     out = said(monkeypatch, capsys, stood, "--by", by)
     assert stood.asked == ("", "", by)
     rows = [line for line in out.splitlines() if cell in line]
     assert [row.split()[0] for row in rows] == ["acme/lab", "x/y"]
-    for amount in ("1,200", "45,000", "900", "7,000", "12.00"):
+    for amount in ("1,200", "45,000", "900", "7,000", "12.00", "3.25"):
         assert amount in rows[0]
     whole = next(line for line in out.splitlines() if line.startswith("* "))
-    assert whole.split()[2:] == ["2,400", "90,000", "1,800", "14,000", "12.00"]
+    assert whole.split()[2:] == ["2,400", "90,000", "1,800", "14,000", "12.00", "3.25"]
     assert "Of 6 requests" in out
 
 
@@ -109,9 +111,33 @@ def test_a_sheet_has_the_tokens_alone_to_the_millionth_of_a_won(
     stood = Stood(ITEM)
     stood.tokens = [{**LINE, "key": "a,b"}]
     assert said(monkeypatch, capsys, stood, "--csv", "--by", "key") == (
-        "project,key,key_uid,requests,estimated,prompt_tokens,cached_tokens,output_tokens,krw\n"
-        'acme/lab,"a,b",u7,1200,3,45000,900,7000,12.000001\n'
+        "project,key,key_uid,requests,estimated,prompt_tokens,cached_tokens,output_tokens,krw,wh\n"
+        'acme/lab,"a,b",u7,1200,3,45000,900,7000,12.000001,3.250000\n'
     )
+
+
+@pytest.mark.parametrize(("is_derived", "why"), [(True, "all of 2026-11-27"), (False, "its file")])
+def test_what_tokens_cost_and_draw_is_told_with_where_it_comes_from(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_derived: bool,
+    why: str,
+) -> None:
+    stood = Stood(ITEM)
+    rates = {"input": 2250.0, "cached": 562.5, "output": 9000.0}
+    kind = {"pool": "main", "accelerator": "nvidia/h100", "hours": 2.0, "tokens": 10,
+            "krw_per_hour": 3600.0, "wh": {**rates, "input": 437.5}}  # fmt: skip
+    own = {"project": "acme/lab", "name": "bot", "is_derived": is_derived, "krw": rates,
+           "since": "2026-11-27" if is_derived else "",
+           "kinds": [kind, {**kind, "wh": None}]}  # fmt: skip
+    stood.prices = [own, {**own, "name": "free", "krw": None, "kinds": []}]
+    out = said(monkeypatch, capsys, stood)
+    (price,) = [line for line in out.splitlines() if "KRW per million" in line]
+    assert "acme/lab/bot: 2250 KRW" in price
+    assert why in price
+    (drawn,) = [line for line in out.splitlines() if "Wh per million" in line]
+    assert "437.5 Wh" in drawn
+    assert "estimated" in drawn
 
 
 def test_status_tells_it_in_one_line_once_it_is_worth_a_word(

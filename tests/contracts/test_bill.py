@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from madang.resources.bill import Span, Used
 from madang.resources.rights import CONTROL
 from madang.traffic.price import day_of, micro_of
-from madang.traffic.table import Usage
+from madang.traffic.table import Price, Usage
 
 from .test_store import EXAMPLES, LAB, make, opened, usage
 
@@ -27,6 +27,7 @@ MakeStore = Callable[[Path], Any]
 DAY_S = 86_400.0
 COUNTS = (
     "requests", "estimated", "prompt_tokens", "cached_tokens", "output_tokens", "micro_krw",
+    "micro_wh",
 )  # fmt: skip
 EVER = range(1 << 22)
 
@@ -44,7 +45,7 @@ def summed(records: list[Usage]) -> Counter[str]:
         found.update({
             "requests": 1, "estimated": int(each.estimated), "prompt_tokens": each.prompt_tokens,
             "cached_tokens": each.cached_tokens, "output_tokens": each.output_tokens,
-            "micro_krw": micro_of(each),
+            "micro_krw": micro_of(each.krw), "micro_wh": micro_of(each.wh),
         })  # fmt: skip
     return found
 
@@ -60,8 +61,8 @@ async def test_sums_are_by_day_model_and_key_of_whoever_pays(
     make: MakeStore, tmp_path: Path
 ) -> None:
     records = [
-        used(1, at=0.0, model="tiny", krw=0.27),
-        used(2, at=0.0, model="big", key="b", key_uid="k2", estimated=True, krw=1.5),
+        used(1, at=0.0, model="tiny", krw=0.27, price=Price(270_000, 0.5, 0), wh=0.002),
+        used(2, at=0.0, model="big", key="b", key_uid="k2", estimated=True, krw=1.5, wh=0.5),
         used(3, at=DAY_S, model="tiny", krw=0.1),
         used(4, at=DAY_S, model="tiny", key="k", key_uid="k9"),
         msgspec.structs.replace(usage(5), at=DAY_S, payer="x/y", project="org/team"),
@@ -74,6 +75,7 @@ async def test_sums_are_by_day_model_and_key_of_whoever_pays(
         assert [(d.project, d.day, d.requests, d.estimated, d.micro_krw) for d in days] == [
             ("org/team", 0, 2, 1, 1_770_000), ("org/team", 1, 2, 0, 100_000), ("x/y", 1, 1, 0, 0),
         ]  # fmt: skip
+        assert [d.micro_wh for d in days] == [502_000, 0, 0]
         models = await store.used(CONTROL, range(5), "org/team", "model")
         assert [(m.model, m.requests) for m in models] == [("big", 1), ("tiny", 3)]
         keys = await store.used(CONTROL, range(5), "org/team", "key")

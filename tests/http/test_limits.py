@@ -7,6 +7,10 @@ import msgspec
 
 from madang.api.internal import build
 from madang.months import day_number, month_of
+from madang.resources.resource import Ref
+from madang.resources.rights import CONTROL
+from madang.resources.service import Service
+from madang.resources.tariff import KindRates, Rates, Tariff
 from madang.traffic.leases import Asked, Lent, Want
 from madang.traffic.table import Price, Usage
 
@@ -101,3 +105,35 @@ async def test_the_price_of_a_service_is_what_gateways_charge_and_makes_no_revis
     assert (await yard.get("service/bot"))["status"]["revisions"] == 1
     for odd in ({"input": -1, "output": 1}, {"input": 1}, {"input": "1", "output": 1e99}):
         await yard.apply({**bot, "price": odd}, status=400)
+
+
+async def test_without_a_price_in_the_file_tokens_cost_what_was_derived_for_the_day(
+    yard: Yard,
+) -> None:
+    await yard.add_model()
+    bot = {"kind": "service", "name": "bot", "model": "tiny"}
+    await yard.apply(bot)
+    await yard.until("service", "bot", "ready")
+    world, rates = yard.desk.world, Rates(input=800, cached=200, output=3200)
+    service = world.get(CONTROL, Service, Ref("local/main", "bot"))
+    assert service is not None
+    drawn = Rates(input=0.5, cached=0.125, output=2)
+    kind = KindRates(
+        pool="default", accelerator="cpu", hours=2, tokens=10, krw_per_hour=100, wh=drawn
+    )
+    tariff = Tariff(day=20_784, krw=rates, wh=drawn, kinds=(kind,))
+    await world.commit(CONTROL, [service.with_status(tariff=tariff)])
+    (endpoint,) = yard.desk.gateways.table().endpoints
+    assert (endpoint.price, endpoint.wh) == (Price(800, 200, 3200), Price(0.5, 0.125, 2))
+    (told,) = (await yard.get("usage"))["prices"]
+    assert (told["is_derived"], told["since"]) == (True, "2026-11-27")
+    assert (told["krw"]["output"], told["kinds"][0]["wh"]["input"]) == (3200, 0.5)
+    found = (await yard.get("service/bot/explanation"))["findings"]
+    assert [each["code"] for each in found] == [
+        "price.derived", "price.of-kind", "price.wh-of-kind",
+    ]  # fmt: skip
+    await yard.apply({**bot, "price": {"input": 300, "output": 1200}})
+    (endpoint,) = yard.desk.gateways.table().endpoints
+    assert (endpoint.price, endpoint.wh) == (Price(300, 300, 1200), Price(0.5, 0.125, 2))
+    (told,) = (await yard.get("usage"))["prices"]
+    assert (told["is_derived"], told["since"], told["krw"]["input"]) == (False, "", 300)

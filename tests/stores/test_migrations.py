@@ -29,7 +29,7 @@ down_revision = "{NEWEST}"
 
 def upgrade():
     op.create_table("extra", sa.Column("id", sa.Integer, primary_key=True))
-    op.add_column("usage", sa.Column("price", sa.Float))
+    op.add_column("usage", sa.Column("later", sa.Float))
 '''
 
 
@@ -186,3 +186,41 @@ def test_a_fresh_state_loads_no_alembic(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, str(tmp_path / "home")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+async def test_a_record_that_was_broken_before_is_not_sealed_by_a_migration(home: Home) -> None:
+    """What is sealed anew is what was right; the other is found as it would have been."""
+    home.path.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(f"sqlite:///{home.state}")
+    with engine.begin() as connection:
+        migrations.upgrade(connection, None, to="0006")
+    engine.dispose()
+    used = ("u1", 1.0, "app", "acme/lab", "bot", "r", 10, 0, 5, 200, 0.1, None, False)
+    with sqlite3.connect(home.state) as state:
+        names = "id, at, key, project, endpoint, replica, prompt_tokens, cached_tokens, "
+        names += "output_tokens, status, duration_s, first_token_s, estimated"
+        gaps = ", ".join("?" * len(used))
+        state.execute(f"INSERT INTO usage ({names}) VALUES ({gaps})", used)
+        state.execute("INSERT INTO usage_totals VALUES ('acme/lab', 'bot', 1, 10, 0, 5)")
+    engine = create_engine(f"sqlite:///{home.state}")
+    with engine.begin() as connection:
+        migrations.upgrade(connection, "0006", to="0007")
+    engine.dispose()
+    with sqlite3.connect(home.state) as state:
+        whole = list(state.execute("SELECT crc FROM usage"))
+        state.execute("UPDATE usage SET replica = 's'")
+    engine = create_engine(f"sqlite:///{home.state}")
+    with engine.begin() as connection:
+        migrations.upgrade(connection, "0007", to="0008")
+    engine.dispose()
+    with sqlite3.connect(home.state) as state:
+        assert list(state.execute("SELECT crc, price, micro_wh FROM usage")) == [
+            (*whole[0], "", 0)
+        ]  # fmt: skip
+        (days,) = (state.execute("SELECT crc FROM usage_days").fetchone(),)
+        assert days
+    store = sqlite.SqliteStore(home)
+    await store.open()
+    with pytest.raises(Corrupt, match="usage"):
+        await store.health()
+    await store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import date, timedelta
 from typing import Annotated
@@ -20,6 +21,8 @@ from madang.resources.bill import By, Used
 from madang.resources.month import month_of
 from madang.resources.resource import AnyResource, Frozen, Reason
 from madang.resources.rights import CONTROL, Principal, Right
+from madang.resources.service import Service, rates_of
+from madang.resources.tariff import KindRates, Rates
 from madang.resources.tenancy import Project as ProjectKind
 from madang.traffic.price import MICRO
 
@@ -55,6 +58,22 @@ class TokenUse(Frozen):
     output_tokens: int
     krw: float
     """Exact to a millionth."""
+    wh: float
+    """Watt hours, estimated by rated power; of what nobody knows nothing."""
+
+
+class Priced(Frozen):
+    """What tokens of a service cost now, and draw."""
+
+    project: str
+    name: str
+    is_derived: bool
+    """From what its accelerators cost, not written in its file."""
+    krw: Rates | None
+    """Won per million; None: nothing."""
+    since: str = ""
+    """Of one that is derived the day that it holds for, as 2026-11-27, of Korea."""
+    kinds: tuple[KindRates, ...] = ()
 
 
 class UsageAll(UsageOf):
@@ -62,6 +81,8 @@ class UsageAll(UsageOf):
 
     by: By
     tokens: tuple[TokenUse, ...]
+    prices: tuple[Priced, ...]
+    """Of services that the caller sees and somebody has asked, or that cost something."""
 
 
 @router.get("/usage")
@@ -78,8 +99,28 @@ async def usage(
     days = _days_of(int(had.month.replace("-", "")))
     lines = await desk.world.store.used(who, days, project, by)
     return UsageAll(
-        month=had.month, items=had.items, by=by, tokens=tuple(_told(each, by) for each in lines)
-    )
+        month=had.month, items=had.items, by=by, tokens=tuple(_told(each, by) for each in lines),
+        prices=tuple(_prices(desk.intake.list(who, Service.kind, project))),
+    )  # fmt: skip
+
+
+def _prices(services: Iterable[AnyResource]) -> Iterator[Priced]:
+    for each in services:
+        if not isinstance(each, Service):
+            continue
+        tariff, krw = each.status.tariff, rates_of(each)
+        if tariff is None and krw is None:
+            continue
+        is_derived = each.spec.price is None and krw is not None
+        yield Priced(
+            project=each.project, name=each.name, krw=krw, is_derived=is_derived,
+            since=_day(tariff.day) if tariff and is_derived else "",
+            kinds=tariff.kinds if tariff else (),
+        )  # fmt: skip
+
+
+def _day(day: int) -> str:
+    return (EPOCH + timedelta(days=day)).isoformat()
 
 
 def _days_of(number: int) -> range:
@@ -92,9 +133,8 @@ def _days_of(number: int) -> range:
 
 def _told(used: Used, by: By) -> TokenUse:
     body = asdict(used)
-    day, micro = body.pop("day"), body.pop("micro_krw")
-    told = (EPOCH + timedelta(days=day)).isoformat() if by == "day" else ""
-    return TokenUse(**body, day=told, krw=micro / MICRO)
+    day, krw, wh = body.pop("day"), body.pop("micro_krw"), body.pop("micro_wh")
+    return TokenUse(**body, day=_day(day) if by == "day" else "", krw=krw / MICRO, wh=wh / MICRO)
 
 
 class Warned(Frozen):

@@ -12,7 +12,7 @@ from madang.answers import Resource
 from madang.cli.kinds import KINDS, kind_of, naming, thing
 from madang.cli.logs import events
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import phase, power, reason, say, show_json, size, table, tell
+from madang.cli.output import phase, power, reason, say, show_json, size, table, tell, token_price
 
 Output = Literal["table", "yaml", "json"]
 Cell = Callable[[Mapping[str, Any]], object]
@@ -98,6 +98,7 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.ready", lambda r: f"{r['status']['ready']}/{_scale(r['spec']['scale'])}"),
         ("column.model", _spec("model")),
         ("column.revision", lambda r: r["status"]["revision"] or ""),
+        ("column.token-price", lambda r: token_price(r["spec"], r["status"])),
         _REASON,
     ),
     "replica": (

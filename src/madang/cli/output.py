@@ -115,6 +115,26 @@ def power(power_kw: float | None) -> str:
     return "" if power_kw is None else f"{round(power_kw, 2):.12g}kW"
 
 
+def token_price(spec: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    """Write what a million tokens cost: of input, of what had been kept, written.
+
+    One that is derived from what accelerators cost is marked.
+
+    >>> token_price({"price": {"input": 300.0, "cached": None, "output": 1200.0}}, {})
+    '300/300/1,200'
+    >>> krw = {"input": 0.25, "cached": 0.0625, "output": 1.0}
+    >>> token_price({"price": None}, {"tariff": {"krw": krw}}), token_price({}, {"tariff": None})
+    ('≈ 0.25/0.0625/1', '')
+    """
+    said, tariff = spec.get("price"), status.get("tariff")
+    krw = said or (tariff and tariff["krw"])
+    if not krw:
+        return ""
+    cached = krw["input"] if krw["cached"] is None else krw["cached"]
+    told = "/".join(f"{each:,.10g}" for each in (krw["input"], cached, krw["output"]))
+    return told if said else f"≈ {told}"
+
+
 def moment(at: float) -> str:
     """Return a time of the user's clock, without the day when it is today."""
     then = time.localtime(at)

@@ -7,7 +7,18 @@ from typing import Any
 
 from madang.cli.fleet import counted
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import next_step, phase, power, reason, say, show_json, size, table, tell
+from madang.cli.output import (
+    next_step,
+    phase,
+    power,
+    reason,
+    say,
+    show_json,
+    size,
+    table,
+    tell,
+    token_price,
+)
 
 NODE = (
     "column.node", "column.phase", "column.cores", "column.memory", "column.accelerators",
@@ -24,7 +35,7 @@ NODES_MAX = 12
 """More nodes are told together, by their pool and what they have."""
 SERVICE = (
     "column.service", "column.project", "column.phase", "column.ready", "column.model",
-    "column.reason",
+    "column.token-price", "column.reason",
 )  # fmt: skip
 PROCESS = (
     "column.process", "column.state", "column.pid", "column.memory", "column.restarts",
@@ -111,7 +122,7 @@ def _service(service: Mapping[str, Any]) -> tuple[object, ...]:
     why = reason(service["reason"], f"service/{service['name']}")
     return (
         service["name"], service["project"], phase(service["phase"]),
-        ready, service["model"], why,
+        ready, service["model"], token_price(service, service), why,
     )  # fmt: skip
 
 

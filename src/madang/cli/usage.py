@@ -22,7 +22,7 @@ HEAD = (
 
 TOKENS = (
     "column.requests", "column.prompt-tokens", "column.cached-tokens", "column.output-tokens",
-    "column.krw",
+    "column.krw", "column.wh",
 )  # fmt: skip
 COUNTS = ("requests", "estimated", "prompt_tokens", "cached_tokens", "output_tokens")
 By = Literal["day", "model", "key"]
@@ -57,15 +57,29 @@ def usage(
         return
     _accelerators(found)
     _tokens(found, by)
+    _prices(found["prices"])
 
 
 def _sheet(tokens: Sequence[Mapping[str, Any]], by: By) -> None:
     """Print each line as it is, money to the millionth of a won."""
     names = ("project", by, *(("key_uid",) if by == "key" else ()), *COUNTS)
     sheet = writer(sys.stdout, lineterminator="\n")
-    sheet.writerow((*names, "krw"))
+    sheet.writerow((*names, "krw", "wh"))
     for line in tokens:
-        sheet.writerow((*(line[name] for name in names), f"{line['krw']:.6f}"))
+        amounts = (f"{line[name]:.6f}" for name in ("krw", "wh"))
+        sheet.writerow((*(line[name] for name in names), *amounts))
+
+
+def _prices(prices: Sequence[Mapping[str, Any]]) -> None:
+    """Say what tokens of each service cost now and where that comes from, and what they draw."""
+    for each in (each for each in prices if each["krw"]):
+        code = "usage.price-derived" if each["is_derived"] else "usage.price-set"
+        tell(code, service=f"{each['project']}/{each['name']}", since=each["since"],
+             name=f"service/{each['name']}", **each["krw"])  # fmt: skip
+    for each in prices:
+        for kind in (kind for kind in each["kinds"] if kind["wh"]):
+            tell("usage.wh", service=f"{each['project']}/{each['name']}",
+                 accelerator=kind["accelerator"], **kind["wh"])  # fmt: skip
 
 
 def _tokens(found: Mapping[str, Any], by: By) -> None:
@@ -76,7 +90,7 @@ def _tokens(found: Mapping[str, Any], by: By) -> None:
         tell("usage.no-tokens")
         return
     rows = [(line["project"], line[by], *_counts(line)) for line in lines]
-    whole = {name: sum(line[name] for line in lines) for name in (*COUNTS, "krw")}
+    whole = {name: sum(line[name] for line in lines) for name in (*COUNTS, "krw", "wh")}
     table(("column.project", BY[by], *TOKENS), [*rows, ("*", "*", *_counts(whole))])
     if whole["estimated"]:
         tell("usage.estimated", count=whole["estimated"])
@@ -84,7 +98,8 @@ def _tokens(found: Mapping[str, Any], by: By) -> None:
 
 def _counts(line: Mapping[str, Any]) -> tuple[str, ...]:
     counts = (line[name] for name in COUNTS if name != "estimated")
-    return (*(f"{count:,}" for count in counts), f"{line['krw']:,.2f}" if line["krw"] else "")
+    amounts = (f"{line[name]:,.2f}" if line[name] else "" for name in ("krw", "wh"))
+    return (*(f"{count:,}" for count in counts), *amounts)
 
 
 def _accelerators(found: Mapping[str, Any]) -> None:

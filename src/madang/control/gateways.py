@@ -20,7 +20,7 @@ from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Form, Revision
 from madang.resources.rights import CONTROL, Right
-from madang.resources.service import Service, ServicePhase
+from madang.resources.service import Service, ServicePhase, rates_of
 from madang.resources.serving import UNBOUND, Serving
 from madang.resources.tariff import Rates
 from madang.resources.tenancy import SITE, Key, User, principal_of, tenant
@@ -249,7 +249,8 @@ def _endpoint(
     contexts = [form.context_tokens // form.slots for form in forms if form]
     facts = [world.engines[f.recipe] for f in forms if f and f.recipe in world.engines]
     visible_to, cache = _shown(world, service_ref, facts)
-    price, wh = _rates(world, service_ref)
+    service = world.get(CONTROL, Service, service_ref)
+    tariff = service.status.tariff if service else None
     return traffic.Endpoint(
         project=endpoint.project,
         name=endpoint.name,
@@ -262,8 +263,8 @@ def _endpoint(
         waiting=None if replicas else _waiting(world, service_ref),
         lacks=_lacks(world, facts, replicas),
         hold_s=_hold_s(world, service_ref),
-        price=price,
-        wh=wh,
+        price=_price(rates_of(service)) if service else None,
+        wh=_price(tariff.wh) if tariff else None,
         visible_to=visible_to,
         cache=cache,
     )
@@ -315,22 +316,6 @@ def _template_takes(world: World, ref: Ref) -> tuple[str, ...] | None:
     model = world.get(CONTROL, Model, named) if named else None
     version = model.version(revision.spec.model_version) if model and revision else None
     return version.template_takes if version else None
-
-
-def _rates(world: World, ref: Ref) -> tuple[traffic.Price | None, traffic.Price | None]:
-    """Return what its tokens cost and draw; None: nothing, and not known.
-
-    What is learnt of both holds for a day: only a person changes a price within one.
-    """
-    service = world.get(CONTROL, Service, ref)
-    if service is None:
-        return None, None
-    price, tariff = service.spec.price, service.status.tariff
-    wh = _price(tariff.wh) if tariff else None
-    if price is None:
-        return _price(tariff.krw) if tariff else None, wh
-    cached = price.input if price.cached is None else price.cached
-    return traffic.Price(price.input, cached, price.output), wh
 
 
 def _price(rates: Rates | None) -> traffic.Price | None:

@@ -76,8 +76,17 @@ def _service(service: AnyResource) -> dict[str, Any]:
         "name": service.name,
         "wanted": service.wanted,
         "model": service.spec.model,
+        "price": service.spec.price and service.spec.price.model_dump(),
         **{
             key: status[key]
-            for key in ("phase", "ready", "revision", "reason", "next_try", "smallest_fix")
+            for key in (
+                "phase",
+                "ready",
+                "revision",
+                "reason",
+                "next_try",
+                "smallest_fix",
+                "tariff",
+            )
         },
     }

@@ -36,3 +36,5 @@ class Used:
     output_tokens: int
     micro_krw: int
     """Millionths of a won."""
+    micro_wh: int
+    """Millionths of a watt hour, estimated; tokens of which nobody knows are left out."""

@@ -21,7 +21,7 @@ from madang.resources.resource import (
     check_place,
 )
 from madang.resources.scale import AnyScale, Scale
-from madang.resources.tariff import Served, Tariff
+from madang.resources.tariff import Rates, Served, Tariff
 from madang.resources.tenancy import SITE
 
 VARIANTS_MAX = 8
@@ -194,3 +194,12 @@ class Service(Resource[ServiceSpec, ServiceStatus]):
         scale = self.spec.scale
         full = scale.clamp(self.status.scaled) if isinstance(scale, Scale) else scale
         return max(0, full - self.status.rested)
+
+
+def rates_of(service: Service) -> Rates | None:
+    """Return what its tokens cost, in won per million: as written, else derived. None: nothing."""
+    price, tariff = service.spec.price, service.status.tariff
+    if price is None:
+        return tariff.krw if tariff else None
+    cached = price.input if price.cached is None else price.cached
+    return Rates(input=price.input, cached=cached, output=price.output)

@@ -27,7 +27,10 @@ KNOWN_DAYS = 1
 """A record is known by its id for more days than that after it came."""
 DAYS_KEPT = 800
 """Days that lie back further than that are put together by month."""
-COUNTS = ("requests", "estimated", "prompt_tokens", "cached_tokens", "output_tokens", "micro_krw")
+COUNTS = (
+    "requests", "estimated", "prompt_tokens", "cached_tokens", "output_tokens", "micro_krw",
+    "micro_wh",
+)  # fmt: skip
 _BY = {"day": ("day",), "model": ("model",), "key": ("key", "key_uid")}
 _TOTALS = ("requests", "prompt_tokens", "cached_tokens", "output_tokens")
 _LINE = ("day", "payer", "key", "key_uid", "project", "endpoint", "model")

@@ -14,7 +14,7 @@ from madang.resources.kinds import KINDS
 from madang.resources.resource import AnyResource
 from madang.stores.seals import SEAL, refuse_broken
 from madang.stores.tables import events, resources
-from madang.traffic.price import day_of, micro_of
+from madang.traffic.price import day_of, micro_of, price_text
 from madang.traffic.table import Usage
 
 _COLUMNS = ("project", "name", "uid", "generation", "created_at", "deleted_at")
@@ -93,9 +93,11 @@ def audit_from(row: Row[Any]) -> AuditRecord:
 def usage_row(record: Usage) -> dict[str, Any]:
     """Return the row of a usage record; one of before names no payer: that was the endpoint's."""
     row = msgspec.structs.asdict(record)
-    del row["krw"]
+    del row["krw"], row["wh"]
     return row | {
         "payer": record.payer or record.project,
-        "micro_krw": micro_of(record),
+        "micro_krw": micro_of(record.krw),
+        "micro_wh": micro_of(record.wh),
+        "price": price_text(record.price),
         "day": day_of(record),
     }

@@ -99,7 +99,7 @@ def verify(connection: Connection) -> None:
                     body = row._asdict()
                     refuse_broken(each, body, _subject(each, body), lacks)
     if usage_days.name in there:
-        _refuse_wrong_sums(connection)
+        _refuse_wrong_sums(connection, there[usage.name])
     elif SEAL in there.get(usage.name, ()):
         _refuse_unlike(
             connection, _totals(), _sums(usage, (_one(), *(usage.c[n] for n in _TOKENS)))
@@ -117,13 +117,13 @@ _PLACE = ("project", "endpoint")
 _TOKENS = ("prompt_tokens", "cached_tokens", "output_tokens")
 
 
-def _refuse_wrong_sums(connection: Connection) -> None:
+def _refuse_wrong_sums(connection: Connection, has: Set[str]) -> None:
     """Totals must be the sums of days, and those of the days that records are kept of, of these."""
     floor = connection.scalar(select(meta.c.value).where(meta.c.name == FLOOR)) or 0
     days, own = usage_days.c, usage.c
     whole = _sums(usage_days, (days.requests, *(days[name] for name in _TOKENS)))
     _refuse_unlike(connection, _totals(), whole)
-    priced = (*_TOKENS, "micro_krw")
+    priced = (*_TOKENS, "micro_krw", *(("micro_wh",) if "micro_wh" in has else ()))
     late = _sums(usage_days, (days.requests, *(days[n] for n in priced))).where(days.day >= floor)
     made_of = _sums(usage, (_one(), *(own[name] for name in priced))).where(own.day >= floor)
     _refuse_unlike(connection, late, made_of)

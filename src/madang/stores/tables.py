@@ -112,11 +112,14 @@ usage = Table(
     Column("micro_krw", BigInteger, nullable=False, server_default="0"),
     Column("day", Integer, nullable=False, server_default="0"),
     Column("taken", Integer, nullable=False, server_default="0"),
+    Column("price", Text, nullable=False, server_default=""),
+    Column("micro_wh", BigInteger, nullable=False, server_default="0"),
 )
 """What was used is money. A record goes when it is old (`MADANG_USAGE_DAYS`); what it says stays in
 the sums. `day`: counted from 1970, in Seoul. `micro_krw`: millionths of a won, whole, so that sums
-are exact. `taken`: the oldest day of which records were kept when this one came; it stays for some
-days from then, however old it is, so that it is known if it comes again."""
+are exact; `price`: by which, won per million input/cached/output tokens. `micro_wh`: millionths of
+a watt hour. `taken`: the oldest day of which records were kept when this one came; it stays for
+some days from then, however old it is, so that it is known if it comes again."""
 Index("usage_by_day", usage.c.day)
 
 usage_totals = Table(
@@ -167,6 +170,7 @@ usage_days = Table(
     Column("output_tokens", BigInteger, nullable=False),
     Column("micro_krw", BigInteger, nullable=False),
     Column("crc", BigInteger, nullable=False, server_default="0"),
+    Column("micro_wh", BigInteger, nullable=False, server_default="0"),
 )
 """The bill: sums over `usage` by day, key and endpoint, kept in the same transaction, and for good.
 Those of days long ago are put together by month, under its first day."""

@@ -35,6 +35,7 @@ Key = tuple[str, str]
 """Kind and uid."""
 COUNTS = (
     "requests", "estimated", "prompt_tokens", "cached_tokens", "output_tokens", "micro_krw",
+    "micro_wh",
 )  # fmt: skip
 Change = tuple[AnyResource | None, AnyResource, bool]
 """What was there before a write, what is there now, and whether that is gone."""
@@ -256,7 +257,7 @@ class MemoryStore:
                 key = (each.key, each.key_uid) if by == "key" else ("", "")
                 line = (payer, day * (by == "day"), each.model * (by == "model"), *key)
                 counts = (1, each.estimated, each.prompt_tokens, each.cached_tokens,
-                          each.output_tokens, micro_of(each))  # fmt: skip
+                          each.output_tokens, micro_of(each.krw), micro_of(each.wh))  # fmt: skip
                 sums = lines.setdefault(line, [0] * len(counts))
                 sums[:] = map(sum, zip(sums, counts, strict=True))
         names: Any = ("project", "day", "model", "key", "key_uid", *COUNTS)

@@ -23,6 +23,8 @@ class Opened(Struct, frozen=True, array_like=True, tag="o"):
     reserve: int = 0
     """Tokens that were taken of its budgets."""
     price: Price | None = None
+    wh: Price | None = None
+    """What tokens draw, in watt hours per million."""
 
 
 class Passed(Struct, frozen=True, array_like=True, tag="p"):
@@ -68,7 +70,9 @@ class Standing:
     def _settle(self, opened: Opened) -> Closed:
         usage = opened.usage
         count, at = self._passed.get(usage.id, (0, usage.at))
-        micro = cost_micro(opened.price, usage.prompt_tokens, 0, count)
+        micro, wh = (
+            cost_micro(each, usage.prompt_tokens, 0, count) for each in (opened.price, opened.wh)
+        )
         return Closed(
             structs.replace(
                 usage,
@@ -77,5 +81,6 @@ class Standing:
                 duration_s=max(0.0, usage.duration_s + at - usage.at),
                 estimated=True,
                 krw=micro / MICRO,
+                wh=wh / MICRO,
             )
         )

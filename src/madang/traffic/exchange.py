@@ -425,7 +425,8 @@ class Exchange(Struct, eq=False):
     def opened(self, now: float, at: float) -> Opened:
         """Return what is written down of it while it is open. `at` is Unix seconds."""
         usage = self._usage(CUT_OFF, now, at, Tokens(self.request.prompt_tokens, 0, 0))
-        return Opened(usage, self.reserve.tokens if self.reserve else 0, self.price)
+        reserve = self.reserve.tokens if self.reserve else 0
+        return Opened(usage, reserve, self.price, self._endpoint.wh)
 
     def settle(self, status: int, now: float, at: float) -> Usage | None:
         """Close the account; None when no replica was ever asked. `at` is Unix seconds.
@@ -448,10 +449,11 @@ class Exchange(Struct, eq=False):
         self, status: int, now: float, at: float, counted: Tokens, estimated: bool = False
     ) -> Usage:
         key, endpoint = self.key, self._endpoint
+        drawn = cost_micro(endpoint.wh, counted.prompt, counted.cached, counted.output)
         # In the order of its fields: by their names it would take seven times as long.
         return Usage(
             self.id, at, key.name, endpoint.project, endpoint.name, self._replica,
             counted.prompt, counted.cached, counted.output, status, now - self._began,
             self._first_byte_s, estimated, key.uid, key.project, endpoint.model,
-            self.micro / MICRO,
+            self.micro / MICRO, endpoint.price, drawn / MICRO,
         )  # fmt: skip

@@ -124,7 +124,7 @@ def owners(key: str, project: str) -> Iterator[str]:
 
 def charges(record: Usage) -> Iterator[tuple[Line, int]]:
     """Return what a record counts for, of each budget."""
-    tokens, micro = record.prompt_tokens + record.output_tokens, micro_of(record)
+    tokens, micro = record.prompt_tokens + record.output_tokens, micro_of(record.krw)
     day, month = day_of(record), month_of(moment_of(record)).number
     for owner in owners(record.key_uid, record.payer or record.project):
         if tokens:

@@ -25,13 +25,24 @@ def cost_micro(price: Price | None, prompt: int, cached: int, output: int) -> in
     return round(fresh * price.input + cached * price.cached + output * price.output)
 
 
-def micro_of(usage: Usage) -> int:
-    """Return what a record says that it cost, in millionths of a won.
+def micro_of(amount: float) -> int:
+    """Return what a record says that it cost or drew, in millionths; never what no request can.
 
-    >>> micro_of(Usage("r", 0.0, "k", "p", "e", "u", 1, 0, 1, 200, 0.1, krw=0.27))
-    270000
+    >>> micro_of(0.27), micro_of(-1.0), micro_of(1e300) == MICRO_MAX
+    (270000, 0, True)
     """
-    return min(max(0, round(usage.krw * MICRO)), MICRO_MAX)
+    return min(max(0, round(min(amount, MICRO_MAX) * MICRO)), MICRO_MAX)
+
+
+def price_text(price: Price | None) -> str:
+    """Write by which price a record was made, so that its cost can be worked out again.
+
+    >>> price_text(Price(input=300, cached=0.25, output=1200)), price_text(None)
+    ('300/0.25/1200', '')
+    """
+    if price is None:
+        return ""
+    return "/".join(f"{each:.15g}" for each in (price.input, price.cached, price.output))
 
 
 def moment_of(usage: Usage) -> float:

@@ -223,4 +223,8 @@ class Usage(Struct, frozen=True, gc=False):
     """The project whose key it was; empty in records of before: that of the endpoint."""
     model: str = ""
     krw: float = 0.0
-    """What it cost, by the prices of the moment."""
+    """What it cost,"""
+    price: Price | None = None
+    """by this price, that of the moment; None: nothing."""
+    wh: float = 0.0
+    """What it drew, estimated; 0 where nobody knows."""

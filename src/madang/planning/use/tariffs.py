@@ -23,7 +23,7 @@ from madang.planning.snapshot import Snapshot
 from madang.resources.place import Pool
 from madang.resources.power import Watts, published
 from madang.resources.resource import AnyResource, Reason, Ref
-from madang.resources.service import Service
+from madang.resources.service import Service, rates_of
 from madang.resources.tariff import KindRates, Rates, Served, Tariff, Tokens
 
 CACHED, OUTPUT = 0.25, 4.0
@@ -188,16 +188,12 @@ def _figures(served: Served, prices: Prices, snapshot: Snapshot) -> _Figures:
 
 def findings(service: Service) -> Iterator[Reason]:
     """Say what its tokens cost and why, and what they draw."""
-    price, tariff = service.spec.price, service.status.tariff
-    derived = tariff.krw if tariff else None
-    if price is not None:
-        cached = price.input if price.cached is None else price.cached
-        values: dict[str, Value] = {"input": price.input, "cached": cached, "output": price.output}
-        yield Reason(code="price.set", values=values)
-    elif derived is not None:
-        yield Reason(code="price.derived", values=derived.model_dump())
+    krw, tariff, is_set = rates_of(service), service.status.tariff, service.spec.price is not None
+    if krw is not None:
+        values: dict[str, Value] = krw.model_dump()
+        yield Reason(code="price.set" if is_set else "price.derived", values=values)
     for each in tariff.kinds if tariff else ():
-        yield from _of(each, price is None and derived is not None)
+        yield from _of(each, krw is not None and not is_set)
 
 
 def _of(each: KindRates, is_base: bool) -> Iterator[Reason]:

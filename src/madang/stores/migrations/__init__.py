@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, update
 from madang.stores.tables import alembic_version, metadata
 
 SCRIPTS = Path(__file__).parent
-VERSIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+VERSIONS: tuple[str, ...] = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every version of the tables there ever was, oldest first; the last is `tables.metadata`."""
 
 

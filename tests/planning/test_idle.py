@@ -149,6 +149,49 @@ def test_what_has_ended_is_counted_once_and_never_again() -> None:
     assert use.held >= use.busy + use.idle
 
 
+def test_a_gang_holds_what_it_has_on_all_its_nodes() -> None:
+    hardware = [node(name, cards=2) for name in ("a", "b")]
+    yard = Yard(snapshot([project(), pool()], *hardware, job(needs=WANTED, nodes=2), now=NOON))
+    yard.settle(1.0)
+    began = yard.newest.status.started_at
+    yard.spend(3 * HOUR_S, 1.0)
+    assert hours(yard)[0] == pytest.approx(4 * (yard.now - began) / HOUR_S, abs=0.001)
+
+
+def test_no_reading_makes_one_idle_for_longer_than_it_held_anything() -> None:
+    yard = running(quota(reclaim=POLICY))
+    yard.spend(HOUR_S, 0.0)
+    yard.show_busy(50 * HOUR_S, 0.0)
+    yard.spend(HOUR_S, 0.0)
+    meter = yard.newest.status.meter
+    assert meter is not None
+    assert meter.idle_s <= 2 * HOUR_S
+    assert yard.verbs(Verb.WARN_IDLE) == 0
+
+
+def test_what_no_meter_was_read_for_yet_is_told_with_the_rest() -> None:
+    yard = running()
+    yard.spend(120, 1.0, step_s=60)
+    assert yard.verbs(Verb.METER) == 0
+    assert hours(yard)[1] == pytest.approx(2 * 120 / HOUR_S, rel=0.01)
+
+
+def test_two_years_are_kept_of_a_project_and_no_more() -> None:
+    old = [(year, month) for year in (2024, 2025, 2026) for month in range(1, 13)][:34]
+    used = tuple(
+        MonthUse(month=100 * year + month, accelerator="nvidia/h100", held=1, busy=1)
+        for year, month in old
+    )
+    yard = running()
+    known = next(iter(yard.snapshot.all(Project).values()))
+    yard.put(known.with_status(used=used))
+    yard.spend(3 * HOUR_S, 1.0)
+    (stored,) = yard.snapshot.all(Project).values()
+    assert [use.month for use in stored.status.used] == [
+        100 * year + month for year, month in [*old, (2026, 11)][-24:]
+    ]
+
+
 def test_what_nobody_measured_is_held_and_neither_used_nor_idle() -> None:
     yard = running(quota(reclaim=POLICY))
     yard.spend(3 * DAY_S, None)

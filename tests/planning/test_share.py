@@ -239,6 +239,17 @@ def test_a_project_gets_what_it_must_though_others_are_worth_more():
     assert found.why.tolist() == [Why.WORTH, Why.NONE, Why.GUARANTEED, Why.NONE]
 
 
+def test_where_not_all_guarantees_fit_who_has_least_by_weight_gets_the_next():
+    line = a_line(*({"project": project} for project in (0, 0, 0, 0, 1, 1, 1, 1)))
+    found = decided(line, a_pool(3, (4.0, 4.0), weight=[1.0, 2.0]))
+    assert line.project[found.starts].tolist().count(1) == 2
+
+
+def test_of_two_alike_the_smaller_goes_first_though_it_came_later():
+    line = a_line({"size": 2}, {"size": 1, "project": 1})
+    assert decided(line, a_pool(2)).order.tolist() == [1, 0]
+
+
 def test_a_gang_larger_than_what_is_left_of_a_guarantee_is_taken_if_half_of_it_is():
     line = a_line({"size": 4, "project": 1}, {"size": 1})
     assert decided(line, a_pool(4, (0.0, 2.0))).why[0] == Why.GUARANTEED

@@ -10,6 +10,7 @@ from tests.planning.test_idle import DAY_S, HOUR_S, Yard, project
 from madang.planning.action import Verb
 from madang.planning.explain import explain
 from madang.planning.grants import guaranteed
+from madang.planning.plan import plan
 from madang.resources.grant import Grant, GrantPhase
 from madang.resources.resource import Ref
 from madang.testing.builders import PROJECT, grant, job, node, quota, snapshot
@@ -68,6 +69,30 @@ def test_only_the_unused_part_is_given_back_and_once() -> None:
     assert burst(made).status.count == 2, "what is left is used"
     assert [deed.text for deed in burst(made).status.deeds] == ["6"]
     assert made.train.status.attempt == 1, "what runs within what is left goes on"
+
+
+def test_what_was_used_at_most_meanwhile_stays_though_it_is_not_used_any_more() -> None:
+    made = yard(given(count=8), uses(2))
+    made.spend(DAY_S, 1.0)
+    made.spend(2 * DAY_S, 0.0)
+    assert burst(made).status.count == 2
+    assert made.verbs(Verb.RETURN_GRANT) == 1
+
+
+def test_what_a_project_uses_of_another_kind_is_no_use_of_a_grant() -> None:
+    other = node("b", cards=4, kind="rebellions/atom")
+    works = job("works", needs={"accelerator": "rebellions", "count": 4})
+    made = yard(given(), other, works)
+    assert [held.node for held in made.snapshot.holdings()] == ["b"]
+    made.spend(3 * DAY_S, 1.0)
+    assert burst(made).status.phase is G.RECLAIMED
+
+
+def test_control_wakes_to_look_at_a_grant_though_nothing_else_happens() -> None:
+    made = yard(given())
+    wakes_s = plan(made.snapshot).wake_s
+    assert wakes_s is not None
+    assert wakes_s <= HOUR_S
 
 
 def test_what_is_given_back_goes_to_the_next_in_line_once() -> None:

@@ -250,3 +250,24 @@ async def test_a_gateway_that_ends_lets_a_stream_end(start, files, table, engine
         assert (await asking).text.endswith("data: [DONE]\n\n")
     assert await gateway.ended() == 0
     assert "Traceback" not in gateway.log
+
+
+async def test_each_of_several_processes_proves_the_new_one_at_its_own_door(
+    start_gateway, home, files, table, engines, eventually
+):
+    engine = await engines.start()
+    files.put("ec")
+    home.path.mkdir(parents=True, exist_ok=True)
+    home.tls.write_text(f"{files.cert}\n{files.key}\n")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    each = [
+        start_gateway(table(engine.target), "--processes", "3", "--uid", uid, port=port)
+        for uid in ("gateway", "gateway-2", "gateway-3")
+    ]
+    before = seen(each[0].url)
+    files.put("rsa")
+    await eventually(lambda: each[0].log.count("certificate reloaded") == 3)
+    assert before not in {seen(each[0].url) for _ in range(24)}
+    assert "the old one is served" not in each[0].log

@@ -24,7 +24,7 @@ TORCH   := $(subst $(BIN),$(TINY)/.venv/bin,$(INSTALL)) --torch-backend cpu
 MAKE_VENV = $(UV) venv -q --python $(PYTHON)
 endif
 
-.PHONY: help up down setup train-env check test stories mutants lock schemas clean purge bench
+.PHONY: help up down setup train-env compile check test test-compiled stories mutants lock schemas clean purge bench
 .SILENT:
 unexport PYTHONDONTWRITEBYTECODE  # each of thousands of processes would compile all that it imports
 
@@ -75,6 +75,17 @@ check: $(VENV)/.dev  ## lint, types, imports and the quick tests: under a minute
 
 test: $(VENV)/.dev  ## every test but the stories, with no network but loopback
 	$(BIN)/python tests/offline.py $(BIN)/pytest -m "not story" -n $(WORKERS)
+	if command -v cc >/dev/null; then $(MAKE) -s test-compiled; else echo "no C compiler: what it" \
+	  "makes of the gateway was not tested; apt install gcc libc6-dev" >&2; exit $${MADANG_CI:-0}; fi
+
+test-compiled: compile  ## traffic and gateway once more, as machine code
+	MADANG_COMPILED=on $(BIN)/python tests/offline.py $(BIN)/pytest -m "not plain and not thorough" \
+	  -n $(WORKERS) --hypothesis-profile quick tests/traffic tests/gateway
+
+compile: $(VENV)/.dev  ## the gateway's own files as machine code: half its CPU; needs a C compiler
+	$(BIN)/python requirements/compile.py
+
+bench-gateway bench-gateway-tls bench-gateway-limits bench-gateway-memory bench-processes: compile
 
 stories: $(VENV)/.dev  ## the real thing, end to end: a real model, a fresh clone
 	$(BIN)/python tests/offline.py $(BIN)/pytest -m "story and not online" tests/stories \

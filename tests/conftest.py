@@ -13,6 +13,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from madang import compiled
 from madang.settings import Home
 from madang.testing.postgres import PostgresServer, running
 
@@ -22,6 +23,8 @@ _MADE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
 _PYTHON = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
 for _name in ("MADANG_HOME", "MADANG_LANG", "MADANG_PROJECT", *_MADE, *_PYTHON):
     os.environ.pop(_name, None)  # what somebody has set here must not decide what a test sees
+os.environ.setdefault(compiled.WANTED, "off")
+compiled.use()  # on: what was built is tested, by the same tests
 
 
 hypothesis.settings.register_profile(

@@ -225,6 +225,7 @@ async def test_a_target_that_names_another_host_than_the_header_is_refused(serve
     assert answer.startswith(b"HTTP/1.1 421")
 
 
+@pytest.mark.plain
 async def test_small_pieces_are_never_kept_back_on_either_leg(
     serve: Callable, engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

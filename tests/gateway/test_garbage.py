@@ -160,6 +160,7 @@ WHERE = {
 }
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("what", WHERE)
 async def test_out_of_memory_the_gateway_says_so_wherever_it_is_and_goes_on(
     serve: Callable,
@@ -182,6 +183,7 @@ async def test_out_of_memory_the_gateway_says_so_wherever_it_is_and_goes_on(
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.plain
 async def test_where_there_is_no_memory_for_a_refusal_either_the_gateway_hangs_up_and_goes_on(
     serve: Callable, engines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

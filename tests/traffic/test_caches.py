@@ -29,7 +29,7 @@ def sent(kind: Any, cache: set[str], salt: str = "5a17") -> bytes:
     assert isinstance(request, Request)
     endpoint = Endpoint("a/b", "bot", "m", (TARGET,), 4096, cache=frozenset(cache))
     key, limits = Key("app", "a/b", "member", salt=salt), Limits()
-    exchange = Exchange("id", key, endpoint, request, Router(limits), limits, 0.0)
+    exchange = Exchange("id", key, endpoint, request, Router(limits), 0.0)
     return exchange.upstream(TARGET)[1]
 
 

@@ -29,7 +29,7 @@ def start(router, *targets, now=0.0, **fields):
     turns = [{"role": "user", "content": "hello " * 20}]
     body = json.dumps({"model": "bot", "messages": turns, **fields}).encode()
     endpoint = Endpoint("p", "bot", "bot", targets, 99)
-    return Exchange("req-1", KEY, endpoint, read("chat", body), router, LIMITS, now)
+    return Exchange("req-1", KEY, endpoint, read("chat", body), router, now)
 
 
 def ask(exchange, now):

@@ -25,6 +25,7 @@ PASSED_ON = (
     "LC_ALL",
     "TZ",
     "MADANG_LANG",
+    "MADANG_COMPILED",
     "MADANG_NAMES",
     "MADANG_AUDIT_HEADS",
     "MADANG_BACKUP_AGE",

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser
 
-from madang import settings
+from madang import compiled, settings
 from madang.ending import ENDS, farewell
-from madang.gateway.listening import Place
-from madang.gateway.process import run
 
 
 def main() -> int:
@@ -20,6 +18,11 @@ def main() -> int:
     parser.add_argument("--uid", default="gateway", help="what control calls this process")
     parser.add_argument("--processes", default=1, help="how many share the port, this one too")
     given = parser.parse_args()
+    compiled.use()
+    # Not before: what these load may be there as machine code.
+    from madang.gateway.listening import Place  # noqa: PLC0415
+    from madang.gateway.process import run  # noqa: PLC0415
+
     try:
         place = Place(given.host, settings.port(given.port))
         processes = settings.processes(given.processes)

@@ -18,6 +18,7 @@ import uvloop
 
 from madang import logs, messages, settings
 from madang.clocks import SystemClock, SystemRandom
+from madang.compiled import is_used
 from madang.errors import Unavailable
 from madang.gateway.app import Gateway
 from madang.gateway.columns import Columns, tend
@@ -176,7 +177,7 @@ def _announce(listener: socket.socket, scheme: str) -> None:
     gc.set_threshold(*GC_THRESHOLDS)
     host, port = listener.getsockname()[:2]
     url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-    log.info("listening on %s", url)
+    log.info("listening on %s, %s", url, "as machine code" if is_used() else "as plain Python")
     ready = os.environ.pop(READY_FD, None)
     if ready:
         with os.fdopen(int(ready), "w") as out:

@@ -113,26 +113,27 @@ class _Transport:
         return False
 
 
-class _Reader(Connection):
+class _Reader:
     """A connection that only reads."""
 
     def __init__(self) -> None:
-        super().__init__(cast("House", None))
-        self._transport = cast("Any", _Transport())
+        self._door = Connection(cast("House", None))
+        self._door._transport = cast("Any", _Transport())
 
     def reads(self, said: bytes) -> list[Read]:
         found: list[Read] = []
-        if not self._shut:
-            self._parse(said)
-        while self._ready:
-            asked = self._ready.popleft()
+        door = self._door
+        if not door._shut:
+            door._parse(said)
+        while door._ready:
+            asked = door._ready.popleft()
             if asked.seen is not None:
                 asked.seen.head = Head("chat")
             if asked.trouble is None:
                 found.append(Read(asked.method, asked.target, bytes(asked.body)))
             if not asked.keeps_alive:
-                self._shut = True
-                self._ready.clear()
+                door._shut = True
+                door._ready.clear()
         return found
 
 

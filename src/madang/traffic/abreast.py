@@ -125,7 +125,7 @@ class JointRouter(Router):
         return None
 
     def _has_its_part(self, crew: _Crew, spot: int, prompt: Prompt) -> bool:
-        fleet, most = self._joint, self._limits.unread_tokens_max
+        fleet, most = self._joint, self.limits.unread_tokens_max
         if fleet.unread[spot] + fleet.unread_there[spot] < most:
             return False
         part = most * len(crew.all.spots) * PART / self._processes
@@ -312,7 +312,7 @@ class JointHold(Hold):
         turns = self._at(exchange.place)
         waiting = turns.seat.elsewhere(0)[3] if turns.seat else whole.count
         count = max(-(-whole.count // parts), whole.count - waiting)
-        size = max(self._limits.body_bytes_max, whole.bytes // parts)
+        size = max(self.limits.body_bytes_max, whole.bytes // parts)
         tokens = max(whole.tokens / parts, min(exchange.prompt_tokens, whole.tokens))
         return _Weight(count, size, tokens)
 

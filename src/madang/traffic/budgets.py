@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from math import ceil, inf
 
-from msgspec import Struct
-
 from madang.months import day_ends, day_number, month_of
 from madang.traffic.leases import DAY, MONTH, WANTS_MAX, Lent, Want
 from madang.traffic.price import MICRO
 from madang.traffic.purse import Purse
 from madang.traffic.refusal import Limited, Refusal, limited, unavailable
+from madang.traffic.shapes import Light
 from madang.traffic.table import Allowance, Key, RouteTable
 
 WINDOW_S = 60
@@ -107,7 +106,7 @@ class Account:
         return 0
 
 
-class Reserve(Struct, gc=False):
+class Reserve(Light):
     """What one request has taken of its accounts."""
 
     line: tuple[Account, ...]

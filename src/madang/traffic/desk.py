@@ -209,10 +209,9 @@ class Desk:
         lane = f"{endpoint.project}/{endpoint.name} {key.project}"
         salt = seed(endpoint, key, self._salt) if endpoint.cache else self._salt
         prompt = prompt_of(body, salt, tells, lane)
-        return Exchange(
-            request_id, key, endpoint, request, self._router, self.limits, now, prompt, line,
-            self._begun,
-        )  # fmt: skip
+        exchange = Exchange(request_id, key, endpoint, request, self._router, now)
+        exchange.expect(prompt, line, self._begun)
+        return exchange
 
     def _begun(self, exchange: Exchange, now: float) -> None:
         """Note that a replica has read a prompt, and may be sent another."""

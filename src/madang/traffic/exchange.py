@@ -11,7 +11,7 @@ from functools import lru_cache
 from math import inf
 from typing import Literal
 
-from msgspec import Struct, field, structs
+from msgspec import structs
 
 from madang.traffic import inspect
 from madang.traffic.account import CUT_OFF, Opened
@@ -67,7 +67,7 @@ Names = tuple[tuple[bytes, bytes], ...]
 Begun = Callable[["Exchange", float], None]
 
 
-class Exchange(Struct, eq=False):
+class Exchange:
     """The state of one admitted request, all of it; whoever keeps track of it notes that here."""
 
     id: str
@@ -80,7 +80,7 @@ class Exchange(Struct, eq=False):
     _router: Router
     _limits: Limits
     _began: float
-    _prompt: Prompt = field(default_factory=Prompt)
+    _prompt: Prompt
     """What decides where it goes; by itself: its replicas' load alone."""
     _readers: tuple[Reader, ...] = ()
     """Who inspects its answer."""
@@ -115,20 +115,27 @@ class Exchange(Struct, eq=False):
     _names: Names = ()
     """How the replica may call itself in an answer, and what is said instead."""
     _first_byte_s: float | None = None
-    _events: EventStream = field(default_factory=EventStream)
+    _events: EventStream
     _inspected: bool = False
     _retold: Retold | None = None
     _body: bytes | bytearray = b""
     _tokens: Tokens | None = None
 
-    def __post_init__(self) -> None:
-        """Derive what the rest asks for often."""
-        request, endpoint = self.request, self._endpoint
+    def __init__(
+        self, its: str, key: Key, endpoint: Endpoint, request: Request, router: Router, now: float
+    ) -> None:
+        self.id, self.key, self.request = its, key, request
+        self._endpoint, self._router, self._limits = endpoint, router, router.limits
+        self._began = now
+        self._prompt = Prompt()
         self.place = endpoint.project, endpoint.name
-        if request.stream:
-            self._events = EventStream(request.wants_usage, self._limits.event_bytes_max)
+        self._events = EventStream(request.wants_usage, self._limits.event_bytes_max)
         if request.told:
-            self._retold = Retold(self.id, request.model, request.told)
+            self._retold = Retold(its, request.model, request.told)
+
+    def expect(self, prompt: Prompt, readers: tuple[Reader, ...], begun: Begun) -> None:
+        """Have it go by its prompt, be inspected, and tell when its prompt was read."""
+        self._prompt, self._readers, self._begun = prompt, readers, begun
 
     @property
     def prompt_tokens(self) -> int:

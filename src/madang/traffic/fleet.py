@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from math import inf
+from typing import Any
 
 from madang.traffic.limits import Limits
 from madang.traffic.prefixes import Matches
@@ -71,7 +72,7 @@ class Fleet:
     def enrol(self, target: Target, spot: int) -> None:
         """Take in a replica of which nothing is known, at a spot that is free or the next."""
         pace_s = 1 / (SLOT_TOKENS_PER_S * target.slots)
-        fresh: list[tuple[list[float] | list[int] | list[bool], float]] = [
+        fresh: list[tuple[list[Any], Any]] = [
             (self.requests, 0), (self.prompts, 0), (self.unread, 0.0), (self.pace_s, pace_s),
             (self.learnt, False), (self.wait_s, 0.0), (self.quiet_s, 0.0), (self.quiet_at, 0.0),
             (self._slots, target.slots), (self._load_s, target.load_s),
@@ -79,7 +80,7 @@ class Fleet:
             (self._held_s, 0.0), (self.cache_tokens, target.kv_tokens or inf),
         ]  # fmt: skip
         for numbers, value in fresh:
-            numbers[spot : spot + 1] = [value]  # type: ignore[list-item]
+            numbers[spot : spot + 1] = [value]
         self._weigh(spot)
 
     def assume(self, spots: Sequence[int]) -> None:
@@ -87,7 +88,7 @@ class Fleet:
         known = [self.pace_s[s] * self._slots[s] for s in spots if self.learnt[s]]
         if not known or len(known) == len(spots):
             return
-        mean = sum(known) / len(known)
+        mean = sum(known, 0.0) / len(known)
         for spot in spots:
             if not self.learnt[spot]:
                 self._set_pace(spot, mean / self._slots[spot])
@@ -111,7 +112,7 @@ class Fleet:
 
     def mean_pace_s(self, spots: Sequence[int]) -> float:
         """Return the seconds per token of replicas like these, by what they read together."""
-        return len(spots) / sum([1 / self.pace_s[spot] for spot in spots])
+        return len(spots) / sum([1 / self.pace_s[spot] for spot in spots], 0.0)
 
     def best(self, spots: Iterable[int], prompt: Prompt, matches: Matches, keen_s: float) -> int:
         """Return the spot where a prompt would be read first, or -1; among equals the first.

@@ -82,7 +82,7 @@ class Hold:
     """The lines of one gateway."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._lines: dict[Place, _Line] = {}
 
     @property
@@ -223,7 +223,7 @@ class Hold:
         return Claim(key.project, tokens, key.weight, request.is_batch)
 
     def _most(self, exchange: Exchange) -> _Weight:
-        limits = self._limits
+        limits = self.limits
         per_slot = exchange.slots * limits.held_per_slot
         count = limits.held_max if exchange.is_held else min(per_slot, limits.held_max)
         return _Weight(count, limits.held_bytes_max, limits.held_tokens_max)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import Struct
 from xxhash import xxh3_64_intdigest
+
+from madang.traffic.shapes import Light
 
 BLOCK_BYTES = 1024
 BYTES_PER_TOKEN = 4
@@ -21,7 +22,7 @@ HASH_BITS = (1 << 60) - 1
 """A number of 60 bits takes two thirds of the memory of one of 64."""
 
 
-class Prompt(Struct, gc=False):
+class Prompt(Light):
     """A prompt, and what became of it at the replica that it was sent to last."""
 
     tokens: float = 0.0

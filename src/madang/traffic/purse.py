@@ -12,6 +12,7 @@ AGAIN_S = 5.0
 """So often it is asked whether a budget that is spent has anything left again;"""
 RENEW_S = 60.0
 """and so often what control knows of any."""
+NEVER = -inf
 
 
 class Purse:
@@ -36,7 +37,7 @@ class Purse:
         """The largest request that was refused for lack of a lease."""
         self.known = False
         """Whether control has said what is left in this period."""
-        self.asked_at = -inf
+        self.asked_at = NEVER
         """When control was asked last, in Unix seconds;"""
         self.low = 0.0
         """more is asked for once less than that is left."""
@@ -46,28 +47,27 @@ class Purse:
     def allow(self, most: int | None) -> None:
         """Take another limit."""
         if (most is None) != (self.most is None):
-            self.left, self.lent, self.beyond, self.ahead = 0 if most is not None else inf, 0, 0, 0
+            self.left, self.lent, self.beyond, self.ahead = inf if most is None else 0.0, 0, 0, 0
         if most != self.most:
-            self.asked_at, self.known = -inf, False
+            self.asked_at, self.known = NEVER, False
         self.most = most
 
     def begin(self, period: int) -> None:
         """Start anew if this is another day or month."""
         if period == self.period:
             return
-        self.period, self.wanted, self.beyond, self.asked_at = period, 0, 0, -inf
+        self.period, self.wanted, self.beyond, self.asked_at = period, 0, 0, NEVER
         self.known = False
         if self.most is not None:
             self.lent = self.ahead if self.ahead_period == period else 0
-            self.left = self.lent
-            self.ahead, self.low = 0, self.left // 2
+            self.left, self.low, self.ahead = float(self.lent), float(self.lent // 2), 0
 
     def wants(self, at: float) -> bool:
         """Tell whether control is to be asked for more now."""
         if self.most is None:
             return False
-        wait_s = AGAIN_S if self.asked_at != -inf and not self.beyond else 0.0
-        is_low = self.left < self.low or self.wanted > 0 or self.asked_at == -inf
+        wait_s = AGAIN_S if self.asked_at != NEVER and not self.beyond else 0.0
+        is_low = self.left < self.low or self.wanted > 0 or self.asked_at == NEVER
         return at - self.asked_at >= wait_s and (is_low or at - self.asked_at >= RENEW_S)
 
     def lend(self, period: int, lent: int, beyond: int) -> None:

@@ -63,7 +63,7 @@ class Router:
     """What one gateway knows of its targets: requests under way, paces, caches, failures."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._health = Health(limits)
         self._fleet = Fleet(limits)
         self._prefixes = Prefixes(limits.prefixes_max)
@@ -179,7 +179,7 @@ class Router:
 
     def _is_suspect(self, spot: int, now: float) -> bool:
         fleet = self._fleet
-        return bool(fleet.requests[spot]) and fleet.silent_s(spot, now) >= self._limits.suspect_s
+        return bool(fleet.requests[spot]) and fleet.silent_s(spot, now) >= self.limits.suspect_s
 
     def _group(self, crew: _Crew) -> _Some:
         """Return those whose turn it is, by weight: none gets further behind than one request."""
@@ -197,7 +197,7 @@ class Router:
         Who sends little is never kept from the replica that is best for it. A flood waits in the
         gateway, where turns are given, and not in the queues of engines, where all would wait.
         """
-        fleet, most = self._fleet, self._limits.unread_tokens_max
+        fleet, most = self._fleet, self.limits.unread_tokens_max
         if fleet.unread[spot] < most:
             return False
         return fleet.lanes.get(prompt.lane, 0.0) >= most * len(crew.all.spots) * PART

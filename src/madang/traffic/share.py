@@ -18,13 +18,15 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from madang.traffic.shapes import Fixed, LightFixed
+
 T = TypeVar("T")
 
 STALE_MIN = 64
 """So many marks of an order that has changed may lie about before they are swept."""
 
 
-class Rule(Struct, frozen=True, kw_only=True):
+class Rule(Fixed, frozen=True, kw_only=True):
     """How turns are given."""
 
     batch_part: float = 1 / 16
@@ -39,7 +41,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     """So many tenants are remembered; who is forgotten begins like one who comes back."""
 
 
-class Claim(Struct, frozen=True, gc=False):
+class Claim(LightFixed, frozen=True):
     """What somebody asks for."""
 
     tenant: str

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 
-from msgspec import Struct
-
 from madang.traffic.usage import Tokens, tokens_in
 
 _HAS_USAGE = re.compile(rb'"usage":\s*\{')
@@ -20,17 +18,19 @@ _BLANKS = (b"\n\n", b"\r\n\r\n")
 _BLANK = re.compile(rb"\r?\n\r?\n")
 
 
-class EventStream(Struct, eq=False):
+class EventStream:
     """The events of one answer."""
 
-    wants_usage: bool = False
-    event_bytes_max: int = 0
     tokens: Tokens | None = None
     pieces: int = 0
     """`data:` lines passed on, without the last: about one token each."""
     done: bool = False
     """The engine has said that this was all; what comes after it is dropped."""
     _held: bytes = b""
+
+    def __init__(self, wants_usage: bool = False, event_bytes_max: int = 0) -> None:
+        self.wants_usage = wants_usage
+        self.event_bytes_max = event_bytes_max
 
     def feed(self, data: bytes) -> bytes:
         """Take what the engine sent; return what may go on to the client.

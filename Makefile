@@ -82,7 +82,7 @@ test-compiled: compile  ## traffic and gateway once more, as machine code
 	MADANG_COMPILED=on $(BIN)/python tests/offline.py $(BIN)/pytest -m "not plain and not thorough" \
 	  -n $(WORKERS) --hypothesis-profile quick tests/traffic tests/gateway
 
-compile: $(VENV)/.dev  ## the gateway's own files as machine code: half its CPU; needs a C compiler
+compile: $(VENV)/.dev  ## the gateway's own files as machine code: a third off its CPU; needs a C compiler
 	$(BIN)/python requirements/compile.py
 
 bench-gateway bench-gateway-tls bench-gateway-limits bench-gateway-memory bench-processes: compile

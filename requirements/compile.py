@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from madang import compiled
 
 LEVEL = "2"
 """How hard the C compiler tries: 3 takes longer and gains nothing here."""
+TRIAL = "from madang import compiled; assert compiled.use({}); import madang.gateway.process"
 
 
 def build(folder: Path) -> Path:
@@ -40,9 +42,14 @@ def main() -> int:
     """Build unless it is there, and throw away what was built from other files."""
     place = compiled.place()
     if not place.is_dir():
+        print("· machine code of the gateway's own files, in a minute or so", flush=True)
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:
             build(Path(folder)).rename(place)
+        if subprocess.run([sys.executable, "-c", TRIAL], check=False).returncode:
+            shutil.rmtree(place)
+            print("It could not be loaded, and is thrown away: the gateway stays plain Python.")
+            return 1
     for each in set(place.parent.iterdir()) - {place}:
         shutil.rmtree(each)
     return 0

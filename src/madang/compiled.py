@@ -32,10 +32,15 @@ _loaded: list[Path] = []
 
 
 def place() -> Path:
-    """Return the folder where a build from these files belongs, in this Python's environment."""
+    """Return the folder where a build from these files belongs, in this Python's environment.
+
+    All files of both rooms count, and those beside the rooms: what is compiled relies on the types
+    of what is not.
+    """
     seen = sha256("\0".join((sys.version, platform.machine(), *MODULES)).encode())
-    for name in MODULES:
-        seen.update(source(name).read_bytes())
+    for folder in (SOURCES, SOURCES / "traffic", SOURCES / "gateway"):
+        for file in sorted(folder.glob("*.py")):
+            seen.update(file.read_bytes())
     return Path(sys.prefix) / "lib/madang-compiled" / seen.hexdigest()[:16]
 
 

@@ -8,10 +8,6 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Single(Struct, eq=False):
-    """Equal to itself alone, and so good as a key."""
-
-
 class Light(Struct, gc=False):
     """In no cycle: Python's collector need not look at it."""
 

@@ -30,6 +30,7 @@ from madang.clocks import SystemClock
 from madang.engines.llamacpp import LlamaCpp
 from madang.gateway.app import Gateway
 from madang.gateway.engines import Engines
+from madang.gateway.entrance import Entrance
 from madang.gateway.house import Means
 from madang.ports import Assignment
 from madang.threads import Lacks
@@ -113,13 +114,14 @@ async def gateway(targets: list[Target]) -> AsyncIterator[str]:
     desk.take(RouteTable(1, (endpoint,), {sha256(SECRET.encode()).hexdigest(): key}))
     desk.hear(clock.monotonic())
     listener = socket.create_server(("127.0.0.1", 0))
-    server = await asyncio.get_running_loop().create_server(app.connect, sock=listener)
+    entrance = Entrance(app.connect, lacks)
+    entrance.listen(listener)
     sweep = asyncio.create_task(app.sweep())
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         sweep.cancel()
-        server.close()
+        entrance.close()
         await app.cut(0)
         await engines.close()
 

@@ -24,6 +24,7 @@ import madang
 from madang.clocks import SystemClock
 from madang.gateway.app import Gateway
 from madang.gateway.engines import Engines
+from madang.gateway.entrance import Entrance
 from madang.gateway.house import Connected, Means
 from madang.gateway.journal import waiting_in
 from madang.settings import Home
@@ -219,12 +220,13 @@ async def _gateway(limits: Limits) -> AsyncIterator[Door]:
 async def _served(limits: Limits) -> AsyncIterator[Door]:
     async with _gateway(limits) as door:
         listener = socket.create_server(("127.0.0.1", 0))
-        server = await asyncio.get_running_loop().create_server(door.app.connect, sock=listener)
+        entrance = Entrance(door.app.connect, Lacks())
+        entrance.listen(listener)
         door.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         headers = {"Authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=door.url, headers=headers, timeout=30) as door.client:
             yield door
-        server.close()
+        entrance.close()
         await door.app.cut(0)
 
 

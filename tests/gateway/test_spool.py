@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -109,6 +110,20 @@ async def test_records_outlast_a_disk_that_fails_for_a_while(
     assert line.taken == ["req-1", "req-2"]
     await eventually(lambda: spool.trouble() == (0, ""))
     assert told[:3] == [(0, ""), (0, "full"), (0, "full")]
+
+
+async def test_records_outlast_memory_that_runs_out_while_they_are_written(
+    tmp_path, line, monkeypatch
+):
+    made = Spool(Journal(tmp_path, "usage-1-1-ab"), line, Clock())
+    made.record(usage(1))
+    with monkeypatch.context() as short:
+        short.setattr(room, "Group", Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            await made.write()
+    made.record(usage(2))
+    await made.close()
+    assert line.taken == ["req-1", "req-2"]
 
 
 async def test_what_memory_can_not_hold_is_counted_as_lost(spool, journal, monkeypatch):

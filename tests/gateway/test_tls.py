@@ -18,8 +18,8 @@ from tests.certificates import Files
 from madang.clocks import SystemClock
 from madang.ending import heard
 from madang.errors import Unavailable
-from madang.gateway import handshakes
-from madang.gateway.handshakes import Handshakes
+from madang.gateway import entrance as entrances
+from madang.gateway.entrance import Entrance
 from madang.gateway.tls import Shown, load
 from madang.threads import Lacks
 
@@ -211,11 +211,11 @@ def test_what_is_no_handshake_is_hung_up_on_in_silence(start, files, table):
 
 
 async def test_those_who_say_nothing_keep_nobody_out(app, files, monkeypatch):
-    monkeypatch.setattr(handshakes, "UNDER_WAY_MAX", 4)
+    monkeypatch.setattr(entrances, "UNDER_WAY_MAX", 4)
     files.put("ec")
     shown = Shown((files.cert, files.key), SystemClock())
     listener = socket.create_server(("127.0.0.1", 0))
-    door = Handshakes(app.app.connect, shown, Lacks())
+    door = Entrance(app.app.connect, Lacks(), shown)
     place = listener.getsockname()
     door.listen(listener)
     try:

@@ -1,4 +1,4 @@
-"""The door: who is connected, who is being served, and a sweep over those that take too long."""
+"""A gateway: who is connected, who is being served, and a sweep over those that take too long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SETTLE_POLL_S = 0.02
 
 
 class Gateway:
-    """The door; `boot` tells the request ids of one process from all others."""
+    """All who are connected; `boot` tells the request ids of one process from all others."""
 
     def __init__(self, means: Means, boot: str) -> None:
         self._means = means

@@ -60,13 +60,13 @@ class Lessee:
         async with self._turn:
             while wants := self._desk.budgets.wants(self._clock.now()):
                 self._number += 1
-                asked = json.encode(Asked(self._uid, self._boot, self._number, wants))
                 try:
+                    asked = json.encode(Asked(self._uid, self._boot, self._number, wants))
                     status, body = await self._line.post("/internal/leases", asked, ANSWER_S)
                     if status != 200:
                         raise Unavailable("gateway.control-refused", status=status)
                     lents = json.decode(body, type=list[Lent])
-                except (Unavailable, OSError, DecodeError) as error:
+                except (Unavailable, OSError, DecodeError, MemoryError) as error:
                     self._desk.budgets.missed(wants)
                     log.info("no leases from control: %s", error)
                     return False

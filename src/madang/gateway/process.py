@@ -11,8 +11,9 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import uvloop
 
@@ -23,12 +24,12 @@ from madang.errors import Unavailable
 from madang.gateway.app import Gateway
 from madang.gateway.columns import Columns, tend
 from madang.gateway.engines import Engines
-from madang.gateway.handshakes import Handshakes
+from madang.gateway.entrance import Entrance
 from madang.gateway.house import Means
 from madang.gateway.journal import Journal, column_of
 from madang.gateway.lease import Lessee
 from madang.gateway.line import ControlLine
-from madang.gateway.listening import BACKLOG, Place, listen
+from madang.gateway.listening import Place, listen
 from madang.gateway.pull import Puller, TableFile
 from madang.gateway.spool import Spool
 from madang.gateway.tls import Shown
@@ -44,6 +45,8 @@ FINISH_S = 10
 """Time for streams to end once we are told to stop."""
 LAST_WORDS_S = 1.0
 """And then for the rest to be told that they are cut off."""
+BREATH_S = 0.25
+"""After a loop ran out of memory, before it goes on."""
 BOOT_BYTES = 6
 SALT_BYTES = 8
 """Of the secret that prefixes are hashed with."""
@@ -130,17 +133,18 @@ async def _serve(
     puller.load()
     messages.load()
     async with asyncio.TaskGroup() as group:
-        loops = (
-            gateway.sweep(), puller.run(), spool.write(), spool.deliver(), spool.recover(),
-            lessee.run(),
-        )  # fmt: skip
-        tasks = [group.create_task(each) for each in loops]
+        entrance = Entrance(gateway.connect, lacks, shown)
+        loops: list[Callable[[], Awaitable[None]]] = [
+            gateway.sweep, puller.run, spool.write, spool.deliver, spool.recover, lessee.run,
+            partial(entrance.tend, clock),
+        ]  # fmt: skip
         if columns and isinstance(desk, JointDesk):
-            tasks.append(group.create_task(tend(desk, columns, clock)))
+            loops.append(partial(tend, desk, columns, clock))
         if shown:
             shown.begin(desk.tell)
-            tasks.append(group.create_task(shown.watch(listener.getsockname()[:2])))
-        await _accept(gateway, listener, shown, lacks)
+            loops.append(partial(shown.watch, listener.getsockname()[:2]))
+        tasks = [group.create_task(lasting(each, lacks)) for each in loops]
+        await _accept(gateway, listener, entrance, "https" if shown else "http")
         for task in tasks:
             task.cancel()
     await engines.close()
@@ -150,22 +154,30 @@ async def _serve(
     log.info("stopped")
 
 
+async def lasting(work: Callable[[], Awaitable[None]], lacks: Lacks) -> None:
+    """Do what is done for ever, again and again where memory runs out in the middle of it."""
+    while True:
+        try:
+            await work()
+        except MemoryError as error:
+            with suppress(MemoryError):
+                lacks.note(error)
+        await asyncio.sleep(0)  # takes no memory
+        with suppress(MemoryError):
+            await asyncio.sleep(BREATH_S)
+
+
 async def _accept(
-    gateway: Gateway, listener: socket.socket, shown: Shown | None, lacks: Lacks
+    gateway: Gateway, listener: socket.socket, entrance: Entrance, scheme: str
 ) -> None:
     """Serve until told to stop, and then until all that is under way is served, or cut off."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    server: Handshakes | asyncio.Server
-    if shown:
-        server = Handshakes(gateway.connect, shown, lacks)
-        server.listen(listener)
-    else:
-        server = await loop.create_server(gateway.connect, sock=listener, backlog=BACKLOG)
-    _announce(listener, "https" if shown else "http")
+    entrance.listen(listener)
+    _announce(listener, scheme)
     await told.wait()
-    server.close()
+    entrance.close()
     await gateway.finish(FINISH_S)
     await gateway.cut(LAST_WORDS_S)
 

@@ -105,11 +105,14 @@ class Spool:
             await self._write_group()
 
     async def _write_group(self) -> None:
-        """Write down who has come, how far each is, and who has gone, in that order."""
+        """Write down who has come, how far each is, and who has gone, in that order.
+
+        Whatever fails on the way, what waits goes on waiting.
+        """
         under_way = self._under_way()
         if not (self._waiting or under_way or self._open):
             return
-        closed, self._waiting = self._waiting, []
+        closed = tuple(self._waiting)
         now, at = self._clock.monotonic(), self._clock.now()
         opened = [each.opened(now, at) for each in under_way if each.id not in self._open]
         counts = ((each.id, each.passed) for each in under_way)
@@ -119,11 +122,8 @@ class Spool:
         entries: list[Entry] = [*opened, *([Passed(at, tuple(passed.items()))] if passed else [])]
         entries += map(Closed, closed)
         far = Passed(at, tuple((n, c) for n, c in self._passed.items() if n not in gone))
-        try:
-            await self._do(self._journal.append, Group(entries, standing, far))
-        except OSError:
-            self._waiting = closed + self._waiting
-            raise
+        await self._do(self._journal.append, Group(entries, standing, far))
+        del self._waiting[: len(closed)]
         self._open.update((each.usage.id, each) for each in opened)
         self._passed.update(passed)
         for usage in closed:

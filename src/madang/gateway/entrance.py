@@ -1,4 +1,8 @@
-"""Connections that are to be encrypted, from the moment they come until both ends are agreed."""
+"""The entrance: whoever comes is taken in and, where there is TLS, agreed with first.
+
+The loop's own server is not used: where memory runs out between a connection that libuv has taken
+in and the protocol that was to be made for it, it takes in nobody any more, and tells nobody.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from madang import bounds
 from madang.errors import is_our_lack
 from madang.gateway.tls import Shown
 from madang.threads import Lacks
+
+if TYPE_CHECKING:
+    from madang.ports import Clock
 
 UNDER_WAY_MAX = 512
 """Of more that have not ended the oldest is hung up on: it has had its time, or says nothing."""
@@ -21,15 +29,18 @@ PAUSE_S = 0.25
 """Until somebody is taken in again after files or memory were lacking."""
 
 
-class Handshakes:
-    """A door with TLS: whoever is through it becomes a connection like any other."""
+class Entrance:
+    """Makes a connection of whoever comes; with `shown`, of whoever agrees with it by TLS."""
 
-    def __init__(self, connect: Callable[[], asyncio.Protocol], shown: Shown, lacks: Lacks) -> None:
+    def __init__(
+        self, connect: Callable[[], asyncio.Protocol], lacks: Lacks, shown: Shown | None = None
+    ) -> None:
         self._connect = connect
-        self._shown = shown
         self._lacks = lacks
+        self._shown = shown
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
+        self._paused = False
         self._under_way: dict[asyncio.Task[None], None] = {}
         """The oldest first."""
 
@@ -38,6 +49,14 @@ class Handshakes:
         listener.setblocking(False)
         self._listener = listener
         self._loop.add_reader(listener.fileno(), self._accept)
+
+    async def tend(self, clock: Clock) -> None:
+        """Go on taking people in some time after a lack, for ever."""
+        while True:
+            await clock.sleep(PAUSE_S)
+            if self._paused and self._listener is not None:
+                self._loop.add_reader(self._listener.fileno(), self._accept)
+                self._paused = False
 
     def close(self) -> None:
         """Take nobody in any more, and hang up on whoever is not through."""
@@ -56,40 +75,39 @@ class Handshakes:
                 connection, name = self._listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 if is_our_lack(error):
                     self._pause(error)
                     return
                 continue  # of that connection: it is gone already
-            if self._shown.guests is not None:
+            if self._shown and self._shown.guests is not None:
                 self._shown.guests.add(name)
             self._begin(connection)
 
-    def _pause(self, error: OSError) -> None:
+    def _pause(self, error: BaseException) -> None:
         self._lacks.note(error)
         if self._listener is not None:
             self._loop.remove_reader(self._listener.fileno())
-            self._loop.call_later(PAUSE_S, self._resume)
-
-    def _resume(self) -> None:
-        if self._listener is not None:
-            self._loop.add_reader(self._listener.fileno(), self._accept)
+            self._paused = True
 
     def _begin(self, connection: socket.socket) -> None:
         if len(self._under_way) >= UNDER_WAY_MAX:
             oldest = next(iter(self._under_way))
             del self._under_way[oldest]
             oldest.cancel()
-        task = self._loop.create_task(self._shake(connection))
+        task = self._loop.create_task(self._greet(connection))
         self._under_way[task] = None
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._under_way.pop(task, None)
 
-    async def _shake(self, connection: socket.socket) -> None:
+    async def _greet(self, connection: socket.socket) -> None:
         try:
             connection.setblocking(False)
+            if not self._shown:
+                await self._loop.connect_accepted_socket(self._connect, connection)
+                return
             bounds.hurry(connection)
             await self._loop.connect_accepted_socket(
                 self._connect,

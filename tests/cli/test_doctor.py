@@ -16,7 +16,7 @@ import pytest
 
 from madang import forms
 from madang.app import look, plans, upkeep
-from madang.cli import background, up
+from madang.cli import background, checks, up
 from madang.ending import farewell, heard
 from madang.errors import Corrupt, Rejected, Unavailable
 from madang.gateway.segment import line_of
@@ -286,6 +286,23 @@ def test_a_part_that_does_not_answer_is_named_and_the_rest_is_told_all_the_same(
     (home.listen).write_text(json.dumps({"api": "http://127.0.0.1:1", "gateway": "http://x/v1"}))
     found = unwell(run, home)
     assert found["doctor.part-silent"]["subject"] in {"control", "gateway"}
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_gateway_that_runs_as_plain_python_is_told_of_and_is_well(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = checks.parts.health_of
+
+    def plain(*of: Any) -> tuple[int, dict[str, Any]]:
+        status, said = asked(*of)
+        return status, {**said, "machine_code": False}
+
+    monkeypatch.setattr(checks.parts, "health_of", plain)
+    run("up", "--port", "0")
+    told = run("doctor", "--json")
+    codes = [each["code"] for each in json.loads(told.out)["items"]]
+    assert (told.status, codes.count("doctor.gateway-plain")) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 
 import pytest
 from hypothesis import given
@@ -44,6 +45,24 @@ def test_however_it_is_cut_the_same_passes(sizes, wants_usage):
     assert stream.tokens == Tokens(5, 0, 2)
     assert stream.done
     assert stream.pieces == 2 + wants_usage
+
+
+EVENTS = [
+    WORD, NULL, USAGE, b"data: {}\n\n", b"data: {}\r\n\r\n", b"data: {\ndata: }\n\n",
+    b": nothing\n\n", b"event: x\ndata: {}\n\n", b"data:{}\n\n", b"data: {\n\n",
+    b'data: {"a": "[DONE]"}\n\n', b'data: {"a":1,\ndata: [DONE]\n\n', DONE,
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(EVENTS)), st.booleans())
+def test_events_that_come_singly_pass_as_those_that_come_together(events, wants_usage):
+    events = [WORD, *takewhile(lambda each: b"\ndata: [DONE]" not in b"\n" + each, events), DONE]
+    singly, together = EventStream(wants_usage, 10_000), EventStream(wants_usage, 10_000)
+    passed = b"".join(map(singly.feed, events))
+    assert together.feed(b"".join(events)) == passed
+    assert (singly.tokens, singly.pieces, singly.done) == (
+        together.tokens, together.pieces, together.done,
+    )  # fmt: skip
 
 
 @given(st.lists(st.integers(1, 40)))

@@ -95,6 +95,8 @@ def _gateways(home: Home, where: Address) -> Iterator[Check]:
             if found_of not in seen:  # each shows it, and may have read it at another moment
                 seen.append(found_of)
                 yield found_of
+    if any(said.get("machine_code") is False for _, said in health.values()):
+        yield found("doctor.gateway-plain", "gateway", ok=True)
 
 
 def _part(home: Home, part: str, where: Address, health: tuple[int, dict[str, Any]]) -> Check:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,15 +16,24 @@ if TYPE_CHECKING:
     from madang.ports import Clock
 
 
-@dataclass(frozen=True, slots=True)
 class Means:
     """What serving takes."""
 
-    desk: Desk
-    engines: Engines
-    clock: Clock
-    record: Callable[[Usage], None]
-    lacks: Lacks
+    __slots__ = ("clock", "desk", "engines", "lacks", "record")
+
+    def __init__(
+        self,
+        desk: Desk,
+        engines: Engines,
+        clock: Clock,
+        record: Callable[[Usage], None],
+        lacks: Lacks,
+    ) -> None:
+        self.desk = desk
+        self.engines = engines
+        self.clock = clock
+        self.record = record
+        self.lacks = lacks
 
 
 class Connected(Protocol):

@@ -133,6 +133,7 @@ async def _serve(
     puller.load()
     messages.load()
     async with asyncio.TaskGroup() as group:
+        desk.tell({"machine_code": is_used()})
         entrance = Entrance(gateway.connect, lacks, shown)
         loops: list[Callable[[], Awaitable[None]]] = [
             gateway.sweep, puller.run, spool.write, spool.deliver, spool.recover, lessee.run,

@@ -18,6 +18,17 @@ _BLANKS = (b"\n\n", b"\r\n\r\n")
 _BLANK = re.compile(rb"\r?\n\r?\n")
 
 
+def _is_plain(data: bytes) -> bool:
+    """Tell whether it is one event of one line of JSON without usage, as nearly all are."""
+    size = len(data)
+    return (
+        data.find(b"\n") == size - len(b"\n\n")
+        and data.startswith(b"data: {")
+        and data.find(b'"usage"') < 0
+        and data.endswith(b"\n")
+    )
+
+
 class EventStream:
     """The events of one answer."""
 
@@ -39,6 +50,9 @@ class EventStream:
         """
         if self.done:
             return b""
+        if self.pieces and not self._held and _is_plain(data):
+            self.pieces += 1
+            return data
         whole = data if not self._held and data.endswith(b"\n\n") else self._split(data)
         if whole and not self.pieces and not _FIELD.match(whole):
             raise ValueError

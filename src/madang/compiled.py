@@ -22,7 +22,7 @@ MODULES = (
     "traffic.joint", "traffic.lengths", "traffic.plain", "traffic.prefixes", "traffic.price",
     "traffic.prompt", "traffic.purse", "traffic.requests", "traffic.route", "traffic.share",
     "traffic.stream",
-    "gateway.asked", "gateway.connection", "gateway.engines", "gateway.form", "gateway.house",
+    "gateway.asked", "gateway.connection", "gateway.engines", "gateway.form",
     "gateway.reply", "gateway.visit",
 )  # fmt: skip
 """What each request passes, and holds no msgspec types that need to be made by their metaclass."""

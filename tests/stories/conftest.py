@@ -87,10 +87,13 @@ class Yard:
         self.json("model", "add", name, str(path))
 
     def until(self, what: str, holds: Callable[[], bool], seconds: float = DEADLINE_S) -> None:
-        """Wait until it holds."""
+        """Wait until it holds; if it never does, tell how Madang is."""
         deadline = time.monotonic() + seconds
         while not holds():
-            assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+            if time.monotonic() >= deadline:
+                logs = [file.read_text()[-2000:] for file in (self.home / "logs").glob("*.log")]
+                said = "\n".join((self.run("doctor").stdout, *logs))
+                pytest.fail(f"not within {seconds} s: {what}\n{said}")
             time.sleep(0.05)
 
     def phase(self, kind: str, name: str) -> str:

@@ -34,8 +34,10 @@ class Form:
             return 0, 0
         start, after = self._digits, self._after
         end = data.find(after, start, start + _DIGITS_MAX + len(after))
+        if end < start:
+            return 0, 0
         digits = data[start:end]
-        if end < 0 or not digits.isdigit():
+        if not digits.isdigit():
             return 0, 0
         return end + len(after), int(digits)
 

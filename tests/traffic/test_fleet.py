@@ -5,11 +5,12 @@ from __future__ import annotations
 from math import isfinite
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from madang.testing.examples import examples
+from madang.traffic.fleet import KIN
 from madang.traffic.limits import Limits
 from madang.traffic.prompt import Prompt
 from madang.traffic.route import SPOTS_MAX, Router
@@ -79,6 +80,34 @@ def test_a_fast_replica_is_found_by_its_answers_and_gets_its_part():
         if len(taken) > 40:
             break
     assert len(taken) <= 40, "the slow one is not given a third"
+
+
+def one_by_one(paces, count):
+    """Send prompts that share nothing, each once the one before was answered; say where."""
+    router, fleet, places = Router(WIDE), tuple(target(uid) for uid in paces), []
+    for number in range(count):
+        asked = prompt(1000, number)
+        where = router.take(fleet, number, "", asked)
+        router.read(asked, number + 1000 * paces[where.uid])
+        router.give_back(where, number + 0.9, asked)
+        places.append(where.uid)
+    return places
+
+
+@settings(max_examples=examples(30))
+@given(st.lists(st.floats(1.0, KIN - 0.01), min_size=2, max_size=12))
+def test_what_is_new_is_spread_over_replicas_that_seem_to_differ_by_chance(by_chance):
+    paces = {f"r{spot:02}": 1e-4 * factor for spot, factor in enumerate(by_chance)}
+    places = one_by_one(paces, 40 * len(paces))[-20 * len(paces) :]
+    assert {places.count(uid) for uid in paces} == {20}
+
+
+@pytest.mark.parametrize("times", [2, 10])
+def test_what_is_new_goes_to_those_that_are_faster_while_nothing_waits_there(times):
+    paces = {"a": 1e-4, "b": 1.2e-4, "c": 1e-4 * times, "d": 1.2e-4 * times}
+    places = one_by_one(paces, 100)[-40:]
+    assert set(places) == {"a", "b"}
+    assert min(places.count("a"), places.count("b")) >= 10
 
 
 def test_one_that_still_loads_is_left_alone_while_others_are_quick():

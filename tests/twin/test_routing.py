@@ -168,7 +168,7 @@ def test_unequal_replicas_get_unequal_parts():
     assert fast > 0.7 * len(own.calls)
 
 
-GOLDEN = {"madang": 0.482, "round-robin": 0.6061, "least-request": 0.8621}
+GOLDEN = {"madang": 0.4783, "round-robin": 0.6061, "least-request": 0.8621}
 
 
 @pytest.mark.parametrize("policy", GOLDEN)

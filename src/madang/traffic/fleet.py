@@ -3,7 +3,8 @@
 A replica's place in all lists is its spot. A prompt that is sent somewhere now waits for what was
 sent there and is not read yet, at the pace that was learnt of that replica alone, so that unequal
 hardware needs no word of anybody. The pace is that of all prompts read there, late ones counting
-more: tokens and seconds are summed apart, so that a short prompt says little.
+more: tokens and seconds are summed apart, so that a short prompt says little. Those that are about
+as fast as each other share what was learnt of them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,16 @@ SLOT_TOKENS_PER_S = 500.0
 MEMORY = 0.98
 """What an observation weighs after one more."""
 FIRST_TOKENS = 256.0
-"""What is assumed weighs as much as a prompt of so many tokens."""
+"""What others show of a replica weighs as much as a prompt of so many tokens."""
 BUSY_S = 0.05
 """What a fully used replica is slower than an idle one at what comes after the prompt."""
 LEAST_TOKENS = 1.0
 """A prompt that is cached whole still costs something."""
+KIN = 1.5
+"""Replicas that seem to differ by less count as equally fast: by what they happen to read and write
+
+those of one kind seem to. Where they do differ by less, what waits there tells enough.
+"""
 
 
 class Fleet:
@@ -45,7 +51,6 @@ class Fleet:
         """The same, by whose they are; only of who has any."""
         self.pace_s: list[float] = []
         """Seconds per token."""
-        self.learnt: list[bool] = []
         self.wait_s: list[float] = []
         """Until a prompt that is sent now would be begun; inf: it may not be sent."""
         self.quiet_s: list[float] = []
@@ -74,29 +79,41 @@ class Fleet:
         pace_s = 1 / (SLOT_TOKENS_PER_S * target.slots)
         fresh: list[tuple[list[Any], Any]] = [
             (self.requests, 0), (self.prompts, 0), (self.unread, 0.0), (self.pace_s, pace_s),
-            (self.learnt, False), (self.wait_s, 0.0), (self.quiet_s, 0.0), (self.quiet_at, 0.0),
+            (self.wait_s, 0.0), (self.quiet_s, 0.0), (self.quiet_at, 0.0),
             (self._slots, target.slots), (self._load_s, target.load_s),
-            (self._tokens, FIRST_TOKENS), (self._seconds, FIRST_TOKENS * pace_s),
+            (self._tokens, 0.0), (self._seconds, 0.0),
             (self._held_s, 0.0), (self.cache_tokens, target.kv_tokens or inf),
         ]  # fmt: skip
         for numbers, value in fresh:
             numbers[spot : spot + 1] = [value]
         self._weigh(spot)
 
-    def assume(self, spots: Sequence[int]) -> None:
-        """Have those of like replicas that have read nothing be as fast, by slot, as the others."""
-        known = [self.pace_s[s] * self._slots[s] for s in spots if self.learnt[s]]
-        if not known or len(known) == len(spots):
-            return
-        mean = sum(known, 0.0) / len(known)
-        for spot in spots:
-            if not self.learnt[spot]:
-                self._set_pace(spot, mean / self._slots[spot])
+    def even(self, spots: Sequence[int]) -> None:
+        """Say anew how fast these replicas of one endpoint are.
 
-    def _set_pace(self, spot: int, pace_s: float) -> None:
-        self.pace_s[spot] = pace_s
-        self._tokens[spot], self._seconds[spot] = FIRST_TOKENS, FIRST_TOKENS * pace_s
-        self._weigh(spot)
+        Of which little was seen counts as about as fast, by slot, as all are. Those that are nearly
+        equally fast count as equally fast: else, while none has anything to read, all that is new
+        would go to the one that seems the fastest by chance, which then has more to read than
+        others, and loses what it has cached.
+        """
+        tokens, seconds, slots = self._tokens, self._seconds, self._slots
+        read = sum([tokens[spot] for spot in spots], 0.0)
+        if not read:
+            return
+        first_s = FIRST_TOKENS * sum([seconds[s] * slots[s] for s in spots], 0.0) / read
+        seen = [((seconds[s] + first_s / slots[s]) / (tokens[s] + FIRST_TOKENS), s) for s in spots]
+        groups: list[list[tuple[float, int]]] = []
+        most_s = 0.0
+        for own_s, spot in sorted(seen):
+            if own_s > most_s:
+                most_s = own_s * KIN
+                groups.append([])
+            groups[-1].append((own_s, spot))
+        for kin in groups:
+            took_s = sum([own_s * (tokens[spot] + FIRST_TOKENS) for own_s, spot in kin], 0.0)
+            mean_s = took_s / sum([tokens[spot] + FIRST_TOKENS for _, spot in kin], 0.0)
+            for _, spot in kin:
+                self.pace_s[spot] = mean_s
 
     def _weigh(self, spot: int) -> None:
         """Say anew how long a prompt would wait there."""
@@ -180,10 +197,8 @@ class Fleet:
             del lanes[lane]
         took_s = now - prompt.sent_at
         if learn and took_s > 0:
-            tokens = self._tokens[spot] * MEMORY + prompt.ahead + own
-            seconds = self._seconds[spot] * MEMORY + took_s
-            self._tokens[spot], self._seconds[spot] = tokens, seconds
-            self.pace_s[spot], self.learnt[spot] = seconds / tokens, True
+            self._tokens[spot] = self._tokens[spot] * MEMORY + prompt.ahead + own
+            self._seconds[spot] = self._seconds[spot] * MEMORY + took_s
             self._load_s[spot] = 0.0
 
     def settle(self, now: float) -> None:

@@ -30,8 +30,8 @@ at a replica; tried on the first 40 minutes of the conversation trace (`madang t
 """
 PART = 0.25
 """Of what replicas are to have to read, what one tenant may have there while others have some."""
-LOOKS = 8
-"""How busy replicas are is looked at anew after an eighth as many requests as there are."""
+LOOKS = 4
+"""How busy replicas are is looked at anew after a quarter as many requests as there are."""
 CREWS_MAX = 4096
 SPOTS_MAX = 4096
 
@@ -205,11 +205,11 @@ class Router:
     def _look(self, crew: _Crew) -> None:
         """Look anew at how busy all are, and what a token to be read costs others."""
         fleet, spots = self._fleet, crew.all.spots
+        fleet.even(spots)
         if len(spots) < 2:  # one is chosen whatever that costs
             crew.look_in = LOOKS
             return
         crew.look_in = 1 + len(spots) // LOOKS
-        fleet.assume(spots)
         waiting = sum([fleet.prompts[spot] for spot in spots]) / len(spots)
         crew.keen_s = fleet.mean_pace_s(spots) * (KEEN + KEENER * waiting)
 

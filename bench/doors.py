@@ -159,6 +159,18 @@ def ours(
 
 
 @contextmanager
+def relay(program: Path, port: int) -> Iterator[Door]:
+    """Pass all bytes on and look at none: what the machine's sockets cost alone."""
+    argv = [program, "0", str(port)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **pinned(0)) as process:
+        assert process.stdout is not None
+        try:
+            yield Door("a relay in C", int(process.stdout.readline()), process.pid)
+        finally:
+            process.kill()
+
+
+@contextmanager
 def sglang(
     folder: Path, port: int, name: str = "sglang-router", pair: Pair | None = None
 ) -> Iterator[Door | None]:

@@ -2,7 +2,8 @@
 
 An engine and a load of compiled C (bench/wire), on one core; one gateway on another. Beside ours,
 in the same run: sglang-router and LiteLLM's proxy, from an environment of their own
-(requirements/peers.sh), where that is.
+(requirements/peers.sh), where that is; and a relay that looks at no byte, for what the machine's
+sockets cost by themselves.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from doors import (
     litellm,
     ours,
     pinned,
+    relay,
     request,
     sglang,
     table,
@@ -107,8 +109,8 @@ def row(metric: str, what: str, unit: str, doors: list[Door], *bars: float | Non
     return Row(f"gateway: {metric}", mine, unit, floor, target, peers[0].name, theirs, ratio)
 
 
-def rows(doors: list[Door], direct: Door) -> list[Row]:
-    """Return what was seen, ours beside the peer's."""
+def rows(doors: list[Door], direct: Door, least: Door) -> list[Row]:
+    """Return what was seen, ours beside the peer's; `least`: of the sockets alone."""
     us = "us CPU"
     found = [
         row("a request, one at a time", "c=1 us", us, doors),
@@ -117,10 +119,13 @@ def rows(doors: list[Door], direct: Door) -> list[Row]:
         row("a request, 64 at once", "c=64 us", us, doors),
         row("a piece of a stream, 64 streams", "chunk us", us, doors, 8, 5),
     ]
+    for name, what in (("a request, 16 at once", "c=16 us"), ("a piece of a stream", "chunk us")):
+        found.append(Row(f"{least.name}: {name}", least.typical(what), us))
     if slow := [door for door in doors if door.name == SLOW]:
-        times = round(slow[0].typical("c=16 us") / doors[0].typical("c=16 us"), 1)
-        name = "gateway: a request, 16 at once, LiteLLM's CPU to ours"
-        found.append(Row(name, times, "", 300.0, None, lower_is_better=False))
+        for door, floor in ((doors[0], 300.0), (least, None)):
+            times = round(slow[0].typical("c=16 us") / door.typical("c=16 us"), 1)
+            name = f"{door.name}: a request, 16 at once, LiteLLM's CPU to it"
+            found.append(Row(name, times, "", floor, None, lower_is_better=False))
     compared = found[1]
     if compared.ratio is not None and compared.peer != SLOW:
         name = "gateway: a request, 16 at once, to sglang-router"
@@ -144,13 +149,14 @@ def run(seconds: float = SECONDS, rounds: int = ROUNDS) -> list[Row]:
         with (
             engine(compiled(folder, "mock")) as port, ours(folder, table(port)) as own,
             sglang(folder, port) as peer, litellm(folder, port) as slow,
+            relay(compiled(folder, "relay"), port) as least,
         ):  # fmt: skip
             doors = [own, *(each for each in (peer, slow) if each)]
             direct = Door("direct", port)
             for _ in range(rounds):
-                for door in (direct, *doors):
+                for door in (direct, *doors, least):
                     bench.measure(door, seconds)
-            return rows(doors, direct)
+            return rows(doors, direct, least)
 
 
 def main() -> None:

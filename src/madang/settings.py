@@ -14,10 +14,10 @@ from madang.errors import Rejected, refuse_newer
 
 PORT_DEFAULT = 7070
 """The control API's port; the gateway takes the next one."""
-
 GATEWAY = "gateway"
 """What the gateway's process is called, or the first of them."""
-
+CONTROL_SOCKET = "control.sock"
+"""Where control listens for its own home, beside its port."""
 DATABASE_SCHEMES = ("postgresql://", "postgres://")
 """How the address of a database begins."""
 

@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from madang.app.sockets import unix
+from madang.ending import farewell
+from madang.errors import Unavailable
+from madang.settings import CONTROL_SOCKET
+
 KEY = "mdg_standin"
 PHASES = ("waiting", "starting", "verifying", "ready")
 NOWHERE = {"code": "placement.nowhere", "values": {
@@ -338,12 +343,18 @@ def servers(world: World, host: str, port: int) -> tuple[Server, Server]:
 
 def main(home: Path, host: str, port: int) -> None:
     world = World(home / "standin.json")
-    api, gateway = servers(world, host, port)
+    try:
+        api, gateway = servers(world, host, port)
+    except OSError as error:
+        taken = Unavailable("control.port", f"{host}:{port}", cause=str(error), holder="")
+        sys.exit(farewell("control", taken))
+    own = unix(home / "run", CONTROL_SOCKET)
     (home / "admin.key").write_text(KEY + "\n")
     with (home / "starts").open("a") as starts:
         starts.write("started\n")
     threading.Thread(target=gateway.serve_forever, daemon=True).start()
-    api.serve_forever()
+    with own:
+        api.serve_forever()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -154,6 +155,31 @@ def test_a_taken_port_is_named_when_it_was_asked_for_and_passed_over_when_not(
         done = run("up")
         assert done.status == 0
         assert f"Port {taken} is not free" in done.err
+
+
+@pytest.mark.usefixtures("bare")
+def test_whoever_took_the_port_meanwhile_is_not_taken_for_ours_and_gets_no_key(
+    run, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Two `up`s may find the same port free; on it then answers the other one's control."""
+    request.getfixturevalue("world")
+    taken = urlsplit(os.environ["MADANG_URL"]).port
+    assert taken
+    for name in ("MADANG_URL", "MADANG_KEY"):
+        monkeypatch.delenv(name)
+    choose, asked = up.choose, []
+
+    def late(host: str, port: int | None, before: address.Address | None) -> address.Address:
+        asked.append(before)
+        if len(asked) == 1:
+            return address.Address(host, taken)
+        return choose(host, port, before)
+
+    monkeypatch.setattr(up, "choose", late)
+    done = run("up", "--json")
+    assert done.status == 0
+    assert not json.loads(done.out)["api"].endswith(f":{taken}")
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from madang.app.plugs import (
 from madang.app.sockets import announce, server, tcp, unix
 from madang.app.upkeep import newer_files
 from madang.settings import (
+    CONTROL_SOCKET,
     GATEWAY_PROCESSES_MAX,
     Home,
     audit_heads,
@@ -80,7 +81,7 @@ async def _serve(home: Home, host: str, port: int, world: World, plugged: dict[s
     loop = Loop(world, desk.observer, hands)
     servers = [
         server(build_api(desk, Front(names())), tcp(host, port)),
-        server(build_internal(world, desk.gateways), unix(home.sockets, "control.sock")),
+        server(build_internal(world, desk.gateways), unix(home.sockets, CONTROL_SOCKET)),
     ]
     running = [asyncio.create_task(serve) for serve in servers]
     running += [asyncio.create_task(desk.observer.watch(node)) for node in desk.launchers]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPException
@@ -12,7 +14,13 @@ from urllib.parse import urlsplit
 
 from madang.ending import heard
 from madang.errors import MadangError
-from madang.settings import LOG_RING_BYTES, Home, gateway_processes, gateway_uids
+from madang.settings import (
+    CONTROL_SOCKET,
+    LOG_RING_BYTES,
+    Home,
+    gateway_processes,
+    gateway_uids,
+)
 from madang.tls import dial
 
 PROGRAMS = {"control": "madang.app", "gateway": "madang.gateway"}
@@ -36,6 +44,22 @@ def parts_of(home: Home) -> tuple[str, ...]:
 def log_of(home: Home, part: str) -> Path:
     """Return where a part's output is kept."""
     return home.logs / f"{part}.log"
+
+
+def has_opened(home: Home) -> bool:
+    """Tell whether control of this very home listens: who answers on its port may be another's."""
+    try:
+        folder = os.open(home.sockets, os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        return False
+    with socket.socket(socket.AF_UNIX) as door:
+        try:
+            door.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
+        except OSError:
+            return False
+        finally:
+            os.close(folder)
+    return True
 
 
 def end_of_log(home: Home, part: str) -> int:

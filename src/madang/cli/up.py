@@ -107,7 +107,19 @@ def up(
 
 
 def _ensure_running(home: Home, host: str, port: int | None) -> int:
-    """Start what does not run, and wait until it takes work; return the supervisor's pid."""
+    """Start what does not run, and wait until it takes work; return the supervisor's pid.
+
+    Where no port was asked for and somebody took the one that was free a moment ago: on another.
+    """
+    try:
+        return _run(home, host, port)
+    except Unavailable as error:
+        if port is not None or error.code != "control.port" or background.holder(home):
+            raise
+        return _run(home, host, port)
+
+
+def _run(home: Home, host: str, port: int | None) -> int:
     where = last(home)
     pid = background.holder(home)
     began, is_new = parts.end_of_log(home, "control"), not pid
@@ -122,7 +134,7 @@ def _ensure_running(home: Home, host: str, port: int | None) -> int:
         raise Rejected("up.runs-elsewhere", where.api, port=port, running=where.port)
     door = Client(where.api, "-")
     deadline = time.monotonic() + READY_S
-    while not door.is_ready():
+    while not (parts.has_opened(home) and door.is_ready()):
         told = parts.last_words(home, "control", began)
         if background.has_ended(pid) or time.monotonic() > deadline or len(told) >= ENDS_MAX:
             why = told[-1] if told else _not_ready(home)

@@ -9,8 +9,8 @@ from pathlib import Path
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from madang.errors import Unavailable
+from madang.settings import CONTROL_SOCKET
 
-SOCKET = "control.sock"
 ANSWER_BYTES_MAX = 64 << 20
 """A table of some 100,000 keys and replicas fits."""
 READ_BYTES = 256 << 10
@@ -99,7 +99,7 @@ class ControlLine:
         if self._reader is None or self._writer is None:
             folder = os.open(self._sockets, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                place = f"/proc/self/fd/{folder}/{SOCKET}"
+                place = f"/proc/self/fd/{folder}/{CONTROL_SOCKET}"
                 self._reader, self._writer = await asyncio.open_unix_connection(place)
             finally:
                 os.close(folder)

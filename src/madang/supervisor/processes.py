@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -61,14 +62,12 @@ def members(sessions: Set[int], mark: str, reaper: int | None) -> list[Entry]:
     """Return the living processes of these sessions and all descended from them; raises OSError.
 
     And whoever has left them, is a child of `reaper` by now (None: of anybody) and bears the mark.
+    One of `reaper` that becomes another program just now can't be seen: it has no mark to read.
     """
     said, own = f"\0{MARK}={mark}".encode(), os.getpid()
     rest = [e for name in os.listdir("/proc") if name.isdigit() and (e := entry(int(name)))]
-    found = {
-        e.pid: e
-        for e in rest
-        if reaper in (None, e.parent) and said in b"\0" + _read(f"/proc/{e.pid}/environ")
-    }
+    near = [e for e in rest if reaper in (None, e.parent)]
+    found = {e.pid: e for e in near if _says(e.pid, said, bool(reaper))}
     while True:
         rest = [e for e in rest if e.pid not in found and e.pid != own]
         joined = {e.pid: e for e in rest if e.session in sessions or e.parent in found}
@@ -76,6 +75,19 @@ def members(sessions: Set[int], mark: str, reaper: int | None) -> list[Entry]:
             found.pop(own, None)
             return list(found.values())
         found |= joined
+
+
+def _says(pid: int, said: bytes, surely: bool) -> bool:
+    """Tell whether its environment says so; `surely`: raises OSError while there is none to read.
+
+    What becomes another program has neither environment nor arguments for a moment.
+    """
+    environ = _read(f"/proc/{pid}/environ")
+    if surely and not environ:
+        if not _read(f"/proc/{pid}/cmdline") and entry(pid):
+            raise BlockingIOError(errno.EAGAIN, "it becomes another program", str(pid))
+        environ = _read(f"/proc/{pid}/environ")
+    return said in b"\0" + environ
 
 
 def kill(sessions: Set[int], mark: str, reaper: int | None, last: int = 0) -> list[int]:

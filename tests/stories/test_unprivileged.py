@@ -36,10 +36,13 @@ def is_open(folder: Path) -> bool:
 
 
 def laid(source: Path, place: Path) -> None:
-    """Put a file where that user can read it: as a link if others may read it, else as a copy."""
+    """Put a file where that user can read it: as a link if others may read it, else as a copy.
+
+    A model is copied: a link to it changes its time, by which others' homes see that it changed.
+    """
     place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     mode = source.stat().st_mode
-    if mode & 0o004 and not source.is_symlink():
+    if mode & 0o004 and not source.is_symlink() and source.suffix != ".gguf":
         with suppress(OSError):  # on another disk
             place.hardlink_to(source)
             return

@@ -13,6 +13,8 @@ import pytest
 from madang.supervisor import processes
 
 SAID = "there/a/1/"
+NOBODYS = 1 << 30
+"""No session: processes have smaller numbers."""
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_who_becomes_another_program_just_now_is_not_taken_for_gone(
 
     with monkeypatch.context() as patched:
         patched.setattr(processes, "_read", between)
-        assert processes.kill({4711}, SAID, os.getpid()) == [4711, 0]
+        assert processes.kill({NOBODYS}, SAID, os.getpid()) == [NOBODYS, 0]
         assert left.poll() is None
         hidden.pop()
         assert processes.kill(set(), SAID, os.getpid()) == [], "it has an empty environment"

@@ -153,6 +153,15 @@ def test_a_table_without_a_form_is_of_the_first(file, tmp_path, table):
     assert file.load() == table(version=4)
 
 
+def test_a_table_with_a_field_that_there_is_no_more_is_read(file, tmp_path, table):
+    told = msgspec.json.decode(msgspec.json.encode(table(version=4)))
+    told["endpoints"][0]["targets"] = [{"uid": "a", "epoch": 1, "url": "http://a", "token": "t",
+                                        "load_s": 0.0, "kv_tokens": 8}]  # fmt: skip
+    (tmp_path / "table.json").write_bytes(msgspec.json.encode(told))
+    (target,) = file.load().endpoints[0].targets
+    assert (target.uid, target.kv_tokens) == ("a", 8)
+
+
 class Patient(Line):
     """A control that answers when it is told to, and remembers what it was asked."""
 

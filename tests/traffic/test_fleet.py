@@ -110,12 +110,6 @@ def test_what_is_new_goes_to_those_that_are_faster_while_nothing_waits_there(tim
     assert min(places.count("a"), places.count("b")) >= 10
 
 
-def test_one_that_still_loads_is_left_alone_while_others_are_quick():
-    router = Router(WIDE)
-    fleet = (target("a", load_s=30), target("b"))
-    assert {sent(router, fleet, prompt(100)) for _ in range(8)} == {"b"}
-
-
 def test_who_has_as_much_to_read_as_it_may_have_is_sent_nothing_more():
     router = Router(Limits(unread_tokens_max=1000))
     first = prompt(5000)

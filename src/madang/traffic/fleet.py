@@ -59,7 +59,6 @@ class Fleet:
         self.cache_tokens: list[float] = []
         """What the cache for prompts holds; inf where nobody said."""
         self._slots: list[int] = []
-        self._load_s: list[float] = []
         self._tokens: list[float] = []
         self._seconds: list[float] = []
         self._held_s: list[float] = []
@@ -80,8 +79,7 @@ class Fleet:
         fresh: list[tuple[list[Any], Any]] = [
             (self.requests, 0), (self.prompts, 0), (self.unread, 0.0), (self.pace_s, pace_s),
             (self.wait_s, 0.0), (self.quiet_s, 0.0), (self.quiet_at, 0.0),
-            (self._slots, target.slots), (self._load_s, target.load_s),
-            (self._tokens, 0.0), (self._seconds, 0.0),
+            (self._slots, target.slots), (self._tokens, 0.0), (self._seconds, 0.0),
             (self._held_s, 0.0), (self.cache_tokens, target.kv_tokens or inf),
         ]  # fmt: skip
         for numbers, value in fresh:
@@ -121,8 +119,7 @@ class Fleet:
         if requests >= slots * self._per_slot:
             self.wait_s[spot] = inf
             return
-        wait_s = self.unread[spot] * self.pace_s[spot] + self._load_s[spot]
-        wait_s += BUSY_S * requests / slots
+        wait_s = self.unread[spot] * self.pace_s[spot] + BUSY_S * requests / slots
         if requests >= slots:
             wait_s += self._held_s[spot] * (requests + 1 - slots) / slots
         self.wait_s[spot] = wait_s
@@ -174,7 +171,7 @@ class Fleet:
             lanes[lane] = lanes.get(lane, 0.0) + own
             if not prompt.tells:
                 self._number += 1
-                due_at = now + unread * self.pace_s[spot] + self._load_s[spot]
+                due_at = now + unread * self.pace_s[spot]
                 heappush(self._due, (due_at, now, self._number, prompt))
         self._weigh(spot)
 
@@ -199,7 +196,6 @@ class Fleet:
         if learn and took_s > 0:
             self._tokens[spot] = self._tokens[spot] * MEMORY + prompt.ahead + own
             self._seconds[spot] = self._seconds[spot] * MEMORY + took_s
-            self._load_s[spot] = 0.0
 
     def settle(self, now: float) -> None:
         """Take those prompts as read that say nothing of it, and should have been by now."""

@@ -28,8 +28,6 @@ class Target(Struct, frozen=True):
     """Whose weight it shares: its revision."""
     weight: float = 1.0
     """What part of the requests its group gets, beside the weights of the other groups."""
-    load_s: float = 0.0
-    """Seconds until it can begin, if it isn't warm yet; forgotten once it has answered."""
     kv_tokens: int = 0
     """Tokens that its cache for prompts holds; 0: nobody knows."""
 

@@ -23,7 +23,7 @@ MODULES = (
     "traffic.prompt", "traffic.purse", "traffic.requests", "traffic.route", "traffic.share",
     "traffic.stream",
     "gateway.asked", "gateway.connection", "gateway.engines", "gateway.form",
-    "gateway.reply", "gateway.visit",
+    "gateway.outbox", "gateway.reply", "gateway.visit",
 )  # fmt: skip
 """What each request passes, and holds no msgspec types that need to be made by their metaclass."""
 SOURCES = Path(__file__).parent

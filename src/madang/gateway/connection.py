@@ -17,6 +17,7 @@ from madang import bounds
 from madang.gateway.asked import KEPT, Asked, Seen, framing
 from madang.gateway.form import END, Form, measured
 from madang.gateway.house import House
+from madang.gateway.outbox import Outbox
 from madang.gateway.visit import Visit
 
 KEEP_ALIVE_S = 75.0
@@ -43,6 +44,7 @@ class Connection(asyncio.Protocol):
         "_lacking",
         "_later",
         "_moved",
+        "_outbox",
         "_owed",
         "_parser",
         "_ready",
@@ -60,6 +62,7 @@ class Connection(asyncio.Protocol):
     )  # fmt: skip
 
     _transport: asyncio.Transport
+    _outbox: Outbox
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -97,6 +100,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first head its time, if there is room for one connection more."""
         self._transport = transport
+        self._outbox = self._house.means.engines.outbox
         name = transport.get_extra_info("sockname")
         self.server = (name[0], name[1]) if name else None
         bounds.bound(transport.get_extra_info("socket"))
@@ -127,7 +131,8 @@ class Connection(asyncio.Protocol):
             self.visit.left()
 
     def eof_received(self) -> None:
-        """Take a client that says no more for one that has left."""
+        """Take a client that says no more for one that has left, once it has what is its own."""
+        self._outbox.flush()
         if self.visit is not None:
             self.visit.left()
 
@@ -339,7 +344,7 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes | memoryview) -> None:
         """Send something."""
-        self._transport.write(data)
+        self._outbox.send(self._transport, data)
 
     def finished(self, closes: bool) -> None:
         """Note that the visit has had its answer, or needs none any more."""
@@ -362,7 +367,8 @@ class Connection(asyncio.Protocol):
         self._later.clear()
         self._ready.clear()
         self._listen()
-        self._transport.write(data)
+        self._outbox.send(self._transport, data)
+        self._outbox.flush()
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:
@@ -371,7 +377,7 @@ class Connection(asyncio.Protocol):
     def _swallow(self, size: int) -> None:
         self._swallowed += size
         if self._swallowed > bounds.SWALLOW_BYTES_MAX:
-            self._transport.close()
+            self.close()
 
     def check(self, now: float, at: float) -> None:
         """End what is too late; `at` is Unix seconds."""
@@ -389,7 +395,7 @@ class Connection(asyncio.Protocol):
         elif self._begun and not self._deaf:
             self.part(bounds.parting(408, bounds.TOO_SLOW))
         else:
-            self._transport.close()
+            self.close()
 
     def pause_writing(self) -> None:
         """Stop sending: the client does not take it."""
@@ -431,6 +437,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Hang up once all is sent."""
         self._deaf = True
+        self._outbox.flush()
         self._transport.close()
 
     def abort(self) -> None:

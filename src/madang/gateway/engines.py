@@ -17,6 +17,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from madang.bounds import hurry
 from madang.errors import is_our_lack
 from madang.gateway.form import END, Form, measured
+from madang.gateway.outbox import Outbox
 from madang.threads import Lacks
 from madang.traffic.exchange import Fault
 
@@ -104,7 +105,7 @@ class Call(asyncio.Protocol):
         if transport is None:
             self._said = (head, body)
         elif len(body) <= WHOLE_BODY_BYTES_MAX:
-            transport.write(head + body)
+            self._engines.outbox.send(transport, head + body)
         else:
             transport.writelines((head, body))
 
@@ -313,6 +314,7 @@ class Engines:
 
     def __init__(self, connect_s: float, lacks: Lacks) -> None:
         self.lacks = lacks
+        self.outbox = Outbox(lacks)
         self._connect_s = connect_s
         self._routes: dict[tuple[str, str], Route] = {}
         self._heads: dict[tuple[str, str], tuple[bytes, Route]] = {}
@@ -398,6 +400,7 @@ class Engines:
     def sweep(self, now: float) -> None:
         """Close what is idle, or has lingered, for too long."""
         self._tick = now
+        self.outbox.flush()  # nothing waits so long, unless something went wrong
         for call in [call for call in self._lingering if now >= call.deadline]:
             call.abort()
         for route in self._routes.values():

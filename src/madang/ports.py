@@ -461,8 +461,12 @@ class Blobs(Protocol):
     def path(self, digest: str) -> Path:
         """Return where it lies; raises `Unavailable` when it is gone or has changed size."""
 
-    def check(self, digest: str) -> None:
-        """Look whether it can still be what it was, without reading it; raises as `path` does."""
+    def check(self, digest: str, may_read: Callable[[], bool]) -> None:
+        """Look whether it can still be what it was; raises as `path` does, or `blob.touched`.
+
+        Read only where all but the time of its last change of any kind is as it was, as after it
+        got another link or owner, and only as long as `may_read` says so.
+        """
 
     def remove(self, digest: str) -> None:
         """Let go of it; nothing happens when it is not there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,23 @@ async def test_a_backup_that_cannot_be_written_down_is_refused(
     answer = await yard.client.post("/api/v1/backup")
     assert answer.status_code >= 500
     assert answer.content[:8] != archive.MAGIC[:8]
+
+
+async def test_doctor_reads_a_model_file_whose_times_alone_tell_too_little(yard: Yard) -> None:
+    await yard.add_model()
+    source, backup = yard.home.path / "tiny.json", yard.home.path / "linked.json"
+    before, content = source.stat(), source.read_bytes()
+    while source.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of a disk may be coarse
+        backup.unlink(missing_ok=True)
+        backup.hardlink_to(source)
+    assert await found(yard, "blob.") == []
+    linked = source.stat()
+    source.write_bytes(content[::-1])
+    while source.stat().st_ctime_ns == linked.st_ctime_ns:
+        source.touch()
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (told,) = await found(yard, "blob.")
+    assert (told["code"], told["subject"]) == ("blob.changed", "model/tiny@1")
 
 
 async def test_doctor_knows_when_a_backup_was_last_good(

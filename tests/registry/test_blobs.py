@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from madang.errors import Corrupt, MadangError, Unavailable
 from madang.registry import blobs as room
-from madang.registry.blobs import FileBlobs
+from madang.registry.blobs import FileBlobs, Progress, digest_of, ignore_progress
 
 CONTENT = b"weights" * 1000
 
@@ -59,6 +61,23 @@ def test_a_touched_file_is_read_once_more_and_trusted_again(
     assert blobs.path(digest) == source
     monkeypatch.setattr(room, "digest_of", lambda *_: pytest.fail("it was read"))
     assert blobs.path(digest) == source
+
+
+def gladly() -> bool:
+    return True
+
+
+def until_ctime_differs(source: Path, act: Callable[[], object]) -> None:
+    """Act, again where a disk's clock is coarse: what comes soon after has the same time there."""
+    before = source.stat().st_ctime_ns
+    while source.stat().st_ctime_ns == before:
+        act()
+
+
+def link_once_more(source: Path) -> None:
+    backup = source.with_name("backup")
+    backup.unlink(missing_ok=True)
+    backup.hardlink_to(source)
 
 
 def change_content(source: Path) -> None:
@@ -183,14 +202,64 @@ def test_other_bytes_of_the_same_size_and_time_are_seen_for_what_they_are(
     blobs: FileBlobs, source: Path
 ) -> None:
     digest, _ = blobs.add(source)
-    blobs.check(digest)
+    blobs.check(digest, gladly)
     before = source.stat()
     source.write_bytes(CONTENT[::-1])
-    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(Unavailable, match=r"blob\.touched"):
-        blobs.check(digest)
-    with pytest.raises(Unavailable, match=r"blob\.changed"):
-        blobs.path(digest)
+    until_ctime_differs(
+        source, lambda: os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    )
+    for look in (lambda: blobs.check(digest, gladly), lambda: blobs.path(digest)):
+        with pytest.raises(Unavailable, match=r"blob\.changed"):
+            look()
     source.unlink()
     with pytest.raises(Unavailable, match=r"blob\.missing"):
-        blobs.check(digest)
+        blobs.check(digest, gladly)
+
+
+def test_a_file_that_got_another_link_is_read_once_and_found_to_be_what_it_was(
+    blobs: FileBlobs, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, _ = blobs.add(source)
+    until_ctime_differs(source, lambda: link_once_more(source))
+    read: list[str] = []
+
+    def counted(file: BinaryIO, progress: Progress = ignore_progress) -> str:
+        read.append(file.name)
+        return digest_of(file, progress)
+
+    monkeypatch.setattr(room, "digest_of", counted)
+    for _ in range(2):
+        blobs.check(digest, gladly)
+    assert read == [str(source)]
+
+
+@pytest.mark.parametrize("harm", [change_content, cut])
+def test_a_file_of_another_size_or_time_is_not_read_to_be_looked_at(
+    blobs: FileBlobs, source: Path, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, _ = blobs.add(source)
+    os.utime(source, (1, 1))
+    blobs.path(digest)
+    harm(source)
+    monkeypatch.setattr(room, "digest_of", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(Unavailable, match=r"blob\.touched"):
+        blobs.check(digest, gladly)
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+def test_a_look_at_a_file_ends_when_its_time_is_over(
+    blobs: FileBlobs, source: Path, chunks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, _ = blobs.add(source)
+    until_ctime_differs(source, lambda: source.chmod(0o400))
+    monkeypatch.setattr(room, "CHUNK_BYTES", 1000)
+    asked: list[None] = []
+
+    def may_read() -> bool:
+        asked.append(None)
+        return len(asked) <= chunks
+
+    with pytest.raises(Unavailable, match=r"blob\.touched"):
+        blobs.check(digest, may_read)
+    assert len(asked) == chunks + 1
+    assert blobs.path(digest) == source

@@ -117,7 +117,7 @@ def test_a_model_file_that_changed_is_named_and_coming_back_mends_it(served: Yar
     content, before = path.read_bytes(), path.stat()
     path.write_bytes(content.replace(b"one two", b"two one"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert unwell(served)["blob.touched"]["subject"] == "model/words@1"
+    assert unwell(served)["blob.changed"]["subject"] == "model/words@1"
     victim = served.replicas("words")[0]
     kill(victim["status"]["pid"])
     name = victim["name"]

@@ -137,7 +137,7 @@ async def doctor(_who: Operator, desk: AtDesk) -> dict[str, Any]:
     findings = examine(desk.world, desk.observer.seen(), desk.gateways, desk.notary, desk.backups)
     findings += await examine_store(desk.world)
     models = list(desk.world.list(CONTROL, "model").values())
-    findings += await asyncio.to_thread(examine_models, models, desk.blobs)
+    findings += await asyncio.to_thread(examine_models, models, desk.blobs, desk.world.clock)
     return {"items": [finding.model_dump(mode="json") for finding in findings]}
 
 

@@ -91,8 +91,11 @@ class _Record:
     """Unlike the other time, nobody can set it: a file made to look unchanged is read again."""
 
     def fits(self, status: os.stat_result) -> bool:
-        now = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        return (self.size_bytes, self.mtime_ns, self.ctime_ns) == now
+        return self.is_like(status) and self.ctime_ns == status.st_ctime_ns
+
+    def is_like(self, status: os.stat_result) -> bool:
+        """Tell whether it fits but for that time: a link or another owner change it too."""
+        return (self.size_bytes, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
 
 class FileBlobs:
@@ -120,28 +123,41 @@ class FileBlobs:
         record = self._read(digest)
         path = Path(record.path)
         try:
-            if record.fits(path.stat()):
-                return path
-            with opened(path) as file:
-                status, found = os.fstat(file.fileno()), digest_of(file)
+            if not record.fits(path.stat()):
+                self._read_again(digest, path)
         except (OSError, Rejected) as error:
             refuse_lack(error)
             raise Unavailable("blob.missing", digest, path=record.path) from error
-        if found != digest:
-            raise Unavailable("blob.changed", digest, path=record.path)
-        self.refer(digest, path, status)
         return path
 
-    def check(self, digest: str) -> None:
+    def check(self, digest: str, may_read: Callable[[], bool]) -> None:
         """See `Blobs.check`."""
         record = self._read(digest)
+
+        def go_on(_done: int = 0, _total: int = 0) -> None:
+            if not may_read():
+                raise Unavailable("blob.touched", digest, path=record.path)
+
+        path = Path(record.path)
         try:
-            status = Path(record.path).stat()
-        except OSError as error:
+            status = path.stat()
+            if record.fits(status):
+                return
+            if not record.is_like(status):
+                raise Unavailable("blob.touched", digest, path=record.path)
+            go_on()
+            self._read_again(digest, path, go_on)
+        except (OSError, Rejected) as error:
             refuse_lack(error)
             raise Unavailable("blob.missing", digest, path=record.path) from error
-        if not record.fits(status):
-            raise Unavailable("blob.touched", digest, path=record.path)
+
+    def _read_again(self, digest: str, path: Path, progress: Progress = ignore_progress) -> None:
+        """Read a file that may be another one by now, and record how it is if it isn't."""
+        with opened(path) as file:
+            status, found = os.fstat(file.fileno()), digest_of(file, progress)
+        if found != digest:
+            raise Unavailable("blob.changed", digest, path=str(path))
+        self.refer(digest, path, status)
 
     def copy(self, file: BinaryIO) -> Path:
         """Keep a copy of an open file, by its digest: what it is of may be changed by others."""

@@ -31,7 +31,7 @@ from rows import Row, write
 TRACES = Path(__file__).parent / "traces" / "llm"
 CONVERSATION = "mooncake_conversation.jsonl.gz"
 TUNED_UNTIL_S = 2400.0
-MIXED = "4x12000,4x4000"
+EQUAL, MIXED = replicas_of("8x8000"), replicas_of("4x12000,4x4000")
 Ratios = dict[str, tuple[float | None, float | None]]
 BY_LOAD: Ratios = {"least-request": (0.45, 0.36), "llm-d-like": (1.0, 0.90)}
 BY_KIND: Ratios = {"least-request": (0.40, 0.30), "llm-d-like": (0.75, 0.63)}
@@ -110,12 +110,11 @@ def documents() -> list[Asked]:
 
 
 def compared(
-    where: str, asked: list[Asked], load: float, replicas: str, ratios: Ratios,
-    names: tuple[str, ...] = NAMES,
+    where: str, asked: list[Asked], yard: Yard, ratios: Ratios, names: tuple[str, ...] = NAMES
 ) -> list[Row]:  # fmt: skip
     """Replay one trace by all policies."""
     print(f"routing: {where}", file=sys.stderr, flush=True)
-    found = dict(played(asked, Yard(replicas_of(replicas), load), names, False, lambda *_: None))
+    found = dict(played(asked, yard, names, False, lambda *_: None))
     own: Json = found[NAMES[0]]
     rows = []
     for peer in names[1:]:
@@ -133,10 +132,20 @@ def compared(
     return rows
 
 
+def whole(asked: list[Asked]) -> list[Row]:
+    """Replay what is not streamed, all or the half of it."""
+    rows, names = [], NAMES[:1] + NAMES[2:]
+    for part, called in ((1.0, "none"), (0.5, "half")):
+        where = f"conversation x1.25, mixed, {called} streamed"
+        rows += compared(where, asked, Yard(MIXED, 1.25, part), BY_KIND, names)
+    where = "conversation x1.5, none streamed"
+    return rows + compared(where, asked, Yard(EQUAL, 1.5, 1.0), BY_LOAD, names)
+
+
 def flooded(asked: list[Asked]) -> list[Row]:
     """Replay a flood."""
     print("routing: flood", file=sys.stderr, flush=True)
-    rows, yard = [], Yard(replicas_of("8x8000"))
+    rows, yard = [], Yard(EQUAL)
     names = ("madang", "least-request", "llm-d-like")
     for name, found in played(asked, yard, names, True, lambda *_: None):
         ratio = found["victims_ttft_mean_s"] / found["victims_calm_ttft_mean_s"]
@@ -191,15 +200,20 @@ def main() -> None:
     late = [each for each in talk if each.came_s >= TUNED_UNTIL_S]
     late = [replace(each, came_s=each.came_s - late[0].came_s) for each in late]
     rows = [
-        *compared("conversation x1.5", talk, 1.5, "8x8000", BY_LOAD),
-        *compared("conversation x1.5, minutes 40 to 60", late, 1.5, "8x8000", BY_LOAD),
-        *compared("conversation x1.25, mixed", talk, 1.25, MIXED, BY_KIND, NAMES[:1] + NAMES[2:]),
+        *compared("conversation x1.5", talk, Yard(EQUAL, 1.5), BY_LOAD),
+        *compared("conversation x1.5, minutes 40 to 60", late, Yard(EQUAL, 1.5), BY_LOAD),
+        *compared(
+            "conversation x1.25, mixed", talk, Yard(MIXED, 1.25), BY_KIND, NAMES[:1] + NAMES[2:]
+        ),
+        *whole(talk),
         *flooded(talk),
-        *compared("agents, made here", agents(), 1.0, "8x8000", ELSEWHERE),
-        *compared("documents, made here", documents(), 1.0, "8x8000", ELSEWHERE),
+        *compared("agents, made here", agents(), Yard(EQUAL), ELSEWHERE),
+        *compared("documents, made here", documents(), Yard(EQUAL), ELSEWHERE),
     ]
     for name in ("azure2023_conv.csv.gz", "azure2023_code.csv.gz"):
-        rows += compared(name.split(".")[0], trace(name), 1.0, "2x8000", {"llm-d-like": (1.0, 0.9)})
+        rows += compared(
+            name.split(".")[0], trace(name), Yard(EQUAL[:2]), {"llm-d-like": (1.0, 0.9)}
+        )
     for replicas in (2, 8, 64):
         took_us, loop_ns = decision(replicas)
         floor, target = DECISION_US if replicas == 64 else (None, None)

@@ -19,9 +19,9 @@ from pathlib import Path
 MODULES = (
     "traffic.abreast", "traffic.admission", "traffic.budgets", "traffic.caches", "traffic.demand",
     "traffic.desk", "traffic.exchange", "traffic.fleet", "traffic.health", "traffic.hold",
-    "traffic.joint", "traffic.lengths", "traffic.plain", "traffic.prefixes", "traffic.price",
-    "traffic.prompt", "traffic.purse", "traffic.requests", "traffic.route", "traffic.share",
-    "traffic.stream",
+    "traffic.joint", "traffic.lengths", "traffic.pace", "traffic.plain", "traffic.prefixes",
+    "traffic.price", "traffic.prompt", "traffic.purse", "traffic.requests", "traffic.route",
+    "traffic.share", "traffic.stream",
     "gateway.asked", "gateway.connection", "gateway.engines", "gateway.form",
     "gateway.outbox", "gateway.reply", "gateway.visit",
 )  # fmt: skip

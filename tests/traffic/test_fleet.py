@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from madang.testing.examples import examples
-from madang.traffic.fleet import KIN
+from madang.traffic.fleet import KIN, Fleet
 from madang.traffic.limits import Limits
 from madang.traffic.prompt import Prompt
 from madang.traffic.route import SPOTS_MAX, Router
@@ -80,6 +80,80 @@ def test_a_fast_replica_is_found_by_its_answers_and_gets_its_part():
         if len(taken) > 40:
             break
     assert len(taken) <= 40, "the slow one is not given a third"
+
+
+def whole(paces, count, every_s=0.3, written=100, token_s=0.01):
+    """Send prompts whose answers come whole, most of their time for writing; say where each went.
+
+    One is read after the other, and all are written at once.
+    """
+    router, fleet, places = Router(WIDE), tuple(target(uid) for uid in paces), []
+    free_at, ends = dict.fromkeys(paces, 0.0), []
+    for number in range(count):
+        now = number * every_s
+        for entry in sorted(ends, key=lambda each: each[0]):
+            if entry[0] <= now:
+                ends.remove(entry)
+                entry[2].written = entry[3]
+                router.give_back(entry[1], entry[0], entry[2])
+        asked = Prompt(500.0 + 1000 * (number % 3), tells=False)
+        tokens = written + 20 * (number % 7)
+        where = router.take(fleet, now, "", asked)
+        free_at[where.uid] = read_at = (
+            max(now, free_at[where.uid]) + asked.tokens * paces[where.uid]
+        )
+        ends.append((read_at + tokens * token_s, where, asked, tokens))
+        places.append(where.uid)
+    return places
+
+
+@pytest.mark.parametrize("times", [3, 6])
+def test_a_fast_replica_is_found_by_answers_that_come_whole(times):
+    places = whole({"a": 2e-4, "b": 2e-4, "c": 2e-4 * times}, 240)[-120:]
+    assert places.count("c") < min(places.count("a"), places.count("b")) / 2
+
+
+def test_equal_replicas_get_equal_parts_though_answers_come_whole():
+    places = whole(dict.fromkeys("abcd", 2e-4), 200, every_s=0.2)[-100:]
+    assert all(15 <= places.count(uid) <= 35 for uid in "abcd")
+
+
+def test_an_answer_of_which_nothing_is_known_teaches_nothing():
+    fleet, slow = Fleet(WIDE), Prompt(1000.0)
+    fleet.enrol(FLEET[0], 0)
+    before = fleet.pace_s[0]
+    fleet.send(slow, 0, slow.tokens, 0.0)
+    fleet.settle(1.0)
+    fleet.leave(slow, 500.0)
+    fleet.even([0])
+    assert fleet.pace_s[0] == before
+
+
+@given(st.lists(st.tuples(st.floats(1, 5000), st.booleans(), st.booleans(), st.floats(0, 9)),
+                max_size=30), st.randoms(use_true_random=False))  # fmt: skip
+def test_what_is_counted_is_nothing_once_all_have_left(sent, draw):
+    fleet, now, there = Fleet(WIDE), 0.0, []
+    for spot, each in enumerate(FLEET):
+        fleet.enrol(each, spot)
+    for tokens, tells, is_whole, later_s in sent:
+        asked = Prompt(tokens, tells=tells, lane=draw.choice("xy"))
+        fleet.send(asked, draw.randrange(3), tokens, now)
+        asked.written = 50.0 * (is_whole and not tells)
+        there.append(asked)
+        now += later_s
+        fleet.settle(now)
+    draw.shuffle(there)
+    for asked in there:
+        fleet.leave(asked, now)
+    fleet.even(range(3))
+    assert (fleet.requests, fleet.prompts, fleet.unread, fleet.lanes) == (
+        [0] * 3,
+        [0] * 3,
+        [0] * 3,
+        {},
+    )
+    assert fleet.wait_s == [0.0] * 3
+    assert all(isfinite(each) and each > 0 for each in fleet.pace_s)
 
 
 def one_by_one(paces, count):
@@ -198,10 +272,11 @@ class Fleets(RuleBasedStateMachine):
             self.taken.append((got, asked))
 
     @precondition(lambda self: self.taken)
-    @rule(data=st.data(), badly=st.booleans())
-    def finish(self, data, badly):
+    @rule(data=st.data(), badly=st.booleans(), written=st.integers(0, 500))
+    def finish(self, data, badly, written):
         got, asked = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
         (self.router.blame(got, self.now) if badly else self.router.praise(got))
+        asked.written = 0.0 if badly else float(written)
         self.router.give_back(got, self.now, asked)
 
     @precondition(lambda self: self.taken)

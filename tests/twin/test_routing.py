@@ -124,7 +124,7 @@ def test_what_cannot_be_read_is_refused_by_line_and_column(ask, content, words):
 @pytest.mark.parametrize("given", [
     ("--replicas", "8"), ("--replicas", "0x8000"), ("--replicas", "300x1"), ("--replicas", "axb"),
     ("--replicas", "1x0"), ("--load", "0"), ("--load", "nan"), ("--policy", "best"),
-    ("--policy", ""),
+    ("--policy", ""), ("--unstreamed", "1.1"), ("--unstreamed", "-0.1"), ("--unstreamed", "nan"),
 ], ids=" ".join)  # fmt: skip
 def test_a_question_that_makes_no_sense_is_refused(ask, given):
     status, out, err = ask(line(), *given)
@@ -166,6 +166,32 @@ def test_unequal_replicas_get_unequal_parts():
     own = play(busy(300, 0.15), "madang", (12_000.0, 2_000.0))
     fast = sum(call.replica == 0 for call in own.calls)
     assert fast > 0.7 * len(own.calls)
+
+
+def test_unequal_replicas_are_told_apart_though_nothing_is_streamed():
+    rates, waits = (12_000.0, 2_000.0), []
+    for part in (0.0, 1.0):
+        one = Play(busy(900, 0.15), Yard(rates, unstreamed=part), "madang")
+        assert [*one.run()][-1] == 900
+        waits.append(told(one.calls)["ttft_mean_s"])
+    assert waits[1] < 1.6 * waits[0]
+
+
+@pytest.mark.parametrize("part", [0.0, 0.25, 0.5, 1.0])
+def test_the_part_that_was_asked_for_is_not_streamed_and_the_same_each_time(part):
+    one, other = (Play(busy(400), Yard((8000.0,), unstreamed=part), "madang") for _ in range(2))
+    whole = [not call.is_streamed for call in one.calls]
+    assert sum(whole) == pytest.approx(400 * part, abs=8)
+    assert whole == [not call.is_streamed for call in other.calls]
+
+
+def test_those_who_ask_engines_choose_the_same_whether_answers_are_streamed_or_not(ask):
+    content = "\n".join(line(100 * number) for number in range(40))
+    (_, one, _), (_, other, _) = (
+        ask(content, "--policy", "least-request,llm-d-like", "--unstreamed", part)
+        for part in ("0", "1")
+    )
+    assert one == other
 
 
 GOLDEN = {"madang": 0.4783, "round-robin": 0.6061, "least-request": 0.8621}

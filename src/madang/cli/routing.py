@@ -31,6 +31,9 @@ class Asked:
     """How many, and how many tokens of prompts each reads in a second; 4x12000,4x4000 is mixed."""
     load: float = 1.0
     """How many times as fast as in the trace requests come."""
+    unstreamed: float = 0.0
+    """What part of the requests, 0 to 1, want their answer whole: of those the gateway hears
+    nothing before the last token. The same requests each time."""
     policy: str = "madang,round-robin,least-request,sglang-like,llm-d-like"
     """Names, separated by commas. Ours is the gateway's own code; the others, those called -like
     above all, are our re-implementations of what was published."""
@@ -63,7 +66,9 @@ def routing(
 
     if not LOAD_LEAST <= asked.load <= LOAD_MOST:
         raise Rejected("twin.out-of-bounds", subject="--load", least=LOAD_LEAST, most=LOAD_MOST)
-    yard = Yard(replicas_of(asked.replicas), asked.load)
+    if not 0 <= asked.unstreamed <= 1:
+        raise Rejected("twin.out-of-bounds", subject="--unstreamed", least=0, most=1)
+    yard = Yard(replicas_of(asked.replicas), asked.load, asked.unstreamed)
     names = tuple(name.strip() for name in asked.policy.split(",") if name.strip())
     with opened(trace) as lines:
         calls = read_calls(lines, trace)

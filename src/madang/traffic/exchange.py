@@ -21,7 +21,7 @@ from madang.traffic.doors import ENGINE_PATHS
 from madang.traffic.inspect import Reader
 from madang.traffic.limits import Limits
 from madang.traffic.price import MICRO, cost_micro
-from madang.traffic.prompt import Prompt
+from madang.traffic.prompt import BYTES_PER_TOKEN, Prompt
 from madang.traffic.refusal import OVERLOADED, Refusal, from_engine, unavailable
 from madang.traffic.requests import Request
 from madang.traffic.retold import Retold
@@ -370,6 +370,8 @@ class Exchange:
         if self._tokens is None and not is_object(body):
             return self._garbled(now)
         if self._target:
+            tokens = self._tokens
+            self._prompt.written = tokens.output if tokens else len(body) / BYTES_PER_TOKEN
             self._router.praise(self._target)
         try:
             passed = self._inspect(body, last=True) if self._readers else body

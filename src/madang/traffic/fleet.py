@@ -4,7 +4,8 @@ A replica's place in all lists is its spot. A prompt that is sent somewhere now 
 sent there and is not read yet, at the pace that was learnt of that replica alone, so that unequal
 hardware needs no word of anybody. The pace is that of all prompts read there, late ones counting
 more: tokens and seconds are summed apart, so that a short prompt says little. Those that are about
-as fast as each other share what was learnt of them.
+as fast as each other share what was learnt of them. Where nothing tells that a prompt was read, it
+counts as read once it should have been, and its pace is learnt when its answer has come.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from math import inf
 from typing import Any
 
 from madang.traffic.limits import Limits
+from madang.traffic.pace import Pace, reading_s
 from madang.traffic.prefixes import Matches
 from madang.traffic.prompt import Prompt
 from madang.traffic.table import Target
 
 SLOT_TOKENS_PER_S = 500.0
 """What a slot is taken to read before anything was learnt; only what replicas differ by counts."""
-MEMORY = 0.98
-"""What an observation weighs after one more."""
+HELD_MEMORY = 0.98
+"""What is known of how long requests stay weighs so much after one more."""
 FIRST_TOKENS = 256.0
 """What others show of a replica weighs as much as a prompt of so many tokens."""
 BUSY_S = 0.05
@@ -59,8 +61,7 @@ class Fleet:
         self.cache_tokens: list[float] = []
         """What the cache for prompts holds; inf where nobody said."""
         self._slots: list[int] = []
-        self._tokens: list[float] = []
-        self._seconds: list[float] = []
+        self._paces: list[Pace] = []
         self._held_s: list[float] = []
         """How long a request stays once its prompt is read."""
         self._due: list[tuple[float, float, int, Prompt]] = []
@@ -79,7 +80,7 @@ class Fleet:
         fresh: list[tuple[list[Any], Any]] = [
             (self.requests, 0), (self.prompts, 0), (self.unread, 0.0), (self.pace_s, pace_s),
             (self.wait_s, 0.0), (self.quiet_s, 0.0), (self.quiet_at, 0.0),
-            (self._slots, target.slots), (self._tokens, 0.0), (self._seconds, 0.0),
+            (self._slots, target.slots), (self._paces, Pace()),
             (self._held_s, 0.0), (self.cache_tokens, target.kv_tokens or inf),
         ]  # fmt: skip
         for numbers, value in fresh:
@@ -94,12 +95,14 @@ class Fleet:
         would go to the one that seems the fastest by chance, which then has more to read than
         others, and loses what it has cached.
         """
-        tokens, seconds, slots = self._tokens, self._seconds, self._slots
-        read = sum([tokens[spot] for spot in spots], 0.0)
+        slots, paces = self._slots, [self._paces[spot] for spot in spots]
+        read = sum([each.read for each in paces], 0.0)
         if not read:
             return
+        tokens = {spot: self._paces[spot].read + FIRST_TOKENS for spot in spots}
+        seconds = dict(zip(spots, reading_s(paces), strict=True))
         first_s = FIRST_TOKENS * sum([seconds[s] * slots[s] for s in spots], 0.0) / read
-        seen = [((seconds[s] + first_s / slots[s]) / (tokens[s] + FIRST_TOKENS), s) for s in spots]
+        seen = [((seconds[s] + first_s / slots[s]) / tokens[s], s) for s in spots]
         groups: list[list[tuple[float, int]]] = []
         most_s = 0.0
         for own_s, spot in sorted(seen):
@@ -108,8 +111,8 @@ class Fleet:
                 groups.append([])
             groups[-1].append((own_s, spot))
         for kin in groups:
-            took_s = sum([own_s * (tokens[spot] + FIRST_TOKENS) for own_s, spot in kin], 0.0)
-            mean_s = took_s / sum([tokens[spot] + FIRST_TOKENS for _, spot in kin], 0.0)
+            took_s = sum([own_s * tokens[spot] for own_s, spot in kin], 0.0)
+            mean_s = took_s / sum([tokens[spot] for _, spot in kin], 0.0)
             for _, spot in kin:
                 self.pace_s[spot] = mean_s
 
@@ -163,7 +166,7 @@ class Fleet:
         if not requests[spot]:
             self.quiet_at[spot] = now
         requests[spot] += 1
-        prompt.spot, prompt.own, prompt.sent_at, prompt.ahead = spot, own, now, ahead
+        prompt.spot, prompt.own, prompt.sent_at, prompt.until = spot, own, now, ahead + own
         if own:
             lanes, lane = self.lanes, prompt.lane
             self.prompts[spot] += 1
@@ -194,8 +197,7 @@ class Fleet:
             del lanes[lane]
         took_s = now - prompt.sent_at
         if learn and took_s > 0:
-            self._tokens[spot] = self._tokens[spot] * MEMORY + prompt.ahead + own
-            self._seconds[spot] = self._seconds[spot] * MEMORY + took_s
+            self._paces[spot].note(prompt.until, 0.0, took_s)
 
     def settle(self, now: float) -> None:
         """Take those prompts as read that say nothing of it, and should have been by now."""
@@ -207,15 +209,16 @@ class Fleet:
 
     def leave(self, prompt: Prompt, now: float) -> None:
         """Note that a request has left, its prompt read or not."""
-        spot = prompt.spot
+        spot, took_s = prompt.spot, now - prompt.sent_at
+        if prompt.written and not prompt.tells and prompt.until and took_s > 0:
+            self._paces[spot].note(prompt.until, prompt.written, took_s)
         if prompt.own:
-            waited_s = now - prompt.sent_at
-            slower = waited_s > (prompt.ahead + prompt.own) * self.pace_s[spot]
+            slower = took_s > prompt.until * self.pace_s[spot]
             self._read(prompt, now, learn=prompt.tells and slower)
         elif prompt.read_at:
-            self._held_s[spot] += (now - prompt.read_at - self._held_s[spot]) * (1 - MEMORY)
+            self._held_s[spot] += (now - prompt.read_at - self._held_s[spot]) * (1 - HELD_MEMORY)
         self.requests[spot] -= 1
-        prompt.spot, prompt.read_at = -1, 0.0
+        prompt.spot, prompt.read_at, prompt.written = -1, 0.0, 0.0
         if not self.requests[spot]:
             self.quiet_s[spot] += now - self.quiet_at[spot]
         self._weigh(spot)

@@ -39,8 +39,10 @@ class Prompt(Light):
     """Where it is now; -1: nowhere."""
     own: float = 0.0
     """Tokens that have to be read for it, and were not by then; 0: it was read."""
-    ahead: float = 0.0
-    """Tokens that were to be read before it."""
+    until: float = 0.0
+    """Tokens that were to be read until it was, its own with them."""
+    written: float = 0.0
+    """Tokens of its answer, where it came whole; 0: it isn't known."""
     sent_at: float = 0.0
     read_at: float = 0.0
 

@@ -31,7 +31,8 @@ KNUTH = 2_654_435_761
 SPREAD = 0.25
 SALT = 7
 HEAD = b'{"messages":[{"role":"user","content":"'
-TAIL = b'"}],"model":"org/own/m","stream":true}'
+TAIL = b'"}],"model":"org/own/m"'
+ENDS = (b"}", b',"stream":true}')
 FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"."}}]}\n\n'
 
 Send = Callable[[Call, int, float], None]
@@ -80,8 +81,10 @@ class Door:
         self._send(call, self._index[choice.uid], self._now)
 
     def first(self, call: Call, now: float) -> None:
-        """Pass the first token on."""
+        """Pass the first token on, if the answer is a stream."""
         self._now = now
+        if not call.is_streamed:
+            return
         exchange = self._open[call.number].exchange
         exchange.answers(200, "text/event-stream", now)
         exchange.feed(FIRST, now)
@@ -93,20 +96,28 @@ class Door:
         usage = {"prompt_tokens": asked.prompt, "completion_tokens": asked.output,
                  "prompt_tokens_details": {"cached_tokens": call.cached}}  # fmt: skip
         said = json.encode({"choices": [], "usage": usage})
-        exchange.feed(b"data: " + said + b"\n\ndata: [DONE]\n\n", now)
+        if call.is_streamed:
+            exchange.feed(b"data: " + said + b"\n\ndata: [DONE]\n\n", now)
+        else:
+            exchange.answers(200, "application/json", now)
+            exchange.collect(said, now)
+            exchange.answer(now)
+            self._desk.free(exchange, now)
         self._desk.settle(exchange, 200, now, now)
 
 
 def body_of(call: Call) -> bytes:
     """Write the request of a call: as many blocks of bytes as of tokens, and what is its own."""
     asked, chain = call.asked, call.asked.chain
-    width = BYTES_PER_TOKEN * (1 - SPREAD + 2 * SPREAD * _fraction(chain[1] if chain[1:] else 0))
+    width = BYTES_PER_TOKEN * (1 - SPREAD + 2 * SPREAD * fraction(chain[1] if chain[1:] else 0))
     size, own = int(BLOCK_TOKENS * width), asked.prompt - len(chain) * BLOCK_TOKENS
     parts = [_text(block, size) for block in chain]
-    return b"".join([HEAD, *parts, _text(-1 - call.number, int(own * width)), TAIL])
+    return b"".join([HEAD, *parts, _text(-1 - call.number, int(own * width)), TAIL,
+                     ENDS[call.is_streamed]])  # fmt: skip
 
 
-def _fraction(number: int) -> float:
+def fraction(number: int) -> float:
+    """Return a part of one that looks drawn, the same for the same number."""
     return (number * KNUTH & 0xFFFF_FFFF) / 0x1_0000_0000
 
 

@@ -33,6 +33,8 @@ class Call:
     cached: int = 0
     """Tokens of its prompt that were not read again."""
     is_flood: bool = False
+    is_streamed: bool = True
+    """Its answer comes piece by piece; else nobody hears of it before its last token."""
 
 
 Later = Callable[[float, "Engine", "Call | None"], None]

@@ -14,7 +14,7 @@ from itertools import count
 from madang.answers import Json
 from madang.errors import Rejected
 from madang.twin.calls import Asked
-from madang.twin.door import Door
+from madang.twin.door import Door, fraction
 from madang.twin.engines import Call, Engine
 from madang.twin.peers import PEERS
 
@@ -45,6 +45,8 @@ class Yard:
     """Prompt tokens per second of each replica."""
     load: float = 1.0
     """How many times as fast as in the trace requests come."""
+    unstreamed: float = 0.0
+    """What part of the requests, by their number, want their answer whole."""
 
 
 def replicas_of(text: str) -> tuple[float, ...]:
@@ -73,8 +75,11 @@ class Play:
         self._events: list[tuple[float, int, Engine | None, Call | None]] = []
         self._numbers = count()
         self._engines = [Engine(rate, self._later) for rate in yard.rates]
-        self.calls = [Call(number, each, each.came_s, is_flood=each.tenant == FLOODER)
-                      for number, each in enumerate(asked)]  # fmt: skip
+        self.calls = [
+            Call(number, each, each.came_s, is_flood=each.tenant == FLOODER,
+                 is_streamed=fraction(number) >= yard.unstreamed)
+            for number, each in enumerate(asked)
+        ]  # fmt: skip
         tenants = sorted({each.tenant for each in asked})
         self._door = Door(yard.rates, tenants, self._send) if policy == OURS else None
         self._choose = None if self._door else PEERS[policy](self._engines)

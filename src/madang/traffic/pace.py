@@ -69,12 +69,12 @@ class Pace:
 
 def reading_s(paces: Sequence[Pace]) -> list[float]:
     """Return of each, replicas of one endpoint, what of the seconds that it took it has read."""
-    if not sum([each.written for each in paces], 0.0):
-        return [each.took_s for each in paces]
     shown = [each.writing() for each in paces]
-    part = OTHERS / len(shown)
+    part = OTHERS / max(1, len(shown))
     took_s = part * sum([each[0] for each in shown], 0.0)
     tokens = part * sum([each[1] for each in shown], 0.0)
+    if not tokens:
+        return [each.took_s for each in paces]
     return [
         max(
             each.took_s - each.written * max(0.0, (own_s + took_s) / (own + tokens)),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec import structs
 
 from madang.months import day_number, month_of
 from madang.testing.examples import examples
@@ -71,6 +72,34 @@ def test_an_answer_that_never_came_has_lent_nothing():
     assert lend(books, asked, Want(*LINE), 1000).lent == 50
     assert lend(books, asked, Want(*LINE), 1000).lent == 50
     assert books[LINE]["b"].out == 50
+
+
+@given(
+    limit=st.integers(1, 2000),
+    steps=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 400)), max_size=8),
+)
+@example(limit=50, steps=[(2, 9)] * 4)
+def test_control_is_not_asked_again_and_again_for_what_it_does_not_lend(limit, steps):
+    """Also where requests use more than was reserved, so that less than nothing is left."""
+    budgets, books = Budgets(), {}
+    asker = structs.replace(ASKER, limits=Allowance(tokens_per_day=limit))
+    budgets.take(RouteTable(1, (), {"k": asker}))
+
+    def ask():
+        asked = 0
+        while wants := budgets.wants(AT + 1):
+            asked += 1
+            question = Asked("a", "life", asked, wants)
+            budgets.lend([lend(books, question, want, limit) for want in wants])
+            assert asked <= 2, wants
+
+    for number, (tokens, real) in enumerate(steps):
+        ask()
+        found = budgets.reserve(budgets.line(asker), tokens, 0, number)
+        if not isinstance(found, Refusal):
+            budgets.settle(found, real, 0)
+            charge(books, [record("life", number, real)])
+    ask()
 
 
 class Gateway:

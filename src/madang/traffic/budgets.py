@@ -176,7 +176,7 @@ class Budgets:
                 break
             if purse.wants(at):
                 purse.asked_at = at
-                short = max(0, purse.wanted - int(purse.left)) if purse.wanted else 0
+                short = max(0, purse.wanted - int(purse.left))
                 left = max(0, int(purse.left))
                 found.append(Want(owner, what, purse.period, purse.lent, left, short))
             if is_late and (ahead := self._next(what)) > max(purse.period, purse.ahead_period):

@@ -77,6 +77,6 @@ class Purse:
         if period == self.period:
             self.left += lent - self.lent
             self.lent, self.beyond, self.wanted = lent, beyond, 0
-            self.low, self.known = max(0, self.left // 2), True
+            self.low, self.known = self.left // 2 if self.left > 0 else self.left, True
         elif period > self.period:
             self.ahead_period, self.ahead = period, lent

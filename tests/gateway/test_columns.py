@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from madang.gateway import columns
-from madang.gateway.columns import COLUMNS, PER_PROCESS, Columns, start_of
+from madang.gateway.columns import COLUMNS, PER_PROCESS, Columns, digest_of, lives, start_of
 from madang.traffic.joint import WINDOW_SLOTS
 from madang.traffic.refusal import Refusal
 from madang.traffic.table import Allowance
@@ -100,6 +101,28 @@ def test_a_process_with_the_number_of_a_dead_one_is_another(tmp_path):
     assert other.claim(0)
     table.seat("key/k").tell((0, 1, 1, 1, 1))
     assert other.seat("key/k").elsewhere(0) == (0, 1, 1, 1, 1)
+
+
+def test_a_process_is_dead_once_it_was_killed_and_no_other_with_its_number_is_it():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        start = start_of(child.pid)
+        assert lives(child.pid, start)
+        assert not lives(child.pid, start - 1)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not lives(child.pid, start), "though nobody has waited for it"
+
+
+def test_a_row_that_is_left_does_not_hide_what_lies_behind_it(tmp_path):
+    names = (f"key/{number}" for number in range(1 << 20))
+    first, behind = islice((n for n in names if not digest_of(n) % columns.ROWS), 2)
+    table, other = Columns(tmp_path, 2), Columns(tmp_path, 2)
+    table.claim(0)
+    other.claim(0)
+    leaves, stays = table.seat(first), table.seat(behind)
+    stays.tell((1, 1, 1, 1, 1))
+    leaves.leave()
+    assert other.seat(behind).elsewhere(1) == (1, 1, 1, 1, 1)
 
 
 def test_a_row_that_is_left_is_not_counted_and_is_taken_anew(tmp_path, monkeypatch):

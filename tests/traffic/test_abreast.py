@@ -6,11 +6,13 @@ import json
 
 import pytest
 
-from madang.traffic.abreast import LEVELS, YIELD_S, JointDesk, parted
+from madang.traffic.abreast import LEVELS, YIELD_S, JointDesk, JointRouter, parted
 from madang.traffic.exchange import Exchange
 from madang.traffic.front import Front
+from madang.traffic.joint import JointBudgets
 from madang.traffic.limits import Limits
 from madang.traffic.refusal import Refusal
+from madang.traffic.route import SPOTS_MAX
 from madang.traffic.table import Allowance, Endpoint, Key, RouteTable, Target
 
 ONE = Target("a", 1, "http://a", "t", slots=1)
@@ -24,6 +26,8 @@ class Memory:
 
     def __init__(self):
         self.rows = {}
+        self.meanwhile = ("", None)
+        """Before a row of this kind is next written, this is done."""
 
 
 class Side:
@@ -42,6 +46,10 @@ class Row:
 
     def tell(self, numbers):
         assert all(isinstance(each, int) for each in numbers)
+        kind, do = self.side.memory.meanwhile
+        if do and self.name.startswith(kind):
+            self.side.memory.meanwhile = ("", None)
+            do()
         self.side.memory.rows[self.side.number, self.name] = numbers
 
     def elsewhere(self, second):
@@ -65,6 +73,10 @@ def desks(count, *targets, limits=None, allowances=None):
         desk.take(RouteTable(1, (endpoint,), keys, limits=allowances or {}))
         made.append(desk)
     return made
+
+
+def memory_of(desk):
+    return desk._router._joint._others.memory
 
 
 class Caller:
@@ -134,6 +146,36 @@ def test_a_turn_is_left_to_another_process_for_a_moment_only():
     assert flood[2].word == "a"
 
 
+def test_who_comes_now_leaves_a_free_place_to_somebody_elsewhere_who_has_less():
+    one, other = desks(2, ONE)
+    first, _ = Caller(one), Caller(one)
+    victim = Caller(other, VICTIM)
+    first.end(now=1.0)
+    late = Caller(one, now=1.0)
+    other.tend(1.0)
+    assert [victim.word, late.word] == ["a", None]
+
+
+def test_no_turn_is_left_to_somebody_elsewhere_who_has_gone():
+    one, other = desks(2, ONE)
+    flood = [Caller(one) for _ in range(5)]
+    Caller(other, VICTIM).end(now=1.0)
+    flood[0].end(now=1.0)
+    assert flood[2].word == "a"
+
+
+def test_a_place_that_another_process_has_filled_meanwhile_is_given_back():
+    one, other = desks(2, ONE)
+    first, theirs = Caller(one), []
+    memory_of(one).meanwhile = ("replica/", lambda: theirs.append(Caller(other)))
+    waits = Caller(one)
+    assert [waits.word, theirs[0].word] == [None, "a"]
+    for each in (first, theirs[0]):
+        each.end(now=1.0)
+    assert waits.word == "a"
+    assert [Caller(other).word, Caller(one).word] == ["a", None]
+
+
 def test_equal_floods_do_not_wait_for_each_other():
     one, other = desks(2, ONE)
     flood = [Caller(one) for _ in range(3)]
@@ -151,8 +193,19 @@ def test_what_has_ended_counts_no_more():
             each.end()
     for desk in (one, other):
         assert not desk.tend(1.0)
-        rows = desk._router._joint._others.memory.rows
+        rows = memory_of(desk).rows
         assert {sum(v[1:]) for (_, name), v in rows.items() if not name.startswith("key")} == {0}
+
+
+def test_replicas_that_come_and_go_do_not_use_up_the_rows():
+    memory = Memory()
+    router = JointRouter(Limits(), Side(memory, 0, 2))
+    for epoch in range(2 * SPOTS_MAX):
+        fleet = (Target("a", epoch, "http://a", "t"),)
+        router.keep(fleet)
+        assert router.take(fleet, 0.0) == fleet[0]
+        router.give_back(fleet[0], 0.0)
+    assert len(memory.rows) <= SPOTS_MAX
 
 
 def test_limits_hold_for_all_processes_together():
@@ -162,6 +215,45 @@ def test_limits_hold_for_all_processes_together():
     assert [each.word for each in callers] == ["w"] * 3 + ["rate_limit_exceeded"] * 3
     callers[0].end()
     assert [Caller(four[3]).word, Caller(four[0]).word] == ["w", "rate_limit_exceeded"]
+
+
+LIMITS = {
+    "requests": Allowance(requests_per_minute=1),
+    "tokens": Allowance(tokens_per_minute=10),
+    "concurrent": Allowance(concurrent=1),
+}
+
+
+def two_budgets(limits):
+    memory = Memory()
+    table = RouteTable(1, (), {}, limits={"seoul/flood": limits})
+    both = [JointBudgets(Side(memory, number, 2)) for number in range(2)]
+    for each in both:
+        each.take(table)
+    return memory, *both
+
+
+def took(budgets):
+    return budgets.reserve(budgets.line(FLOOD), 10, 0, 1.0)
+
+
+@pytest.mark.parametrize("limit", sorted(LIMITS))
+def test_of_two_who_come_at_once_for_the_last_of_a_limit_one_is_refused(limit):
+    memory, ours, theirs = two_budgets(LIMITS[limit])
+    came = []
+    memory.meanwhile = ("", lambda: came.append(took(theirs)))
+    assert isinstance(took(ours), Refusal)
+    assert not isinstance(came[0], Refusal)
+    theirs.release(came[0])
+    assert not isinstance(took(ours), Refusal), "what was refused has taken nothing"
+
+
+def test_a_limit_that_a_process_has_no_more_is_left_whole_to_the_others():
+    _, ours, theirs = two_budgets(LIMITS["concurrent"])
+    took(ours)
+    assert isinstance(took(theirs), Refusal)
+    ours.take(RouteTable(2, (), {}))
+    assert not isinstance(took(theirs), Refusal)
 
 
 @pytest.mark.parametrize("others", [0, 3])

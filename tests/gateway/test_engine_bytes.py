@@ -92,9 +92,14 @@ async def test_an_answer_shorter_than_its_length_is_none(serve: Callable) -> Non
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_lost")
 
 
-async def test_bytes_that_nobody_has_asked_for_end_the_connection(serve: Callable) -> None:
+@pytest.mark.parametrize("known", [False, True], ids=["a new head", "a known head"])
+async def test_bytes_that_nobody_has_asked_for_end_the_connection(
+    serve: Callable, known: bool
+) -> None:
     """Or the next request, perhaps another tenant's, would get them as its answer."""
     async with scripted() as (script, target), serve(target) as door:
+        if known:
+            assert (await door.post()).content == JSON
         script.after = HEAD + b'Content-Length: 6\r\n\r\n"evil"'
         for _ in range(3):
             assert (await door.post()).content == JSON
@@ -108,6 +113,33 @@ async def test_a_connection_that_ends_as_we_write_costs_nobody_an_answer(serve: 
     assert [a.status_code for a in answers] == [200] * 3
     assert script.asked == 5
     assert silent
+
+
+async def test_a_second_try_goes_over_a_connection_that_was_not_used_before(
+    serve: Callable, engines
+) -> None:
+    """All idle ones may end as we write: an engine that begins anew has closed them together."""
+    engine = await engines.start()
+    both, used, answer = asyncio.Event(), set(), engine.answer
+
+    async def together(request, body):
+        used.add(request.transport.get_extra_info("peername"))
+        if len(used) == 2:
+            both.set()
+        await both.wait()
+        return await answer(request, body)
+
+    async def slam_if_used(request, body):
+        if request.transport.get_extra_info("peername") in used:
+            request.transport.close()
+        return await answer(request, body)
+
+    async with serve(engine.target) as door:
+        engine.behave = together
+        await asyncio.gather(door.post(), door.post())
+        engine.behave = slam_if_used
+        assert (await door.post()).status_code == 200
+    assert len(engine.requests) == 4
 
 
 async def test_an_idle_connection_is_closed_before_engines_do(

@@ -179,6 +179,26 @@ async def test_a_reader_that_does_not_read_stops_the_engine_from_writing(
     assert usage.status == 499
 
 
+async def test_a_reader_that_reads_late_gets_all_of_its_stream(serve, engines):
+    engine = await engines.start()
+
+    async def flood(request, body):
+        response = await engine.open(request)
+        for _ in range(400):
+            await response.write(engine.event("x" * 65536))
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    engine.behave = flood
+    async with serve(engine.target) as door, door.stream() as response:
+        await eventually(lambda: any(each.paused for each in door.connections))
+        said = await response.aread()
+        usage = await door.record()
+    assert said.count(b"data: ") == 401
+    assert said.endswith(b"data: [DONE]\n\n")
+    assert (usage.status, usage.output_tokens) == (200, 400)
+
+
 async def test_silence_in_mid_stream_ends_it_with_an_error(serve, engines):
     engine = await engines.start()
 
@@ -206,6 +226,7 @@ async def test_an_engine_that_says_all_but_never_hangs_up_is_no_error(serve, eng
         async with door.stream() as response:
             lines = await lines_of(response)
         usage = await door.record()
+        await eventually(lambda: engine.cancelled == 1)  # its connection is ended for it
     assert lines[-1] == "data: [DONE]"
     assert (usage.status, usage.output_tokens) == (200, 3)
 

@@ -7,6 +7,8 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -208,6 +210,75 @@ def test_what_is_no_handshake_is_hung_up_on_in_silence(start, files, table):
             pass
     assert seen(gateway.url)
     assert "Traceback" not in gateway.log
+
+
+class Looks:
+    """A clock by which something is done before each look at the files, and then time stands."""
+
+    def __init__(self, *before: Callable[[], object]) -> None:
+        self._before = list(before)
+        self.over = asyncio.Event()
+
+    def now(self) -> float:
+        return SystemClock().now()
+
+    async def sleep(self, _: float) -> None:
+        if not self._before:
+            self.over.set()
+            await asyncio.Event().wait()
+        self._before.pop(0)()
+
+
+@asynccontextmanager
+async def looked_after(app, files, looks: Looks) -> AsyncIterator[tuple[Shown, list[Any], Any]]:
+    """A door whose certificate is looked after; what is told of that, and where the door is."""
+    shown, told = Shown((files.cert, files.key), looks), []
+    shown.begin(lambda each: told.append(each["tls"]["fault"]))
+    listener = socket.create_server(("127.0.0.1", 0))
+    door = Entrance(app.app.connect, Lacks(), shown)
+    door.listen(listener)
+    try:
+        yield shown, told, listener.getsockname()
+    finally:
+        door.close()
+
+
+async def watched(shown: Shown, looks: Looks, place: Any) -> None:
+    """Look after the files until all looks are done."""
+    watching = asyncio.create_task(shown.watch(place))
+    try:
+        async with asyncio.timeout(20):
+            await looks.over.wait()
+    finally:
+        watching.cancel()
+
+
+async def test_a_certificate_whose_key_is_still_being_written_is_waited_for(app, files):
+    last = files.put("rsa")
+    key = files.key.read_text()
+    files.put("ec")
+
+    def certificate_first():
+        files.cert.write_text(ssl.DER_cert_to_PEM_cert(last))
+
+    looks = Looks(certificate_first, lambda: files.key.write_text(key), lambda: None)
+    async with looked_after(app, files, looks) as (shown, told, place):
+        await watched(shown, looks, place)
+        url = f"https://127.0.0.1:{place[1]}"
+        assert await asyncio.to_thread(seen, url) == last
+    assert told == ["", ""], "once at the beginning, once when both were there"
+
+
+async def test_one_that_is_not_shown_at_our_own_door_is_not_kept(app, files):
+    first = files.put("ec")
+    looks = Looks(lambda: files.put("rsa"), lambda: None)
+    async with looked_after(app, files, looks) as (shown, told, place):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            elsewhere = taken.getsockname()
+        await watched(shown, looks, elsewhere)
+        url = f"https://127.0.0.1:{place[1]}"
+        assert await asyncio.to_thread(seen, url) == first
+    assert [bool(each) for each in told] == [False, True]
 
 
 async def test_those_who_say_nothing_keep_nobody_out(app, files, monkeypatch):

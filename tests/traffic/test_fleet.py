@@ -194,6 +194,41 @@ def test_who_has_as_much_to_read_as_it_may_have_is_sent_nothing_more():
     assert router.take(FLEET[:1], 1, "", prompt(1))
 
 
+def test_a_few_long_texts_at_once_are_no_flood_but_who_goes_on_waits():
+    """A replica is to have 1,000 tokens to read: so much at once, then no more than 250."""
+    router, there = Router(Limits(unread_tokens_max=1000)), FLEET[:1]
+
+    def goes(tokens, lane="own", now=0):
+        asked = Prompt(float(tokens), tells=True, lane=lane)
+        return asked if router.take(there, now, "", asked) else None
+
+    def read(now, *prompts):
+        for each in prompts:
+            router.read(each, now)
+            router.give_back(FLEET[0], now, each)
+
+    others = goes(1000, "others")
+    assert others, "from now on there is enough to read"
+    first = goes(600)
+    assert first
+    second = goes(300)
+    assert second
+    third = goes(200)
+    assert third, "it had not all of it yet"
+    assert goes(1) is None
+    read(1, first, second)
+    fourth = goes(60, now=1)
+    assert fourth, "it has less than a part of it"
+    assert goes(1, now=1) is None
+    assert goes(1, "somebody", now=1)
+    read(2, third, fourth)
+    assert goes(600, now=2), "it had nothing there"
+    assert goes(399, now=2)
+    assert goes(1, now=2)
+    assert goes(1, now=2) is None
+    assert others.own, "and all the while there was enough to read"
+
+
 def test_an_answer_that_does_not_tell_when_its_prompt_was_read_holds_nobody_up_for_ever():
     router = Router(Limits(unread_tokens_max=1000, suspect_s=1e9))
     assert router.take(FLEET[:1], 0, "", Prompt(2000.0))

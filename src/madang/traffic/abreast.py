@@ -23,7 +23,7 @@ from madang.traffic.joint import JointBudgets, Others, Seat
 from madang.traffic.limits import Limits
 from madang.traffic.prompt import Prompt
 from madang.traffic.refusal import Refusal
-from madang.traffic.route import PART, Router, _Crew
+from madang.traffic.route import Router, _Crew
 from madang.traffic.table import Target, Usage
 
 LOOK_S = 0.005
@@ -128,8 +128,7 @@ class JointRouter(Router):
         fleet, most = self._joint, self.limits.unread_tokens_max
         if fleet.unread[spot] + fleet.unread_there[spot] < most:
             return False
-        part = most * len(crew.all.spots) * PART / self._processes
-        return fleet.lanes.get(prompt.lane, 0.0) >= part
+        return fleet.has_its_part(prompt.lane, most * len(crew.all.spots) / self._processes)
 
 
 def parted(limits: Limits, processes: int) -> Limits:

@@ -31,11 +31,25 @@ BUSY_S = 0.05
 """What a fully used replica is slower than an idle one at what comes after the prompt."""
 LEAST_TOKENS = 1.0
 """A prompt that is cached whole still costs something."""
+PART = 0.25
+"""Of what replicas are to have to read, what one tenant may have there that goes on and on."""
 KIN = 1.5
 """Replicas that seem to differ by less count as equally fast: by what they happen to read and write
 
 those of one kind seem to. Where they do differ by less, what waits there tells enough.
 """
+
+
+class Lane:
+    """What one tenant has to read at all replicas of an endpoint."""
+
+    __slots__ = ("had", "unread")
+
+    def __init__(self) -> None:
+        self.unread = 0.0
+        """Tokens of prompts that are under way and not read yet."""
+        self.had = 0.0
+        """The same, and what was read since it last had nothing."""
 
 
 class Fleet:
@@ -49,7 +63,7 @@ class Fleet:
         """Of them, those whose prompt is not read yet."""
         self.unread: list[float] = []
         """Tokens of these."""
-        self.lanes: dict[str, float] = {}
+        self.lanes: dict[str, Lane] = {}
         """The same, by whose they are; only of who has any."""
         self.pace_s: list[float] = []
         """Seconds per token."""
@@ -168,10 +182,11 @@ class Fleet:
         requests[spot] += 1
         prompt.spot, prompt.own, prompt.sent_at, prompt.until = spot, own, now, ahead + own
         if own:
-            lanes, lane = self.lanes, prompt.lane
+            lane = self.lanes.get(prompt.lane) or self.lanes.setdefault(prompt.lane, Lane())
             self.prompts[spot] += 1
             self.unread[spot] = unread = ahead + own
-            lanes[lane] = lanes.get(lane, 0.0) + own
+            lane.unread += own
+            lane.had += own
             if not prompt.tells:
                 self._number += 1
                 due_at = now + unread * self.pace_s[spot]
@@ -189,15 +204,22 @@ class Fleet:
         prompt.own, prompt.read_at = 0.0, now
         self.prompts[spot] = more = self.prompts[spot] - 1
         self.unread[spot] = self.unread[spot] - own if more else 0.0
-        lanes, lane = self.lanes, prompt.lane
-        left = lanes[lane] - own
-        if left > LEAST_TOKENS / 2:
-            lanes[lane] = left
-        else:
-            del lanes[lane]
+        lane = self.lanes[prompt.lane]
+        lane.unread -= own
+        if lane.unread <= LEAST_TOKENS / 2:
+            del self.lanes[prompt.lane]
         took_s = now - prompt.sent_at
         if learn and took_s > 0:
             self._paces[spot].note(prompt.until, 0.0, took_s)
+
+    def has_its_part(self, name: str, all_of: float) -> bool:
+        """Tell whether a tenant may send no more, where all may have so many tokens to read.
+
+        Who had nothing may send that much at once: a few long texts are no flood. Who goes on
+        before they are read has a part of it.
+        """
+        lane = self.lanes.get(name)
+        return lane is not None and lane.unread >= all_of * PART and lane.had >= all_of
 
     def settle(self, now: float) -> None:
         """Take those prompts as read that say nothing of it, and should have been by now."""

@@ -13,9 +13,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     slot_requests_max: int = 2
     """Requests under way at a replica, for each of its slots: the next is there when one ends."""
     unread_tokens_max: float = 8192.0
-    """Tokens that replicas are to have to read, each on average; once they have, who has a quarter
+    """Tokens that replicas are to have to read, each on average.
 
-    of it there waits for a turn here, and not in the queue of an engine, where all would wait.
+    Once they have, whoever goes on sending and has a quarter of it there waits for a turn here, and
+    not in the queue of an engine, where all would wait. Who had nothing there may send all of it.
     """
     prefixes_max: int = 200_000
     """Beginnings of prompts that are remembered: about 20 MB."""

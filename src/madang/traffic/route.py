@@ -28,8 +28,6 @@ KEEN, KEENER = 0.35, 2.0
 
 at a replica; tried on the first 40 minutes of the conversation trace (`madang twin routing`).
 """
-PART = 0.25
-"""Of what replicas are to have to read, what one tenant may have there while others have some."""
 LOOKS = 4
 """How busy replicas are is looked at anew after a quarter as many requests as there are."""
 CREWS_MAX = 4096
@@ -200,7 +198,7 @@ class Router:
         fleet, most = self._fleet, self.limits.unread_tokens_max
         if fleet.unread[spot] < most:
             return False
-        return fleet.lanes.get(prompt.lane, 0.0) >= most * len(crew.all.spots) * PART
+        return fleet.has_its_part(prompt.lane, most * len(crew.all.spots))
 
     def _look(self, crew: _Crew) -> None:
         """Look anew at how busy all are, and what a token to be read costs others."""

@@ -188,6 +188,8 @@ JOBS = st.lists(
 @given(JOBS)
 @example([(1, Priority.HIGH, 401), (4, Priority.LOW, 186), (4, Priority.HIGH, 127),
           (2, Priority.LOW, 0), (2, Priority.LOW, 83), (2, Priority.HIGH, 0)])  # fmt: skip
+@example([(4, Priority.HIGH, 341), (1, Priority.LOW, 204), (3, Priority.NORMAL, 472),
+          (2, Priority.HIGH, 173), (3, Priority.HIGH, 162), (3, Priority.LOW, 288)])  # fmt: skip
 def test_nobody_is_chased_to_and_fro(wanted: list[tuple[int, Priority, int]]) -> None:
     paper = Paper(snapshot(node("n0", cards=4), node("n1", cards=2)))
     for number, (count, priority, pause_s) in enumerate(wanted):
@@ -199,7 +201,7 @@ def test_nobody_is_chased_to_and_fro(wanted: list[tuple[int, Priority, int]]) ->
             height = paper.snapshot.jobs[left.job].spec.priority.height
             gained = [a for a in paper.snapshot.living if a.uid not in before]
             heights = [paper.snapshot.jobs[a.job].spec.priority.height for a in gained]
-            by_turn = left.status.reason.code == "attempt.yields-share"
+            by_turn = left.status.reason.code.startswith("attempt.yields-")
             assert max(heights) >= height + (not by_turn), (
                 "of one class only by a turn of the queue"
             )

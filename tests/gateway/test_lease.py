@@ -11,7 +11,7 @@ from msgspec import json
 from madang.gateway import lease as room
 from madang.gateway.lease import Lessee
 from madang.traffic.desk import Desk
-from madang.traffic.leases import DAY, Asked, Lent
+from madang.traffic.leases import DAY, Asked, Lent, Want
 from madang.traffic.limits import Limits
 from madang.traffic.table import Allowance, Endpoint, Key, RouteTable, Target
 
@@ -95,3 +95,12 @@ async def test_a_lease_asked_for_without_memory_is_missed_and_asked_for_again(
     assert again[0].number == 2, "an answer to the first that comes late is told from this one's"
     purse = desk.budgets.line(KEY)[0].day
     assert purse.lent == len(again) * PART, "what was lent and not heard of counts for nothing"
+
+
+async def test_a_table_is_served_though_control_lends_too_little_of_what_is_wanted(line):
+    """What revokes a key is in that table: no question may be asked for ever before it."""
+    never_full = SimpleNamespace(take=lambda _: None, wants=lambda _: (Want("key/1", DAY, 1),))
+    desk = SimpleNamespace(budgets=never_full, lend=lambda *_: None)
+    async with asyncio.timeout(20):
+        await Lessee(("gw", "boot"), desk, line, Clock()).prepare(TABLE)
+    assert len(line.asked) == 1

@@ -11,7 +11,7 @@ from msgspec import DecodeError, json
 from madang.errors import Unavailable
 from madang.gateway.line import ControlLine
 from madang.traffic.desk import Desk
-from madang.traffic.leases import Asked, Lent
+from madang.traffic.leases import Asked, Lent, Line
 from madang.traffic.table import RouteTable
 
 if TYPE_CHECKING:
@@ -56,9 +56,13 @@ class Lessee:
                 await self._clock.sleep(RETRY_S)
 
     async def _ask(self) -> bool:
-        """Ask for all that is wanted; False: control gave no answer."""
+        """Ask for all that is wanted, for none of it twice; False: control gave no answer."""
+        told: set[Line] = set()
         async with self._turn:
             while wants := self._desk.budgets.wants(self._clock.now()):
+                if told.issuperset(lines := {each.line for each in wants}):
+                    break  # asked a moment ago: a table waits behind this lock, with revoked keys
+                told |= lines
                 self._number += 1
                 try:
                     asked = json.encode(Asked(self._uid, self._boot, self._number, wants))

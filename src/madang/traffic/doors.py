@@ -1,4 +1,4 @@
-"""The gateway's front: which paths and methods exist, and what a head may say.
+"""The doors: which paths and methods exist, and what a head may say.
 
 Knows nothing of keys or models: a request passes here before anybody asks who sent it.
 """

@@ -90,6 +90,15 @@ class Rotating:
         return {"key": self.secret}
 
 
+def test_a_secret_rotated_with_no_overlap_is_said_to_open_nothing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Options, "client", lambda _: Rotating("mdg_new"))
+    told = [
+        run("key", "rotate", "shop", *more, "--home", str(tmp_path)).out
+        for more in ((), ("--overlap", "0s"))
+    ]
+    assert told[0] == told[1]
+
+
 def test_that_a_new_secret_is_in_the_file_of_the_home_is_told_where_it_is(
     run, tmp_path, monkeypatch
 ) -> None:

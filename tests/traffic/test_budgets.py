@@ -107,6 +107,12 @@ def test_a_request_that_alone_is_more_than_the_limit_is_not_told_to_come_back():
     assert (found.code, found.retry_after_s) == ("request_over_limit", None)
 
 
+def test_a_limit_of_zero_is_not_blamed_on_the_request():
+    asker = key(Allowance(requests_per_minute=0))
+    found = refused(opened(asker), asker)
+    assert (found.message, found.values["kind"]) == ("gateway.limit-nothing", "key")
+
+
 def test_headers_tell_of_the_account_that_has_least_left():
     asker = key(Allowance(requests_per_minute=10, tokens_per_minute=1000))
     budgets = opened(asker, acme=Allowance(requests_per_minute=3))

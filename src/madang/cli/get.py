@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from madang.answers import Resource
+from madang.cli import output
 from madang.cli.kinds import KINDS, kind_of, naming, thing
 from madang.cli.logs import events
 from madang.cli.options import DEFAULTS, Options
@@ -31,6 +32,10 @@ def _spec(key: str) -> Cell:
 
 def _labels(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
+
+
+def _moment(at: float | None) -> str:
+    return output.moment(at) if at else ""
 
 
 def _given(spec: Mapping[str, Any]) -> str:
@@ -188,6 +193,8 @@ COLUMNS: dict[str, Sequence[tuple[str, Cell]]] = {
         ("column.scopes", lambda r: ", ".join(r["spec"].get("scopes", ()))),
         ("column.owner", lambda r: r["spec"].get("user", "")),
         ("column.project", _spec("home")),
+        ("column.models", lambda r: ", ".join(r["spec"].get("models", ()))),
+        ("column.expires", lambda r: _moment(r["spec"].get("expires_at"))),
         ("column.limits", lambda r: _limits(r["spec"].get("limits"))),
     ),
     "user": (

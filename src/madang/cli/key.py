@@ -132,7 +132,7 @@ def rotate(
     if options.json:
         show_json(made)
         return
-    tell("key.rotated-for" if overlap else "key.rotated-now", name=name, overlap=overlap)
+    tell("key.rotated-for" if seconds else "key.rotated-now", name=name, overlap=overlap)
     say(made["key"])
     if not options.is_far() and is_admin(made["key"], options.place()):
         tell("key.in-file", name=name, path=str(options.place().admin_key))

@@ -306,7 +306,7 @@ class Budgets:
             )
         wait_s = max(1, ceil(ends - self._at))
         most = purse.most or 0
-        shown = [round(each / unit, 3) if unit > 1 else each for each in (most, left, asked)]
+        shown = [round(each / unit, 3) if unit > 1 else int(each) for each in (most, left, asked)]
         return limited(
             Limited(name, account.name, shown[0], max(0, shown[1]), shown[2], wait_s), told
         )

@@ -96,7 +96,7 @@ _LIMITS = {
     "tokens_per_day": "gateway.limit-tokens-per-day",
     "krw_per_month": "gateway.limit-krw-per-month",
 }
-_ALONE = "gateway.limit-too-small"
+_ALONE, _NOTHING = "gateway.limit-too-small", "gateway.limit-nothing"
 _BUDGETS = {"tokens_per_day", "krw_per_month"}
 
 
@@ -104,11 +104,12 @@ def limited(limit: Limited, headers: bytes) -> Refusal:
     """A limit is reached; or the request alone is more than it: then later is no better."""
     values: dict[str, Value] = {
         "of": limit.of, "most": limit.most, "left": limit.left, "asked": limit.asked,
-        "seconds": limit.resets_s,
+        "seconds": limit.resets_s, "kind": "key" if limit.of.startswith("key/") else "quota",
     }  # fmt: skip
     if limit.asked > limit.most:
         values["limit"] = limit.limit
-        return Refusal(429, "request_over_limit", _ALONE, values, limited=limit, more=headers)
+        said = _ALONE if limit.most else _NOTHING
+        return Refusal(429, "request_over_limit", said, values, limited=limit, more=headers)
     code = "budget_spent" if limit.limit in _BUDGETS else "rate_limit_exceeded"
     return Refusal(
         429, code, _LIMITS[limit.limit], values, retry_after_s=limit.resets_s, limited=limit,

@@ -250,7 +250,7 @@ def _unknown(kind: Kind, path: str, name: str) -> Refusal:
     """Name the field that was probably meant."""
     param = f"{path}.{name}".lstrip(".")[:SHOWN_MAX]
     known = _NESTED if path else _BODIES[kind].__struct_fields__
-    near = get_close_matches(name[:64], known, n=1, cutoff=0.5)
+    near = get_close_matches(name[:64], known, n=1, cutoff=0.6)
     if near:
         return invalid("gateway.unknown-field-near", param, "unknown_field", near=near[0])
     return invalid("gateway.unknown-field", param, "unknown_field")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests import living
 
 from madang.errors import Unavailable
 from madang.registry.secrets import PART, PART_S, FileSecrets
@@ -23,12 +24,10 @@ TOKEN = {"name": "token", "text": TEXT}
 JOB = {"kind": "job", "name": "train", "command": "true", "secrets": {"TOKEN": "token"}}
 
 
-def found(home: Home, text: str) -> list[Path]:
+def found(home: Home, text: str) -> set[Path]:
     """Return the files of a home in which a text stands, in whatever way it is written."""
     forms = {text.encode(), json.dumps(text).encode()[1:-1], text.encode("utf-16-le")}
-    files = [path for path in home.path.rglob("*") if path.is_file()]
-    assert files
-    return [path for path in files if any(form in path.read_bytes() for form in forms)]
+    return living.holding(home.path, *forms)
 
 
 def secret(yard: Yard) -> Secret | None:
@@ -49,7 +48,7 @@ async def test_a_text_is_told_to_nobody_and_stands_nowhere(yard: Yard) -> None:
     said.append(await yard.get("changes", after=0))
     assert TEXT not in json.dumps(said, ensure_ascii=False)
     assert "the first one" not in json.dumps(said)
-    assert found(yard.home, TEXT) == found(yard.home, "the first one") == []
+    assert found(yard.home, TEXT) == found(yard.home, "the first one") == set()
     backup = await yard.client.post("/api/v1/backup")
     assert backup.status_code == 200
     assert TEXT.encode() not in backup.content

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from tests import living
 from tests.stories.conftest import Yard, kill
 
 from madang.testing.postgres import PASSWORD, PostgresServer, running
@@ -36,8 +37,7 @@ def told_to_processes(yard: Yard) -> Iterator[str]:
 
 def holders(yard: Yard) -> set[str]:
     """Every file of the home that holds the password."""
-    files = (path for path in yard.home.rglob("*") if path.is_file())
-    return {p.name for p in files if any(secret in p.read_bytes() for secret in SECRETS)}
+    return {path.name for path in living.holding(yard.home, *SECRETS)}
 
 
 def test_a_home_in_postgresql_serves_survives_and_is_carried_away(

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests import living
 
 from madang.supervisor import processes
 from madang.supervisor.loop import Loop
@@ -188,8 +189,8 @@ def test_children_get_the_limit_of_open_files_that_was_there_before(node):
 def test_every_file_of_the_home_is_for_its_owner_alone(running):
     running.start("a", "echo", "hello")
     running.printed("a", 1)
-    found = [path for path in running.home.rglob("*") if path.lstat().st_mode & 0o077]
-    assert found == []
+    modes = living.every(running.home, lambda path: path.lstat().st_mode)
+    assert [path for path, mode in modes.items() if mode & 0o077] == []
 
 
 def test_sigterm_stops_everything_and_exits_with_zero(running, ended):

@@ -205,6 +205,21 @@ def test_an_engine_that_refuses_without_words_is_still_understood(body):
     assert refusal.values == {"status": 400, "words": ""}
 
 
+TOO_LONG = [
+    {"error": {"code": 400, "message": "no", "type": "exceed_context_size_error", "n_ctx": 8}},
+    {"error": {"code": "context_length_exceeded", "message": "no"}},
+    {"object": "error", "message": "This model's maximum context length is 8 tokens.", "code": 400},
+    {"error": {"message": "The input is longer than the model's context length (8 tokens)."}},
+]
+
+
+@pytest.mark.parametrize("body", TOO_LONG)
+def test_a_request_over_the_context_is_told_by_the_code_that_programs_look_for(body):
+    refusal = from_engine(400, json.dumps(body).encode())
+    assert (refusal.status, refusal.code) == (400, "context_length_exceeded")
+    assert refusal.values["words"] in json.dumps(body)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -299,8 +299,56 @@ def test_usage_is_always_asked_for_and_remembered_if_wanted(options, wanted):
     assert json.loads(request.encode("r"))["stream_options"] == {"include_usage": True}
 
 
-def test_the_newer_name_of_the_token_limit_wins():
-    assert accepted("chat", chat(max_tokens=5, max_completion_tokens=7))["max_tokens"] == 7
+def test_both_names_of_the_token_limit_are_taken_while_they_say_the_same():
+    assert accepted("chat", chat(max_completion_tokens=7))["max_tokens"] == 7
+    assert accepted("chat", chat(max_tokens=7, max_completion_tokens=7))["max_tokens"] == 7
+    refusal = refused("chat", chat(max_tokens=5, max_completion_tokens=7))
+    assert (refusal.message, refusal.param) == ("gateway.not-both", "max_tokens")
+
+
+def tool(name: str) -> dict[str, object]:
+    return {"type": "function", "function": {"name": name}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tool_choice": "required"}, "gateway.field-alone"),
+        ({"tool_choice": "required", "tools": []}, "gateway.field-alone"),
+        ({"tool_choice": tool("f")}, "gateway.no-such-tool"),
+        ({"tool_choice": tool("f"), "tools": [tool("g")]}, "gateway.no-such-tool"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["chat", "responses"])
+def test_a_tool_that_is_not_there_can_not_be_asked_for(kind, fields, message):
+    if kind == "responses":
+        flat = {"type": "function", "name": "f"}
+        fields = {**fields, **({"tool_choice": flat} if fields["tool_choice"] == tool("f") else {})}
+        if fields.get("tools"):
+            fields["tools"] = [{"type": "function", "name": "g", "parameters": {}, "strict": None}]
+        body = json.dumps({"model": "m", "input": "x", **fields}).encode()
+    else:
+        body = chat(**fields)
+    refusal = refused(kind, body)
+    assert (refusal.message, refusal.param) == (message, "tool_choice")
+
+
+@pytest.mark.parametrize("choice", ["required", tool("f")])
+def test_a_tool_that_is_there_may_be_asked_for(choice):
+    assert accepted("chat", chat(tool_choice=choice, tools=[tool("f")]))["tool_choice"] == choice
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_a_choice_of_tools_that_asks_for_none_needs_none(choice):
+    accepted("chat", chat(tool_choice=choice))
+
+
+@pytest.mark.parametrize("logprobs", [None, False])
+def test_likely_tokens_are_told_only_with_their_odds(logprobs):
+    refusal = refused("chat", chat(top_logprobs=3, logprobs=logprobs))
+    assert (refusal.message, refusal.param) == ("gateway.field-alone", "top_logprobs")
+    accepted("chat", chat(top_logprobs=0, logprobs=logprobs))
+    accepted("chat", chat(top_logprobs=3, logprobs=True))
 
 
 @pytest.mark.parametrize("prompt", ["a", ["a", "b"], [1, 2, 3], [[1, 2], [3]], [0] * 5000])

@@ -5,6 +5,7 @@ The official client picks its error class by status; `code` is stable and may be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from msgspec import DecodeError, Struct, json
@@ -18,6 +19,15 @@ RETRY_AFTER_S = 1
 """What a client is told to wait when nothing better is known."""
 
 Headers = list[tuple[bytes, bytes]]
+
+TOO_LONG = "context_length_exceeded"
+"""The OpenAI API's code for a request that is longer than the model's context: programs look for
+it, shorten the conversation and ask again."""
+
+_TOO_LONG = {TOO_LONG, "exceed_context_size_error"}
+"""What llama.cpp and others say of it, as a code or a type."""
+_CONTEXT = re.compile(r"(maximum|model's|available) context (length|size)", re.IGNORECASE)
+"""What vLLM and SGLang say of it, who have no code for it."""
 
 _ENGINE_FAULTS = {401, 403, 404, 405, 407}
 """Answers of an engine that blame us, not the application."""
@@ -128,6 +138,8 @@ def slow_body(body_s: float) -> Refusal:
 
 class _Words(Struct):
     message: str = ""
+    type: str | None = None
+    code: str | int | None = None
 
 
 class _EngineError(Struct):
@@ -151,6 +163,15 @@ def from_engine(status: int, body: bytes) -> Refusal:
     words = said.error.message if isinstance(said.error, _Words) else said.error
     words = words or said.message or (said.detail if isinstance(said.detail, str) else "")
     words = words[:WORDS_CHARACTERS_MAX]
+    if _is_too_long(said.error, words):
+        return Refusal(400, TOO_LONG, "gateway.context-exceeded", {"words": words})
     return Refusal(
         status, "refused_by_engine", "gateway.engine-refused", {"status": status, "words": words}
     )
+
+
+def _is_too_long(error: _Words | str | None, words: str) -> bool:
+    """Tell whether a request was longer than the model's context: named so, or said in words."""
+    if isinstance(error, _Words) and {error.code, error.type} & _TOO_LONG:
+        return True
+    return _CONTEXT.search(words) is not None

@@ -122,6 +122,8 @@ def read(kind: Kind, data: bytes) -> Request | Refusal:
         again, body = told(body), as_chat(body)
         if isinstance(body, Refusal):
             return body
+    if isinstance(body, schema.Chat) and (refused := _check_together(body)):
+        return refused
     if _ignored(body) != _UNSAID:
         for name in _DROPPED:
             setattr(body, name, None)
@@ -155,6 +157,30 @@ def _check(body: schema.Body | Asked, data: bytes) -> Refusal | None:
     if isinstance(body, schema.Embedding):
         return _check_inputs(body.input, "input")
     return _check_free(body)
+
+
+def _check_together(body: schema.Chat) -> Refusal | None:
+    """Refuse fields of which each is in order and which together say nothing, or two things."""
+    if body.tool_choice is not None and (refused := _check_choice(body)):
+        return refused
+    if body.top_logprobs and not body.logprobs:
+        return invalid("gateway.field-alone", "top_logprobs", needed="logprobs")
+    newer = body.max_completion_tokens
+    if newer and body.max_tokens not in {None, newer}:
+        return invalid("gateway.not-both", "max_tokens", other="max_completion_tokens")
+    return None
+
+
+def _check_choice(body: schema.Chat) -> Refusal | None:
+    """Refuse to call a tool that isn't there: engines answer all the same, without a call."""
+    choice, tools = body.tool_choice, body.tools or ()
+    if isinstance(choice, schema.ToolChoice):
+        name = choice.function.name
+        if name not in {tool.function.name for tool in tools}:
+            return invalid("gateway.no-such-tool", "tool_choice", name=name[:SHOWN_MAX])
+    elif choice == "required" and not tools:
+        return invalid("gateway.field-alone", "tool_choice", needed="tools")
+    return None
 
 
 def _check_stop(given: str | list[str] | None) -> Refusal | None:

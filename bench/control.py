@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -27,26 +26,13 @@ from madang.api.app import build
 from madang.api.desk import Desk
 from madang.cli.fleet import read as read_fleet
 from madang.clocks import SystemClock, SystemRandom
-from madang.control.act import Hands
-from madang.control.backups import Backups
 from madang.control.first import Hardware, prepare
-from madang.control.gateways import Gateways
-from madang.control.intake import Intake
-from madang.control.keys import Keys
 from madang.control.loop import Loop
-from madang.control.notary import Kept, Notary
-from madang.control.observe import Observer
-from madang.control.once import Once
-from madang.control.tools import Tools
 from madang.control.world import World
-from madang.engines import program
 from madang.engines.fake import Fake
-from madang.governance.heads import SEED_BYTES, HeadsFile, Signer
 from madang.launchers.simulated import SimulatedProbe
-from madang.planning.snapshot import Probed, Seen
+from madang.planning.snapshot import Seen
 from madang.ports import Found
-from madang.registry.blobs import FileBlobs
-from madang.registry.saves import FileSaves
 from madang.resources.endpoint import Endpoint, EndpointSpec
 from madang.resources.replica import Replica, ReplicaPhase, ReplicaSpec, ReplicaStatus
 from madang.resources.resource import AnyResource
@@ -54,11 +40,11 @@ from madang.resources.revision import Revision, RevisionPhase, RevisionSpec, Rev
 from madang.resources.rights import CONTROL
 from madang.resources.service import Needs, ServicePhase
 from madang.resources.tenancy import Empty
-from madang.settings import Home, audit_heads
-from madang.stores.backup import pieces
+from madang.settings import Home
 from madang.stores.sqlite import SqliteStore
 from madang.supervisor.protocol import Process
 from madang.testing.builders import model, service
+from madang.testing.control import Edges, wired
 from madang.testing.node import PaperNode
 from rows import Row, write
 
@@ -134,29 +120,14 @@ async def running(
     home: Home, replicas: int, hardware: Sequence[Hardware]
 ) -> AsyncIterator[tuple[Desk, Loop]]:
     """Fill a store, and run control on it."""
-    fake = Fake()
-    facts = {"fake": fake.facts}
-    world = World(SqliteStore(home), facts, SystemClock())
+    world = World(SqliteStore(home), {"fake": Fake().facts}, SystemClock())
     await world.open()
     await prepare(world, hardware, home.admin_key, SystemRandom())
     await world.commit(CONTROL, filling(replicas, [each.node for each in hardware]))
-    nodes, blobs = on_paper(world, hardware), FileBlobs(home.blobs)
-    gateways = Gateways(world, lambda uid, _epoch: uid)
-    observer = Observer(world, nodes, gateways, lambda *_: Probed(healthy=True))
-    saves = FileSaves(home.jobs, home.volumes)
-    tools = Tools(
-        nodes, {"fake": fake}, blobs, lambda *_: None, lambda uid, _: uid, program.launch, saves
-    )
-    loop = Loop(world, observer, Hands(world, observer, tools))
-    notary = Notary(world, Signer(b"k" * SEED_BYTES), HeadsFile(audit_heads(home)), Kept(home))
-    random, version = SystemRandom(), model().status.versions[0]
-    intake = Intake(world, observer.seen, lambda *_: version, random, notary.require)
-    backups = Backups(world, home, partial(pieces, world.store, home))
-    keys = Keys(world)
-    desk = Desk(
-        home, world, intake, observer, gateways, keys, nodes, blobs, dict, backups, notary,
-        Once(world, b"of a bench"),
-    )  # fmt: skip
+    nodes = on_paper(world, hardware)
+    desk, hands = wired(home, world, Edges(next(iter(nodes.values()))), nodes)
+    observer = desk.observer
+    loop = Loop(world, observer, hands)
     watching = [asyncio.create_task(observer.watch(name)) for name in nodes]
     await observer.first_look()
     while (await loop.turn()).actions or not _is_at_rest(observer.seen(), replicas):

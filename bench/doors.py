@@ -82,7 +82,7 @@ def compiled(folder: Path, name: str, *more: str) -> Path:
     if compiler is None:
         raise SystemExit("benches of the gateway need a C compiler: install one called 'cc'.")
     source, out = HERE / "wire" / f"{name}.c", folder / "-".join((name, *more)).replace("/", "")
-    argv = [compiler, "-O2", "-D_GNU_SOURCE", "-o", out, source, *more]
+    argv = [compiler, "-O2", "-D_GNU_SOURCE", "-o", str(out), str(source), *more]
     if subprocess.run(argv, check=False).returncode:
         raise SystemExit(f"{source} can't be compiled with {' '.join(more) or 'nothing more'}.")
     return out
@@ -93,7 +93,7 @@ def certificate(folder: Path) -> Pair:
     pair = Pair(folder / "cert.pem", folder / "key.pem")
     argv = [
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-        "-keyout", pair.key, "-out", pair.cert, "-days", "7", "-subj", "/CN=localhost",
+        "-keyout", str(pair.key), "-out", str(pair.cert), "-days", "7", "-subj", "/CN=localhost",
     ]  # fmt: skip
     subprocess.run(argv, check=True, capture_output=True)
     return pair
@@ -109,7 +109,7 @@ def pinned(*cores: int) -> dict[str, Any]:
 @contextmanager
 def engine(program: Path) -> Iterator[int]:
     """Run the mock engine; its port."""
-    argv = [program, "0", str(EVENTS), str(GAP_MS)]
+    argv = [str(program), "0", str(EVENTS), str(GAP_MS)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **pinned(1)) as process:
         assert process.stdout is not None
         try:
@@ -161,7 +161,7 @@ def ours(
 @contextmanager
 def relay(program: Path, port: int) -> Iterator[Door]:
     """Pass all bytes on and look at none: what the machine's sockets cost alone."""
-    argv = [program, "0", str(port)]
+    argv = [str(program), "0", str(port)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **pinned(0)) as process:
         assert process.stdout is not None
         try:
@@ -182,7 +182,7 @@ def sglang(
         return
     own, more = free_port(), free_port()
     argv = [
-        python, "-m", "sglang_router.launch_router", "--host", "127.0.0.1", "--port", str(own),
+        str(python), "-m", "sglang_router.launch_router", "--host", "127.0.0.1", "--port", str(own),
         "--worker-urls", f"http://127.0.0.1:{port}", "--policy", "cache_aware",
         "--prometheus-port", str(more), "--log-level", "error",
     ]  # fmt: skip
@@ -212,7 +212,9 @@ def litellm(folder: Path, port: int) -> Iterator[Door | None]:
         f"general_settings: {{master_key: {KEY}}}\n"
     )
     code = "from litellm import run_server; run_server()"
-    argv = [python, "-c", code, "--config", config, "--host", "127.0.0.1", "--port", str(own)]
+    argv = [
+        str(python), "-c", code, "--config", str(config), "--host", "127.0.0.1", "--port", str(own),
+    ]  # fmt: skip
     env = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     with (folder / "litellm.log").open("wb") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log, env=env, **pinned(0))

@@ -58,7 +58,7 @@ class Bench:
         file, program = self.folder / "request", self.secure if door.secure else self.program
         assert program is not None
         file.write_bytes(said)
-        argv = [program, str(door.port), str(many), str(seconds), str(most), file]
+        argv = [str(program), str(door.port), str(many), str(seconds), str(most), str(file)]
         done = subprocess.run(argv, capture_output=True, text=True, check=True, **pinned(1))
         told = json.loads(done.stdout)
         if told["errors"]:

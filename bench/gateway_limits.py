@@ -39,7 +39,7 @@ def lender(folder: Path, name: str, given: RouteTable, seen: dict[str, int]) -> 
     home = Home(folder / name)
     home.gateway.mkdir(parents=True, exist_ok=True)
     home.table.write_bytes(msgspec.json.encode(given))
-    argv = [sys.executable, Path(__file__).with_name("lender.py"), home.path]
+    argv = [sys.executable, str(Path(__file__).with_name("lender.py")), str(home.path)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **pinned(1)) as process:
         try:
             yield

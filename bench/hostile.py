@@ -9,10 +9,11 @@ from pathlib import Path
 
 from madang.api.app import build
 from madang.settings import Home
-from madang.testing import hostile_gateway
 from madang.testing.control import Edges, opened
 from madang.testing.flood import Rig
-from madang.testing.hostile import Told, besiege
+from madang.testing.hostile import Told
+from madang.testing.hostile import besiege as besiege_control
+from madang.testing.hostile_gateway import besiege as besiege_gateway
 from madang.testing.node import PaperNode
 from rows import Row, write
 
@@ -26,7 +27,7 @@ async def control() -> Told:
         home = Home(Path(folder))
         async with opened(home, Edges(PaperNode())) as desk:
             key = f"Bearer {home.admin_key.read_text().strip()}"
-            return await besiege(build(desk), key, CASES, SEED)
+            return await besiege_control(build(desk), key, CASES, SEED)
 
 
 async def gateway() -> Told:
@@ -35,7 +36,7 @@ async def gateway() -> Told:
         rig = Rig(Path(folder), token_ms=0)
         try:
             rig.begin()
-            return await hostile_gateway.besiege(rig.url, CASES, SEED)
+            return await besiege_gateway(rig.url, CASES, SEED)
         finally:
             rig.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def round_of(yard: Yard, first: int, count: int, at_once: int = AT_ONCE) -> tupl
         names = [f"j{number}" for number in range(start, min(start + at_once, first + count))]
         yard.apply(*map(simulated, names))
     for number in (first + count // 2, first + count - 1):  # in line who came first is first
-        yard.until(f"job {number} is done", lambda n=number: _is_done(yard, f"j{n}"), 600)
+        yard.until(f"job {number} is done", partial(_is_done, yard, f"j{number}"), 600)
     yard.until("all are done", lambda: _is_quiet(yard), 600)
     return cpu_s(control) - before_s, resident_mb(control)
 
@@ -70,11 +71,11 @@ def rows(count: int = JOBS, fewer: int = FEWER) -> list[Row]:
         first_s, first_mb = round_of(yard, fewer, count)
         second_s, second_mb = round_of(yard, fewer + count, count)
     many = f"{count:,} simulated jobs, {AT_ONCE} an apply"
-    unit, more = "jobs/CPU s", {"lower_is_better": False}
+    unit, rate = "jobs/CPU s", partial(Row, lower_is_better=False)
     return [
-        Row(f"{many}: from submit to succeeded", round(count / first_s, 1), unit, 50.0, **more),
-        Row(f"{many}, once more", round(count / second_s, 1), unit, 50.0, **more),
-        Row("the same, submitted one by one", round(fewer / 5 / single_s, 1), unit, **more),
+        rate(f"{many}: from submit to succeeded", round(count / first_s, 1), unit, 50.0),
+        rate(f"{many}, once more", round(count / second_s, 1), unit, 50.0),
+        rate("the same, submitted one by one", round(fewer / 5 / single_s, 1), unit),
         Row(f"control resident after {fewer:,} jobs", round(few_mb, 1), "MB"),
         Row(f"control resident after {fewer + count:,} jobs", round(first_mb, 1), "MB"),
         Row(

@@ -11,11 +11,12 @@ import multiprocessing
 import random
 import statistics
 import sys
+from collections.abc import Iterable
 
 from madang.planning.cadence import gang_mtbf_s, interval_s
 from madang.resources.attempt import Attempt, AttemptPhase
 from madang.resources.job import Job
-from madang.resources.resource import Ref
+from madang.resources.resource import AnyResource, Ref
 from madang.testing.builders import PROJECT, job, node, snapshot
 from madang.testing.paper import Paper
 from rows import Row
@@ -109,16 +110,17 @@ class Month(Paper):
         while self.turn().actions:
             pass
 
-    def _store(self, changed, gone=()) -> None:  # type: ignore[no-untyped-def]
+    def _store(self, changed: Iterable[AnyResource], gone: Iterable[AnyResource] = ()) -> None:
         """Note of each checkpoint how long it took to write, as its manifest says."""
         super()._store([_timed(each) for each in changed], gone)
 
 
-def _timed(resource: object) -> object:
+def _timed(resource: AnyResource) -> AnyResource:
     if not isinstance(resource, Job) or not resource.status.checkpoints:
         return resource
     timed = tuple(c.model_copy(update={"write_s": SAVE_S}) for c in resource.status.checkpoints)
-    return resource.with_status(checkpoints=timed)
+    saved: Job = resource.with_status(checkpoints=timed)
+    return saved
 
 
 def month(asked: tuple[int, float]) -> tuple[float, int]:

@@ -18,6 +18,8 @@ NAP_S = 86_399
 KILLS = 2
 STEADY_S = 61.0
 """A control that has lived so long is started again at once; one that dies often has to wait."""
+TURNS_S = 6.0
+"""A turn or two."""
 
 
 def fill(yard: Yard, jobs: int, services: int) -> None:
@@ -93,7 +95,7 @@ def rows(jobs: int = JOBS, services: int = SERVICES, kills: int = KILLS) -> list
         fill(yard, jobs, services)
         ranks, engines = napping(), _engines(yard)
         took = [killed(yard, jobs, services) for _ in range(kills)]
-        yard.until("a turn or two", lambda: time.sleep(6) or True)
+        time.sleep(TURNS_S)
         now = set(napping()) | set(_engines(yard))
         others = len(now ^ {*ranks, *engines})
         numbers = [each["status"]["attempt"] for each in yard.client.list("job")["items"]]

@@ -29,7 +29,7 @@ class Yard:
 
     def pid(self, uid: str) -> int:
         """Return the process of control, a gateway or the fleet."""
-        return next(p["pid"] for p in self.client.status()["processes"] if p["uid"] == uid)
+        return next(int(p["pid"]) for p in self.client.status()["processes"] if p["uid"] == uid)
 
     def apply(self, *documents: Mapping[str, Any]) -> None:
         """Make it so."""

@@ -20,8 +20,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from madang.control.leases import limits_of
-from madang.gateway.line import SOCKET
-from madang.settings import Home
+from madang.settings import CONTROL_SOCKET, Home
 from madang.traffic.leases import Asked, Books, charge, lend
 from madang.traffic.table import Pull, RouteTable, Usage
 
@@ -76,9 +75,8 @@ def main() -> None:
     home = Home(Path(sys.argv[1]))
     home.sockets.mkdir(parents=True, exist_ok=True)
     lender = Lender(home)
-    config = uvicorn.Config(
-        lender, uds=str(home.sockets / SOCKET), log_level="error", lifespan="off", access_log=False
-    )
+    where = str(home.sockets / CONTROL_SOCKET)
+    config = uvicorn.Config(lender, uds=where, log_level="error", lifespan="off", access_log=False)
     server = uvicorn.Server(config)
     signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
     server.run()

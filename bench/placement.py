@@ -17,6 +17,7 @@ from collections import Counter
 import control
 import placement_naive
 import placement_speed
+from madang.answers import Json
 from madang.planning.placement.fleet import Fleet
 from madang.planning.placement.programme import Programme
 from madang.twin.placement import Question, Replay, report
@@ -88,7 +89,7 @@ class Bench:
         row = self._row(f"{name}: in order of time, learning, moves", ours, *TIMED[name], fgd)
         return [row]
 
-    def _saving(self, name: str, pods: list[Pod], fgd: dict) -> list[Row]:
+    def _saving(self, name: str, pods: list[Pod], fgd: Json) -> list[Row]:
         """Return what FGD draws, and we when a watt counts; up to these loads both place all."""
         ours = self._at(pods, ("madang",), ours=Ours(watts=WATTS))["madang"]
         out = [self._row(f"{name}: ours, mix known, watts count", ours, None, None,
@@ -103,17 +104,17 @@ class Bench:
     def _at(
         self, pods: list[Pod], policies: tuple[str, ...],
         mix: str = "known", order: str = "shuffled", ours: Ours = AS_IT_IS,
-    ) -> dict:  # fmt: skip
+    ) -> Json:  # fmt: skip
         question = Question(policies, self._seeds, 1.3, mix, order, ours)
         return report(Replay(self._fleet, pods, question, time.process_time, tell).run())
 
     def _bound(self, pods: list[Pod]) -> float:
         seen = Counter(pod.demand for pod in pods)
         solution = Programme(self._fleet, expected(self._fleet, seen)).solve()
-        return round(solution.bound / (self._fleet.free > 0).sum() / 10, 2)
+        return round(float(solution.bound / (self._fleet.free > 0).sum()) / 10, 2)
 
     def _row(
-        self, metric: str, found: dict, floor: float | None, target: float | None, peer: float
+        self, metric: str, found: Json, floor: float | None, target: float | None, peer: float
     ) -> Row:
         mean = found["allocated_at_100"]["mean"]
         return Row(metric, mean, "%", floor, target, "FGD", peer, round(mean / peer, 4),

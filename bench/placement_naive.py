@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ from madang.planning.placement.mix import Mix
 from madang.planning.placement.placer import Placer
 from madang.planning.placement.prices import Prices
 from madang.planning.placement.programme import Programme
-from madang.planning.placement.reserve import Reserve
+from madang.planning.placement.reserve import Group, Reserve
 from madang.twin.arrivals import shuffled
 from madang.twin.policies import expected
 from madang.twin.trace import Pod, read_fleet, read_pods
@@ -75,7 +76,7 @@ class Defined:
     def fragments(self, free: np.ndarray, kind: np.ndarray, cpu: np.ndarray) -> np.ndarray:
         """[hosts] Thousandths that each typical demand can't use, times how often it comes."""
         there = np.maximum(free, 0)
-        out = there.sum(axis=1) * self.mix.total
+        out: np.ndarray = there.sum(axis=1) * self.mix.total
         for demand, count in self.mix.counts:
             parts = np.array(demand.parts)[kind][:, None]
             roomy = (free >= parts) & (parts > 0)
@@ -94,14 +95,16 @@ class Defined:
         devices = sum(n * d.devices * max(d.parts) for d, n in asked)
         served = np.maximum(cpu, 0) * on_grid(devices / sum(n * d.cpu_milli for d, n in asked))
         total = np.maximum(free, 0).sum(axis=1)
-        return out - weights.stranded * np.maximum(total - served, 0.0)
+        out -= weights.stranded * np.maximum(total - served, 0.0)
+        return np.asarray(out)
 
 
 def differences(fleet: Fleet, pods: list[Pod], *, is_ours: bool) -> tuple[int, int, int, float]:
     """Return (decisions, scores that differ, choices that differ, decisions per CPU-second)."""
     counts = Counter(pod.demand for pod in pods)
     demands, mix, weights = sorted(counts), Mix.of(counts), MADANG if is_ours else FGD
-    prices, plan = Prices.none(fleet.whole), {}
+    prices = Prices.none(fleet.whole)
+    plan: Mapping[Group, tuple[float, ...]] = {}
     if is_ours:
         solution = Programme(fleet, expected(fleet, counts)).solve()
         prices, plan = solution.prices, solution.reserve

@@ -104,7 +104,7 @@ def _row(
 
 def a_line(chance: random.Random) -> tuple[Line, int]:
     """Return jobs that wait, and jobs that fill the fleet; and how many accelerators these hold."""
-    sizes = []
+    sizes: list[int] = []
     while sum(sizes) + 8 <= ACCELERATORS:
         sizes.append(chance.choice((1, 1, 2, 4, 8)))
     runs = [True] * len(sizes) + [False] * WAITING
@@ -139,7 +139,7 @@ def a_turn() -> list[Row]:
         pool = Pool(ACCELERATORS, claims, ledger.guarantees(entitled))
         made = turn(line, pool, worth)
         took.append(1000 * (time.process_time() - began_s))
-    assert made.starts
+        assert made.starts
     where = f"{WAITING:,} jobs wait, {len(line) - WAITING:,} hold {held:,} accelerators of {NODES:,} nodes"  # noqa: E501
     return [Row(f"a turn: {where}", round(sorted(took)[3], 1), "ms of CPU", TURN_MS)]
 

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from madang.planning.action import assume
 from madang.planning.jobs import plan_job, tasks
@@ -169,8 +170,8 @@ def _turns(
         now = _settled(now, memo)
     for _ in range(TURNS):
         now = _ended(now, chance)
-        parts.append(_timed(lambda now=now: _queue(now, memo)))
-        wholes.append(_timed(lambda now=now: plan(replace(now), memo)))
+        parts.append(_timed(partial(_queue, now, memo)))
+        wholes.append(_timed(partial(plan, replace(now), memo)))
         now = _settled(now, memo)
     return parts, wholes, _ended(now, chance)
 

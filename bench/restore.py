@@ -14,8 +14,9 @@ from madang.resources.event import Event
 from madang.resources.rights import CONTROL, OWNER
 from madang.resources.tenancy import Empty, Organization, TitleSpec
 from madang.settings import Home
-from madang.stores import archive, backup, restore
+from madang.stores import archive, backup
 from madang.stores.postgres import PostgresStore
+from madang.stores.restore import drill, restore
 from madang.stores.sqlite import SqliteStore
 from madang.testing.postgres import running
 from rows import Row
@@ -91,14 +92,14 @@ def run() -> list[Row]:
             home = Home(folder / f"restored-{number}")
 
             def put_back(home: Home = home, where: str = where, replace: bool = replace) -> int:
-                restore.restore(home, file, OWNER, replace=replace, url=where)
+                restore(home, file, OWNER, replace=replace, url=where)
                 return asyncio.run(counted(home, where))
 
             restore_s, count = timed(put_back)
             found.add(count)
             rows.append(Row(f"restored into {what} and opened (RTO)", restore_s, "s",
                             RESTORE_S_MAX, RESTORE_S_MAX / 10))  # fmt: skip
-        drill_s, drilled = timed(lambda: restore.drill(file, OWNER))
+        drill_s, drilled = timed(lambda: drill(file, OWNER))
         lost = len(found - {RESOURCES}) + len(drilled["differences"])
         size = round(file.stat().st_size / 1e6, 2)
     return [

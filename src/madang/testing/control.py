@@ -7,7 +7,7 @@ and how a gate judges.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -78,16 +78,14 @@ class Edges:
 @asynccontextmanager
 async def opened(home: Home, edges: Edges) -> AsyncIterator[Desk]:
     """Run control on this home until the block ends."""
-    fake = Fake()
     store = edges.store or SqliteStore(home)
-    blobs = edges.blobs or FileBlobs(home.blobs)
-    world = World(store, {"fake": fake.facts}, edges.clock or SystemClock())
+    world = World(store, {"fake": Fake().facts}, edges.clock or SystemClock())
     await world.open()
     tasks: list[asyncio.Task[None]] = []
     try:
         await prepare(world, [Hardware(NODE, edges.found)], home.admin_key, SystemRandom())
-        tidy(world, blobs)
-        desk, hands = _wired(home, world, edges, fake, blobs)
+        desk, hands = wired(home, world, edges, {NODE: edges.node})
+        tidy(world, desk.blobs)
         loop = Loop(world, desk.observer, hands)
         shelf = Shelf(world, hands.tools)
         tasks += [asyncio.create_task(desk.observer.watch(NODE)), asyncio.create_task(loop.run())]
@@ -101,16 +99,20 @@ async def opened(home: Home, edges: Edges) -> AsyncIterator[Desk]:
         await store.close()
 
 
-def _wired(home: Home, world: World, edges: Edges, fake: Fake, blobs: Any) -> tuple[Desk, Hands]:
+def wired(
+    home: Home, world: World, edges: Edges, launchers: Mapping[str, Launcher]
+) -> tuple[Desk, Hands]:
+    """Put control together on these nodes; nothing of it runs yet."""
+
     def token(uid: str, epoch: int) -> str:
         return f"{uid}/{epoch}"
 
-    launchers = {NODE: edges.node}
+    blobs = edges.blobs or FileBlobs(home.blobs)
     gateways = Gateways(world, token)
     observer = Observer(world, launchers, gateways, lambda *_: Probed(healthy=True))
     codes, secrets = FileCodes(home.codes), FileSecrets(home.secrets, home.secrets_key)
     tools = Tools(
-        launchers, {"fake": fake}, blobs, edges.judge, token, program.launch,
+        launchers, {"fake": Fake()}, blobs, edges.judge, token, program.launch,
         FileSaves(home.jobs), FileVolumes(home.volumes), codes,
         secrets, partial(import_from, blobs), reprice,
     )  # fmt: skip

@@ -133,6 +133,7 @@ class Roll:
         self._world = world
         self._stores: tuple[object, ...] = ()
         self._jobs, self._attempts = Since[Job](), Since[Attempt]()
+        self._replicas = Since[Replica]()
         self._living: dict[Ref, tuple[Attempt, ...]] = {}
         self._making: dict[str, Attempt] = {}
         self._rest: dict[str, Job] = {}
@@ -142,6 +143,8 @@ class Roll:
         """Jobs that wait, and are looked at in every turn."""
         self._stored: dict[str, Job] = {}
         """Jobs in line that have need of something that is stored."""
+        self._bare: dict[str, Replica] = {}
+        """Replicas that have nothing that is known, by uid: some of them wait."""
         self._known: dict[str, Member] = {}
         """By uid of the job that waits, or of the attempt."""
         self._alike: dict[tuple[str, Want], dict[str, Member]] = {}
@@ -157,8 +160,9 @@ class Roll:
         if self._world[0] is not snapshot.accelerators or self._world[1] != here.demanding:
             self._clear((snapshot.accelerators, here.demanding))
         self._follow(here)
+        self._follow_replicas(here)
         self._loosen(here)
-        others = [*self._look(here), *self._replicas(here)]
+        others = [*self._look(here), *self._waiters(here)]
         rosters = self._swapped()
         waits = {uid: m for own in self._alike.values() for uid, m in own.items()}
         waits |= {member.owner.uid: member for member in others if isinstance(member.owner, Job)}
@@ -205,6 +209,24 @@ class Roll:
         touched = {each.job for each in (*gone, *come)} | {each.ref for each in (*left, *found)}
         for ref in touched:
             self._run(ref, here)
+
+    def _follow_replicas(self, here: _Here) -> None:
+        """Look at the replicas that have changed, and at no other."""
+        gone, come = self._replicas.look(here.snapshot.replicas.values())
+        for replica in gone:
+            self._drop(replica.uid)
+            self._bare.pop(replica.uid, None)
+        for replica in come:
+            status = replica.status
+            waits = here.yard.held((status,)) if status.accelerators else None
+            if waits is None:
+                self._bare[replica.uid] = replica
+                continue
+            member = Member(
+                replica, self._number(replica.project), *waits, replica.created_at, began=inf,
+                saved_at=inf, runs=True, fixed_until=inf, leaves=status.phase in LEAVING,
+            )  # fmt: skip
+            self._keep(replica.uid, member)
 
     def _sort(self, job: Job) -> None:
         """Put a job where jobs like it are."""
@@ -330,19 +352,12 @@ class Roll:
             height=job.spec.priority.height,
         )  # fmt: skip
 
-    def _replicas(self, here: _Here) -> Iterator[Member]:
-        now = here.snapshot.now
-        for replica in here.snapshot.replicas.values():
-            status, came, number = replica.status, replica.created_at, self._number(replica.project)
-            waits = here.yard.held((status,)) if status.accelerators else None
-            if waits:
-                leaves = status.phase in LEAVING
-                yield Member(
-                    replica, number, *waits, came, began=now, saved_at=now,
-                    runs=True, fixed_until=inf, leaves=leaves,
-                )  # fmt: skip
-            elif _may_wait(replica) and (found := here.waits_for(replica)):
-                waited_s = passed_s(here.snapshot, replica.uid, status.since)
+    def _waiters(self, here: _Here) -> Iterator[Member]:
+        """Return the replicas that wait: what quotas leave them may be another each time."""
+        for replica in self._bare.values():
+            if _may_wait(replica) and (found := here.waits_for(replica)):
+                waited_s = passed_s(here.snapshot, replica.uid, replica.status.since)
+                number, came = self._number(replica.project), replica.created_at
                 yield Member(replica, number, *found[1], came, want=found[0], waited_s=waited_s)
 
 

@@ -12,8 +12,9 @@ from collections import Counter
 import pytest
 
 from madang.planning.action import Verb
-from madang.planning.health.fencing import FENCED_WINDOW_S, LOST, fenced_max
+from madang.planning.health.fencing import FENCED_WINDOW_S, fenced_max
 from madang.planning.health.xids import XIDS, Level
+from madang.planning.snapshot import LOST
 from madang.resources.attempt import AttemptPhase
 from madang.resources.place import AcceleratorPhase
 from madang.resources.replica import ReplicaPhase

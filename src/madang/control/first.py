@@ -10,7 +10,7 @@ from typing import Any
 
 from madang.control.keys import Keys, Wanted, digest, is_secret, make_key, new_secret
 from madang.control.world import World
-from madang.planning.health.fencing import LOST
+from madang.planning.snapshot import LOST
 from madang.ports import Blobs, Found, Random
 from madang.resources.event import Event
 from madang.resources.place import (

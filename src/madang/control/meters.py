@@ -53,6 +53,8 @@ class Meters:
         self._world = world
         self._gateways = gateways
         self._dials: dict[Key, _Dial] = {}
+        self._shown: dict[Key, Load] = {}
+        """What they show; made anew at each look, for it is part of a snapshot."""
         self._asked: dict[Ref, int] = {}
         """How many requests each endpoint has had."""
         self._looked_s: float | None = None
@@ -64,9 +66,9 @@ class Meters:
         if since_s is None or since_s >= LOOK_S:
             self._looked_s = now_s
             self._turn(min(since_s or 0.0, BLIND_S), _Sight(self._world, busy, processes))
-        return {
-            key: Load(dial.known_s, dial.busy_s, dial.tokens) for key, dial in self._dials.items()
-        }
+            dials = self._dials.items()
+            self._shown = {key: Load(dial.known_s, dial.busy_s, dial.tokens) for key, dial in dials}
+        return self._shown
 
     def _turn(self, passed_s: float, sight: _Sight) -> None:
         """Move every dial on; those of what is gone are thrown away."""

@@ -12,8 +12,10 @@ from madang.planning.queue.members import Roll
 from madang.planning.queue.order import Order
 from madang.planning.queue.yard import Yard
 from madang.planning.quotas import Books
+from madang.planning.services.services import Household, households
 from madang.planning.since import is_same
 from madang.planning.snapshot import Snapshot
+from madang.planning.use.metering import Readings
 from madang.resources.place import Pool
 
 
@@ -32,6 +34,17 @@ class Memo:
         self._built: tuple[object, ...] = ()
         self._order: Order | None = None
         self._seen: Snapshot | None = None
+        self.readings = Readings()
+        """Which meters are due."""
+        self._housed: tuple[object, ...] = ()
+        self._houses: tuple[Household, ...] = ()
+
+    def houses(self, snapshot: Snapshot) -> tuple[Household, ...]:
+        """Return what belongs to each service, gathered again only where some of it changed."""
+        housed = _identity(snapshot, "service", "revision", "replica", "endpoint")
+        if not is_same(housed, self._housed):
+            self._housed, self._houses = housed, tuple(households(snapshot))
+        return self._houses
 
     def ground(self, snapshot: Snapshot) -> Ground:
         """Return what is free in this snapshot, added up again only where something changed."""

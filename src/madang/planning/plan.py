@@ -30,7 +30,7 @@ from madang.planning.rounds.calls import wake_s as round_wake_s
 from madang.planning.services.moving import plan_moves
 from madang.planning.services.replicas import step
 from madang.planning.services.replicas import wake_s as replica_wake_s
-from madang.planning.services.services import Household, households, plan_service
+from madang.planning.services.services import Household, plan_service
 from madang.planning.snapshot import Snapshot
 from madang.planning.statuses import plan_nodes, plan_statuses
 from madang.planning.sweeps import plan_sweep
@@ -64,10 +64,10 @@ def plan(snapshot: Snapshot, memo: Memo | None = None) -> Plan:
     memo = memo or Memo()
     actions: list[Action] = []
     for _ in range(ROUNDS_MAX):
-        houses = tuple(households(snapshot))
+        houses = memo.houses(snapshot)
         chosen = (
             tuple(plan_tallies(snapshot))
-            or tuple(plan_meters(snapshot))
+            or tuple(plan_meters(snapshot, memo.readings))
             or tuple(plan_tariffs(snapshot))
             or (*plan_rounds(snapshot), *plan_grants(snapshot))
             or tuple(plan_unused(snapshot))

@@ -420,11 +420,13 @@ def plan_charges(snapshot: Snapshot) -> Iterator[AnyResource]:
 
     Attempts are marked by whoever counts them for their pools, in the same action.
     """
+    quotas = [each for each in snapshot.quotas.values() if each.spec.krw_per_month is not None]
+    if not quotas or not Prices(snapshot).are_named:
+        return
     going = sorted(
         (holder for holder in holders(snapshot) if _lets_go(holder)), key=lambda h: h.owner.ref
     )
-    quotas = [each for each in snapshot.quotas.values() if each.spec.krw_per_month is not None]
-    if not going or not quotas or not Prices(snapshot).are_named:
+    if not going:
         return
     month, books = month_of(snapshot.now), Books(snapshot, are_empty=True)
     for quota in sorted(quotas, key=lambda each: each.ref):

@@ -17,7 +17,7 @@ from madang.resources.grant import Grant
 from madang.resources.holding import Holding
 from madang.resources.job import OVER, Job
 from madang.resources.model import Model
-from madang.resources.place import Accelerator, Node
+from madang.resources.place import Accelerator, AcceleratorPhase, Node
 from madang.resources.queue import Queue
 from madang.resources.quota import Quota
 from madang.resources.replica import Replica
@@ -158,6 +158,9 @@ def rank_key(uid: str, rank: int) -> str:
     return f"{uid}.{rank}"
 
 
+LOST = frozenset({AcceleratorPhase.FENCED, AcceleratorPhase.QUARANTINED})
+"""Phases in which nothing may run on an accelerator."""
+
 Kept = Mapping[str, Mapping[Ref, AnyResource]]
 """Resources by kind, then by project and name."""
 
@@ -291,10 +294,19 @@ class Snapshot:
         ended = AttemptPhase.ENDED
         return [each for each in self.attempts.values() if each.status.phase is not ended]
 
+    @cached_property
+    def lost(self) -> frozenset[str]:
+        """Names of accelerators that can't be worked on any more; of most there are none."""
+        return frozenset(a.name for a in self.accelerators.values() if a.status.phase in LOST)
+
+    @cached_property
+    def draining(self) -> frozenset[str]:
+        """Names of nodes on which nothing may stay."""
+        return frozenset(node.name for node in self.nodes.values() if node.spec.drain)
+
     def drains(self, node: str) -> bool:
         """Tell whether nothing may stay on that node."""
-        found = self.nodes.get(Ref("", node))
-        return found is not None and found.spec.drain
+        return node in self.draining
 
     def holdings(self) -> Iterator[Holding]:
         """Return what is not free, whoever has it, in whatever phase.

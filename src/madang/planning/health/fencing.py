@@ -15,7 +15,7 @@ from madang.errors import Value
 from madang.planning.action import Action, Verb
 from madang.planning.health.fitness import Finding, examine, watch_of
 from madang.planning.health.xids import Level
-from madang.planning.snapshot import Snapshot
+from madang.planning.snapshot import LOST, Snapshot
 from madang.resources.holding import Holding
 from madang.resources.place import Accelerator, AcceleratorPhase, AcceleratorStatus, Failure
 from madang.resources.resource import Reason, Ref
@@ -39,20 +39,12 @@ STATES = frozenset({
 """What is no event: once it does not show any more it is over."""
 
 P = AcceleratorPhase
-LOST = frozenset({P.FENCED, P.QUARANTINED})
-"""Phases in which nothing may run there."""
-
-
-def is_lost(name: str, snapshot: Snapshot) -> bool:
-    """Tell whether an accelerator can't be worked on any more."""
-    found = snapshot.accelerators.get(Ref("", name))
-    return found is not None and found.status.phase in LOST
 
 
 def lost_one(held: Holding, snapshot: Snapshot) -> Accelerator | None:
     """Return the first accelerator of what is held that can't be worked on any more."""
-    lost = (snapshot.accelerators[Ref("", n)] for n in held.accelerators if is_lost(n, snapshot))
-    return next(lost, None)
+    lost = (snapshot.accelerators[Ref("", n)] for n in held.accelerators if n in snapshot.lost)
+    return next(lost, None) if snapshot.lost else None
 
 
 def lost_reason(code: str, lost: Accelerator) -> Reason:

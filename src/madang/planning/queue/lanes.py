@@ -66,7 +66,7 @@ class Member:
     from_s: float = inf
     """Infinite: that goes on no more, since it runs, or has not gone on yet."""
     began: float = 0.0
-    """Where it runs, since when, in Unix seconds; of a replica, which never makes room, infinite,"""
+    """Where it runs, since when, in Unix seconds; infinite for a replica: it never makes room;"""
     attempt: Attempt | None = None
     """Of a job that runs."""
     runs: bool = False
@@ -77,7 +77,7 @@ class Member:
     ran_s: float = 0.0
     """Work done, in what it had before."""
     saved_at: float = 0.0
-    """and so is since when nothing is saved,"""
+    """and so is this: since when nothing is saved,"""
     save_every_s: float = INTERVAL_S
     """how often it should save,"""
     between_s: float = 0.0

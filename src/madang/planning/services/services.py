@@ -185,6 +185,8 @@ def _empty_nodes(house: Household, snapshot: Snapshot) -> Iterator[Action]:
     """
     newest, taken = house.newest, {r.spec.replaces for r in house.replicas}
     assert newest is not None
+    if not snapshot.draining:
+        return
     there = [
         r for r in house.replicas
         if r.spec.revision == newest.name and r.name not in taken and snapshot.drains(r.status.node)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 from madang.planning.action import Action, Unkept, Verb
 from madang.planning.layout import MILLI
 from madang.planning.quotas import HOUR_S, LETTING_GO, Books
+from madang.planning.since import is_same
 from madang.planning.snapshot import Load, Snapshot
 from madang.planning.tally import spent_in
 from madang.planning.use.idle import Policies, slice_s, told_of
@@ -50,11 +52,8 @@ class Held:
     since: float
     """Unix seconds."""
     places: tuple[Holding, ...]
-
-    @property
-    def meter(self) -> Meter:
-        """Its meter; where there is none yet, one that begins with it."""
-        return self.owner.status.meter or Meter(epoch=self.epoch, at=self.since)
+    meter: Meter
+    """Where it has none yet, one that begins with it."""
 
     @property
     def lets_go(self) -> bool:
@@ -84,15 +83,16 @@ def held(snapshot: Snapshot) -> Iterator[Held]:
         status = replica.status
         if status.accelerators:
             since = status.held_since or status.started_at or snapshot.now
-            each = Held(replica, status.epoch, since, (status,))
-            if not each.meter.closed:
-                yield each
+            meter = status.meter or Meter(epoch=status.epoch, at=since)
+            if not meter.closed:
+                yield Held(replica, status.epoch, since, (status,), meter)
     for attempt in snapshot.living:
         places = tuple(place for place in attempt.status.places if place.accelerators)
         if places:
-            each = Held(attempt, attempt.spec.number, attempt.status.started_at, places)
-            if not each.meter.closed:
-                yield each
+            number, since = attempt.spec.number, attempt.status.started_at
+            meter = attempt.status.meter or Meter(epoch=number, at=since)
+            if not meter.closed:
+                yield Held(attempt, number, since, places, meter)
 
 
 def passed(of: Held, snapshot: Snapshot) -> Passed:
@@ -117,11 +117,39 @@ def passed(of: Held, snapshot: Snapshot) -> Passed:
     return Passed(held_s, known_s, share * known_s, (prompt, cached, output))
 
 
-def plan_meters(snapshot: Snapshot) -> Iterator[Action]:
+class Readings:
+    """Which meters are to be read; all are looked at only when some have changed, or one is due."""
+
+    def __init__(self) -> None:
+        self._known: tuple[object, ...] = ()
+        self._turns_at, self._full_s = -inf, -inf
+        """No meter is due before, in Unix seconds and in steady ones."""
+
+    def due(self, snapshot: Snapshot, policies: Policies) -> list[Held]:
+        """Return all that have one for which it is time."""
+        known = tuple(map(snapshot.kept.get, ("replica", "attempt", "pool", "quota", "node")))
+        is_early = snapshot.now < self._turns_at and snapshot.steady_s < self._full_s
+        if is_early and is_same(known, self._known):
+            return []
+        due, turns_at, full_s = [], inf, inf
+        for each in held(snapshot):
+            policy, at = policies.of(each.owner), each.meter.at
+            length_s = slice_s(policy)
+            if _is_due(each, length_s, snapshot):
+                due.append(each)
+            turns_at = min(turns_at, (at // length_s + 1) * length_s)
+            full_s = min(full_s, snapshot.steady_s + length_s - snapshot.age_s(each.owner.uid, at))
+        # What is due now changes when it is read: until then it is looked at in every turn.
+        self._known = () if due else known
+        self._turns_at, self._full_s = turns_at, full_s
+        return due
+
+
+def plan_meters(snapshot: Snapshot, readings: Readings | None = None) -> Iterator[Action]:
     """Read all meters for which it is time, in one action; quiet where there are none."""
     policies = Policies(snapshot)
-    found = (each for each in held(snapshot) if _is_due(each, policies.of(each.owner), snapshot))
-    known = {each.project: each for each in snapshot.all(Project).values()}
+    found = (readings or Readings()).due(snapshot, policies)
+    known = {each.project: each for each in snapshot.all(Project).values()} if found else {}
     due = [each for each in found if each.owner.project in known]
     if not due:
         return
@@ -150,14 +178,14 @@ def plan_meters(snapshot: Snapshot) -> Iterator[Action]:
         yield Action(Verb.BUSY_AGAIN, subject, Reason(code="idle.used-again"))
 
 
-def _is_due(each: Held, policy: Reclaim | None, snapshot: Snapshot) -> bool:
+def _is_due(each: Held, length_s: float, snapshot: Snapshot) -> bool:
     """Tell whether a meter is to be read: at the turn of its hour, and before all is let go.
 
     All at once, so that there are few writes; those that are judged by a shorter time, earlier.
     """
     if each.lets_go:
         return True
-    length_s, at = slice_s(policy), each.meter.at
+    at = each.meter.at
     is_turn = snapshot.now // length_s > at // length_s
     return is_turn or snapshot.age_s(each.owner.uid, at) >= length_s
 

@@ -33,7 +33,8 @@ class LastingNode(PaperNode):
     def __init__(self, path: Path) -> None:
         kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         super().__init__(process_from(each) for each in kept.get("processes", ()))
-        self._path = path
+        self._path, self._part = path, path.with_suffix(".new")
+        self._part.unlink(missing_ok=True)  # control was killed while this was being written
         self._seq = int(kept.get("seq", 0)) + 1
         self.ending: set[str] = set(kept.get("ending", ()))
         self.started: list[str] = kept.get("started", [])
@@ -123,6 +124,5 @@ class LastingNode(PaperNode):
             "seq": self._seq, "ending": sorted(self.ending), "started": self.started,
             "wrong": self.wrong, "processes": [asdict(p) for p in self.processes.values()],
         }  # fmt: skip
-        part = self._path.with_suffix(".new")
-        part.write_text(json.dumps(kept))
-        _replace(part, self._path)
+        self._part.write_text(json.dumps(kept))
+        _replace(self._part, self._path)

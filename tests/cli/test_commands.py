@@ -309,6 +309,26 @@ def test_keys_are_created_listed_and_revoked(run, world) -> None:
     assert run("key", "create", "c", "--role", "king").status == 2
 
 
+@pytest.mark.usefixtures("hello")
+def test_a_key_for_a_service_that_is_not_there_is_made_and_says_so(run) -> None:
+    done = run("key", "create", "app", "--model", "hello", "--model", "helo", "--model", "a/b/c")
+    assert (done.status, done.out.splitlines()[1]) == (0, "mdg_new")
+    (said,) = done.err.splitlines()
+    assert "is called helo yet" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (("key", "create", "x", "--modle", "y"), "madang key create --help"),
+        (("usage", "--by", "year"), "madang usage --help"),
+        (("frobnicate",), "madang --help"),
+    ],
+)
+def test_what_is_typed_wrong_leads_to_the_help_of_that_command(run, arguments, command) -> None:
+    assert run(*arguments).err.splitlines()[1] == f"See how it is used with: {command}"
+
+
 def test_doctor_ends_with_1_when_something_is_not_well(run, world) -> None:
     done = run("doctor")
     assert (done.status, done.out) == (0, "✓ node/vm is in sight\nAll is well.\n")

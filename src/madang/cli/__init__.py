@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _refuse(error: Exception, given: Sequence[str]) -> int:
     if isinstance(error, CycloptsError):
-        told: MadangError = Rejected("cli.usage", cause=str(error))
+        command = " ".join(("madang", *(error.command_chain or ())))
+        told: MadangError = Rejected("cli.usage", cause=str(error), command=command)
     elif isinstance(error, MadangError):
         told = error
     else:

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from madang.cli.get import get
 from madang.cli.kinds import naming
 from madang.cli.options import DEFAULTS, Options
-from madang.cli.output import next_step, phase, say, show_json, tell
+from madang.cli.output import next_step, note, phase, say, show_json, tell
 from madang.errors import Rejected
 from madang.settings import Home
 
@@ -72,6 +72,11 @@ def create(name: str, /, *, wanted: Wanted = MEMBER, options: Options = DEFAULTS
             show_json(made)
             return
         project = made["resource"]["project"]
+        plain = [model for model in wanted.model if "/" not in model]
+        there = {each["name"] for each in client.list("service")["items"]} if plain else set()
+        for model in plain:
+            if model not in there:
+                note("key.no-such-model", model=model)
         tell("key.made", name=name, role=phase(wanted.role), project=project)
         say(made["key"])
         next_step("next.key", gateway=client.gateway)

@@ -42,7 +42,7 @@ def canonical(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise Rejected("cli.usage", cause="a name that is no text") from error
+        raise Rejected("cli.usage", cause="a name that is no text", command="madang") from error
     return unicodedata.normalize("NFC", name)
 
 

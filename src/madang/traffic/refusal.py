@@ -164,7 +164,8 @@ def from_engine(status: int, body: bytes) -> Refusal:
     words = words or said.message or (said.detail if isinstance(said.detail, str) else "")
     words = words[:WORDS_CHARACTERS_MAX]
     if _is_too_long(said.error, words):
-        return Refusal(400, TOO_LONG, "gateway.context-exceeded", {"words": words})
+        said_so = words.rstrip(". ") or TOO_LONG
+        return Refusal(400, TOO_LONG, "gateway.context-exceeded", {"words": said_so})
     return Refusal(
         status, "refused_by_engine", "gateway.engine-refused", {"status": status, "words": words}
     )

@@ -194,7 +194,7 @@ def _claim(action: Action, touched: set[str]) -> bool:
 
 def lives_wake_s(snapshot: Snapshot) -> float | None:
     """Return the seconds until a replica, a job or an accelerator may go on by itself."""
-    times = [replica_wake_s(replica, snapshot) for replica in snapshot.replicas.values()]
+    times = [replica_wake_s(replica, snapshot) for replica in snapshot.unsettled]
     times += [attempts.wake_s(attempt, snapshot) for attempt in snapshot.living]
     times += [jobs.wake_s(job, snapshot) for job in snapshot.open_jobs if jobs.is_timed(job)]
     return _soonest(*times, fencing_wake_s(snapshot))

@@ -20,7 +20,7 @@ from madang.resources.model import Model
 from madang.resources.place import Accelerator, AcceleratorPhase, Node
 from madang.resources.queue import Queue
 from madang.resources.quota import Quota
-from madang.resources.replica import Replica
+from madang.resources.replica import Replica, ReplicaPhase
 from madang.resources.resource import AnyResource, Reason, Ref
 from madang.resources.revision import Build, Revision
 from madang.resources.round import Round
@@ -275,6 +275,12 @@ class Snapshot:
         return self.all(Attempt)
 
     @cached_property
+    def unsettled(self) -> Sequence[Replica]:
+        """Replicas that are not ready; of many thousands few."""
+        ready = ReplicaPhase.READY
+        return [each for each in self.replicas.values() if each.status.phase is not ready]
+
+    @cached_property
     def open_jobs(self) -> Sequence[Job]:
         """Jobs of which something is still to be done; most that are kept are over."""
         return [j for j in self.jobs.values() if j.status.phase not in OVER or j.deleted_at]
@@ -297,7 +303,16 @@ class Snapshot:
     @cached_property
     def lost(self) -> frozenset[str]:
         """Names of accelerators that can't be worked on any more; of most there are none."""
-        return frozenset(a.name for a in self.accelerators.values() if a.status.phase in LOST)
+        return frozenset(each.name for each in self.unwell if each.status.phase in LOST)
+
+    @cached_property
+    def unwell(self) -> Sequence[Accelerator]:
+        """Accelerators of which something is known, or asked, that is not as it should be."""
+        found, fine = self.accelerators.values(), AcceleratorPhase.OK
+        return [
+            each for each in found
+            if each.status.phase is not fine or each.status.releases != each.spec.releases
+        ]  # fmt: skip
 
     @cached_property
     def draining(self) -> frozenset[str]:

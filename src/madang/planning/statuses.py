@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from madang.errors import Value
@@ -51,8 +51,7 @@ def plan_statuses(house: Household, snapshot: Snapshot) -> Iterator[Action]:
 
 
 def _revision(revision: Revision, house: Household, snapshot: Snapshot) -> Iterator[Action]:
-    own = [r for r in house.replicas if r.spec.revision == revision.name]
-    phase, reason = _revision_phase(revision, house, own, snapshot)
+    phase, reason = _revision_phase(revision, house, house.of(revision), snapshot)
     if phase is revision.status.phase and reason == revision.status.reason:
         return
     said: Revision = revision.with_status(phase=phase, reason=reason, since=snapshot.now)
@@ -61,7 +60,7 @@ def _revision(revision: Revision, house: Household, snapshot: Snapshot) -> Itera
 
 
 def _revision_phase(
-    revision: Revision, house: Household, own: list[Replica], snapshot: Snapshot
+    revision: Revision, house: Household, own: Sequence[Replica], snapshot: Snapshot
 ) -> tuple[RevisionPhase, Reason | None]:
     if revision is not house.newest:
         return (revision.status.phase if own else RevisionPhase.RETIRED), None
@@ -85,7 +84,7 @@ def _has_passed(replica: Replica, snapshot: Snapshot) -> bool:
 
 def _service(house: Household, snapshot: Snapshot) -> Iterator[Action]:
     service = house.service
-    said: dict[str, Any] = {"ready": sum(r.status.phase is P.READY for r in house.replicas)}
+    said: dict[str, Any] = {"ready": len(house.serving)}
     said |= _condition(house, snapshot)
     status = service.status
     if all(getattr(status, key) == value for key, value in said.items()):
@@ -107,13 +106,12 @@ def _condition(house: Household, snapshot: Snapshot) -> dict[str, Any]:
     if service.status.observed_generation != service.generation:
         pinned = pin(service, snapshot)
         if isinstance(pinned, Unmet):
-            serving = any(r.status.phase is P.READY for r in house.replicas)
-            phase = S.DEGRADED if serving else S.PENDING
+            phase = S.DEGRADED if house.serving else S.PENDING
             return _say(phase, pinned.reason, pinned.blocked_by, fix=pinned.fix)
     wanted, newest = service.wanted, house.newest
     if wanted == 0 or newest is None:
         return _say(S.READY if wanted == 0 else S.PENDING, _rests(service))
-    own = [r for r in house.replicas if r.spec.revision == newest.name]
+    own = house.of(newest)
     if sum(r.status.phase is P.READY for r in own) >= wanted:
         warned = (r.status.reason for r in own if r.status.phase is P.READY and r.status.reason)
         return _say(S.READY, next(warned, _rests(service)))
@@ -132,19 +130,18 @@ _URGENCY = (P.FAILED, P.WAITING, P.BACKING_OFF, P.VERIFYING, P.STARTING)
 """Which replica speaks for its service when not all are ready."""
 
 
-def _unready(house: Household, own: list[Replica]) -> dict[str, Any]:
+def _unready(house: Household, own: Sequence[Replica]) -> dict[str, Any]:
     """Let the replica with the most to say speak for the service."""
-    some_ready = any(r.status.phase is P.READY for r in house.replicas)
     for phase in _URGENCY:
         speaker = next((r for r in own if r.status.phase is phase), None)
         if speaker is None:
             continue
         status = speaker.status
-        shown = S.DEGRADED if some_ready else _SHOWN[phase]
+        shown = S.DEGRADED if house.serving else _SHOWN[phase]
         reason = status.reason or Reason(code=f"replica.{phase}")
         blocked_by = status.blocked_by or f"replica/{speaker.name}"
         return _say(shown, reason, blocked_by, status.next_try, status.smallest_fix)
-    return _say(S.DEGRADED if some_ready else S.STARTING, Reason(code="service.starting"))
+    return _say(S.DEGRADED if house.serving else S.STARTING, Reason(code="service.starting"))
 
 
 _SHOWN = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 from madang.errors import Value
@@ -39,6 +40,7 @@ STATES = frozenset({
 """What is no event: once it does not show any more it is over."""
 
 P = AcceleratorPhase
+_REF = attrgetter("ref")
 
 
 def lost_one(held: Holding, snapshot: Snapshot) -> Accelerator | None:
@@ -60,9 +62,10 @@ def lost_reason(code: str, lost: Accelerator) -> Reason:
 def plan_accelerators(snapshot: Snapshot) -> Iterator[Action]:
     """Return what changes for accelerators, at most one thing each; nothing where all is well."""
     fenced: Counter[str] | None = None
-    for _, each in sorted(snapshot.accelerators.items()):
-        if _is_well(each, snapshot):
-            continue
+    watched = snapshot.seen.watches
+    there = snapshot.accelerators.values() if watched else ()
+    told = [each for each in there if each.spec.node in watched]
+    for each in sorted({each.ref: each for each in (*snapshot.unwell, *told)}.values(), key=_REF):
         if fenced is None:
             fenced = _fenced_lately(snapshot)
         action = _step(each, snapshot, fenced)
@@ -72,17 +75,11 @@ def plan_accelerators(snapshot: Snapshot) -> Iterator[Action]:
                 fenced[pool_of(each, snapshot)] += 1
 
 
-def _is_well(each: Accelerator, snapshot: Snapshot) -> bool:
-    """Tell at little cost that there is nothing to do: there may be many thousands."""
-    is_quiet = each.status.phase is P.OK and each.status.releases == each.spec.releases
-    return is_quiet and each.spec.node not in snapshot.seen.watches
-
-
 def wake_s(snapshot: Snapshot) -> float | None:
     """Return the seconds until time alone would change something; None: it would not."""
     due = [
         left
-        for each in snapshot.accelerators.values()
+        for each in snapshot.unwell
         if each.status.phase is not P.OK and (left := _left_s(each, snapshot)) is not None
     ]
     return min(due, default=None)

@@ -95,7 +95,7 @@ def movable(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
 def waiting(snapshot: Snapshot) -> Iterator[tuple[Replica, Ask]]:
     """Return one replica of each revision that waits, unless something moves for its service."""
     replicas = snapshot.replicas.values()
-    waiting = [r for r in replicas if r.status.phase is ReplicaPhase.WAITING]
+    waiting = [r for r in snapshot.unsettled if r.status.phase is ReplicaPhase.WAITING]
     under_way = {
         r.spec.room_for
         for r in (replicas if waiting else ())

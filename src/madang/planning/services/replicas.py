@@ -69,11 +69,23 @@ def step(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | None:
     On an accelerator that is lost it is at its end: its service makes another one elsewhere, which
     does not wait until nothing of this one runs any more.
     """
+    if _is_well(replica, snapshot):
+        return None
     if replica.status.phase in _WORKING:
         lost = lost_one(replica.status, snapshot)
         if lost:
             return stop(replica, snapshot, lost_reason("replica.accelerator", lost))
     return _STEPS[replica.status.phase](replica, snapshot, ground)
+
+
+def _is_well(replica: Replica, snapshot: Snapshot) -> bool:
+    """Tell at little cost that there is nothing to do: most of many thousands simply serve."""
+    status, seen = replica.status, snapshot.seen
+    if status.phase is not P.READY or snapshot.lost or seen.pulses:
+        return False
+    process = seen.processes.get(replica.uid)
+    runs = process is not None and process.state == "running" and process.epoch == status.epoch
+    return runs and status.node in seen.nodes
 
 
 def wake_s(replica: Replica, snapshot: Snapshot) -> float | None:

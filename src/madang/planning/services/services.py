@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from madang.planning.action import Action, Verb
@@ -23,9 +24,9 @@ from madang.resources.tenancy import SITE, Empty, tenant
 P = ReplicaPhase
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Household:
-    """A service with all that belongs to it."""
+    """A service with all that belongs to it; what follows from that is worked out once."""
 
     service: Service
     revisions: tuple[Revision, ...]
@@ -38,6 +39,40 @@ class Household:
     def newest(self) -> Revision | None:
         """The revision that the service is moving to, or has."""
         return self.revisions[-1] if self.revisions else None
+
+    @cached_property
+    def _by_revision(self) -> Mapping[str, Sequence[Replica]]:
+        found: dict[str, list[Replica]] = {}
+        for replica in self.replicas:
+            found.setdefault(replica.spec.revision, []).append(replica)
+        return found
+
+    def of(self, revision: Revision) -> Sequence[Replica]:
+        """Return the replicas of one revision."""
+        return self._by_revision.get(revision.name, ())
+
+    @cached_property
+    def serving(self) -> Sequence[Replica]:
+        """Replicas that are ready."""
+        return [r for r in self.replicas if r.status.phase is P.READY]
+
+    @cached_property
+    def own(self) -> Sequence[Replica]:
+        """Replicas of the newest revision that stay."""
+        there = self.of(self.newest) if self.newest else ()
+        return [r for r in there if r.status.phase not in LEAVING]
+
+    @cached_property
+    def old(self) -> Sequence[Replica]:
+        """Replicas of older revisions that are still to be let go of."""
+        newest = self.newest.name if self.newest else ""
+        there = (r for r in self.replicas if r.spec.revision != newest)
+        return [r for r in there if r.status.phase not in LEAVING]
+
+    @cached_property
+    def successors(self) -> Sequence[Replica]:
+        """Those of the newest revision that stay and take over from others."""
+        return [r for r in self.own if r.spec.replaces]
 
 
 def plan_service(house: Household, snapshot: Snapshot) -> Iterator[Action]:
@@ -143,13 +178,10 @@ def _populate(house: Household, snapshot: Snapshot) -> Iterator[Action]:
     newest, service = house.newest, house.service
     if newest is None:
         return
-    staying = [r for r in house.replicas if r.status.phase not in LEAVING]
-    own = [r for r in staying if r.spec.revision == newest.name]
-    old = [r for r in staying if r.spec.revision != newest.name]
-    successors = [r for r in own if r.spec.replaces]
-    if successors:
+    own = house.own
+    if house.successors:
         names = {r.name for r in own}
-        moving = {r.name: r for r in successors if r.spec.replaces in names}
+        moving = {r.name: r for r in house.successors if r.spec.replaces in names}
         own = [r for r in own if r.name not in moving]
         yield from _move_on(moving.values(), house, snapshot)
     yield from _empty_nodes(house, snapshot)
@@ -158,7 +190,8 @@ def _populate(house: Household, snapshot: Snapshot) -> Iterator[Action]:
     if newest.status.phase is not RevisionPhase.FAILED and len(own) < limit:
         yield _create(service, newest, limit - len(own), snapshot)
     yield from _trim(own, len(own) - wanted, snapshot)
-    yield from _replace_old(own, old, wanted, snapshot)
+    if house.old:
+        yield from _replace_old(own, house.old, wanted, snapshot)
 
 
 def _move_on(moving: Iterable[Replica], house: Household, snapshot: Snapshot) -> Iterator[Action]:
@@ -183,10 +216,10 @@ def _empty_nodes(house: Household, snapshot: Snapshot) -> Iterator[Action]:
 
     It serves on until its successor does, however long that waits for room.
     """
-    newest, taken = house.newest, {r.spec.replaces for r in house.replicas}
-    assert newest is not None
     if not snapshot.draining:
         return
+    newest, taken = house.newest, {r.spec.replaces for r in house.replicas}
+    assert newest is not None
     there = [
         r for r in house.replicas
         if r.spec.revision == newest.name and r.name not in taken and snapshot.drains(r.status.node)

@@ -120,7 +120,8 @@ def takes(owner: Owner, policy: Reclaim) -> bool:
 
 def _is_idle(owner: Owner) -> bool:
     """Tell whether it stood idle when it was last looked at, and is not about to leave."""
-    if owner.status.meter is None or not owner.status.meter.idle_s:
+    meter = owner.status.meter
+    if meter is None or not meter.idle_s:
         return False
     if isinstance(owner, Attempt):
         return owner.status.phase in WORKING

@@ -134,6 +134,24 @@ def test_a_meter_is_written_with_its_sum_and_hourly_not_with_every_look() -> Non
     assert not any(action.verb is Verb.METER for action in read.telling())
 
 
+def test_a_meter_is_read_at_the_turn_of_the_hour_though_none_was_due_for_many_turns() -> None:
+    yard = running(now=NOON - 600)
+    yard.spend(480, 1.0, step_s=60)
+    assert yard.verbs(Verb.METER) == 0
+    yard.spend(240, 1.0, step_s=60)
+    assert yard.verbs(Verb.METER) == 1
+
+
+def test_a_meter_is_read_after_an_hour_though_the_clock_was_set_back() -> None:
+    yard = running(now=NOON + 60)
+    yard.spend(120, 1.0, step_s=60)
+    yard.leap(-1800)
+    yard.spend(HOUR_S - 300, 1.0, step_s=60)
+    assert yard.verbs(Verb.METER) == 0
+    yard.spend(300, 1.0, step_s=60)
+    assert yard.verbs(Verb.METER) == 1
+
+
 def test_what_has_ended_is_counted_once_and_never_again() -> None:
     yard = running()
     yard.spend(3 * HOUR_S, 0.5)

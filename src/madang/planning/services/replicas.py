@@ -80,12 +80,10 @@ def step(replica: Replica, snapshot: Snapshot, ground: Ground) -> Action | None:
 
 def _is_well(replica: Replica, snapshot: Snapshot) -> bool:
     """Tell at little cost that there is nothing to do: most of many thousands simply serve."""
-    status, seen = replica.status, snapshot.seen
-    if status.phase is not P.READY or snapshot.lost or seen.pulses:
+    if replica.status.phase is not P.READY or snapshot.lost or snapshot.seen.pulses:
         return False
-    process = seen.processes.get(replica.uid)
-    runs = process is not None and process.state == "running" and process.epoch == status.epoch
-    return runs and status.node in seen.nodes
+    process = _process(replica, snapshot)
+    return process is not None and process.state == "running"
 
 
 def wake_s(replica: Replica, snapshot: Snapshot) -> float | None:

@@ -126,19 +126,23 @@ class Readings:
         """No meter is due before, in Unix seconds and in steady ones."""
 
     def due(self, snapshot: Snapshot, policies: Policies) -> list[Held]:
-        """Return all that have one for which it is time."""
+        """Return all for whose meter it is time: at the turn of its hour, and before all is let go.
+
+        All at once, so that there are few writes; those that are judged by a shorter time, earlier.
+        """
         known = tuple(map(snapshot.kept.get, ("replica", "attempt", "pool", "quota", "node")))
         is_early = snapshot.now < self._turns_at and snapshot.steady_s < self._full_s
         if is_early and is_same(known, self._known):
             return []
-        due, turns_at, full_s = [], inf, inf
+        due: list[Held] = []
+        turns_at, full_s = inf, inf
         for each in held(snapshot):
-            policy, at = policies.of(each.owner), each.meter.at
-            length_s = slice_s(policy)
-            if _is_due(each, length_s, snapshot):
+            at, length_s = each.meter.at, slice_s(policies.of(each.owner))
+            turn_at = (at // length_s + 1) * length_s
+            left_s = length_s - snapshot.age_s(each.owner.uid, at)
+            if each.lets_go or snapshot.now >= turn_at or left_s <= 0:
                 due.append(each)
-            turns_at = min(turns_at, (at // length_s + 1) * length_s)
-            full_s = min(full_s, snapshot.steady_s + length_s - snapshot.age_s(each.owner.uid, at))
+            turns_at, full_s = min(turns_at, turn_at), min(full_s, snapshot.steady_s + left_s)
         # What is due now changes when it is read: until then it is looked at in every turn.
         self._known = () if due else known
         self._turns_at, self._full_s = turns_at, full_s
@@ -176,18 +180,6 @@ def plan_meters(snapshot: Snapshot, readings: Readings | None = None) -> Iterato
     for owner in again:
         subject = told_of(owner, snapshot)
         yield Action(Verb.BUSY_AGAIN, subject, Reason(code="idle.used-again"))
-
-
-def _is_due(each: Held, length_s: float, snapshot: Snapshot) -> bool:
-    """Tell whether a meter is to be read: at the turn of its hour, and before all is let go.
-
-    All at once, so that there are few writes; those that are judged by a shorter time, earlier.
-    """
-    if each.lets_go:
-        return True
-    at = each.meter.at
-    is_turn = snapshot.now // length_s > at // length_s
-    return is_turn or snapshot.age_s(each.owner.uid, at) >= length_s
 
 
 def _read(

@@ -30,9 +30,9 @@ def volume(yard: Yard) -> Any:
 async def test_how_full_a_volume_is_is_told_and_its_folder_goes_with_it(yard: Yard) -> None:
     await yard.apply(DATA)
     folder = yard.home.volumes / volume(yard).uid
-    folder.mkdir(parents=True)
-    (folder / "file").write_bytes(bytes(500_000))
     await until(yard, lambda: volume(yard).status.measured_at)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "file").write_bytes(bytes(500_000))  # as a job does that is over within a second
     job = {"kind": "job", "name": "train", "command": "true", "mounts": {"/data": "volume://data"}}
     await yard.apply(job)
     await yard.apply({**job, "cancel": True})

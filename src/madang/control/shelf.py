@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from madang.control.gangs import mounted
@@ -40,8 +40,12 @@ class Shelf:
         self._read = tools.read
         self._tried: dict[tuple[str, int], float] = {}
         """By uid and generation of a model, when it was tried to read it (monotonic)."""
-        self._measured: dict[str, tuple[float, bool]] = {}
-        """By uid, when (monotonic), and whether a job mounted it then."""
+        self._measured: dict[str, float] = {}
+        """When each volume was measured, by uid (monotonic)."""
+        self._over: set[str] = set()
+        """Jobs that mount something and were over at the last look, by uid."""
+        self._left: set[str] = set()
+        """Volumes that such a job has left since they were measured, by uid."""
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -63,6 +67,7 @@ class Shelf:
         volumes = [v for v in self.world.list(CONTROL, "volume").values() if isinstance(v, Volume)]
         for uid in {*kept} - {volume.uid for volume in volumes}:
             await asyncio.to_thread(self.volumes.remove, uid)
+        self._note_ends(jobs)
         living = (job for job in jobs if job.status.phase not in OVER)
         used = {volume.ref: job for job in living for volume in mounted(self.world, job)}
         for model in self.world.list(CONTROL, "model").values():
@@ -70,10 +75,18 @@ class Shelf:
                 await guarded(f"model {model.name}", self._take(model, used))
         for volume in volumes:
             is_used, now = volume.ref in used, self.world.clock.monotonic()
-            at, was_used = self._measured.get(volume.uid, (None, False))
-            if at is None or (is_used and now - at >= MEASURE_S) or (was_used and not is_used):
-                self._measured[volume.uid] = now, is_used
+            at, is_left = self._measured.get(volume.uid), volume.uid in self._left
+            if at is None or is_left or (is_used and now - at >= MEASURE_S):
+                self._measured[volume.uid] = now
+                self._left.discard(volume.uid)
                 await self._measure(volume, is_used)
+
+    def _note_ends(self, jobs: Iterable[Job]) -> None:
+        """Note which volumes jobs have left that are over since the last look, however short."""
+        over = {job.uid: job for job in jobs if job.spec.mounts and job.status.phase in OVER}
+        for uid in over.keys() - self._over:
+            self._left.update(volume.uid for volume in mounted(self.world, over[uid]))
+        self._over = set(over)
 
     async def _take(self, model: Model, used: Mapping[Ref, Job]) -> None:
         """Read a model that lies in a volume, once no job works there; or say why not yet."""

@@ -41,11 +41,9 @@ class Shelf:
         self._tried: dict[tuple[str, int], float] = {}
         """By uid and generation of a model, when it was tried to read it (monotonic)."""
         self._measured: dict[str, float] = {}
-        """When each volume was measured, by uid (monotonic)."""
+        """When each volume was measured that no job has left since, by uid (monotonic)."""
         self._over: set[str] = set()
         """Jobs that mount something and were over at the last look, by uid."""
-        self._left: set[str] = set()
-        """Volumes that such a job has left since they were measured, by uid."""
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -75,17 +73,17 @@ class Shelf:
                 await guarded(f"model {model.name}", self._take(model, used))
         for volume in volumes:
             is_used, now = volume.ref in used, self.world.clock.monotonic()
-            at, is_left = self._measured.get(volume.uid), volume.uid in self._left
-            if at is None or is_left or (is_used and now - at >= MEASURE_S):
+            at = self._measured.get(volume.uid)
+            if at is None or (is_used and now - at >= MEASURE_S):
                 self._measured[volume.uid] = now
-                self._left.discard(volume.uid)
                 await self._measure(volume, is_used)
 
     def _note_ends(self, jobs: Iterable[Job]) -> None:
-        """Note which volumes jobs have left that are over since the last look, however short."""
+        """Have volumes measured again that were left by jobs since the last look, however short."""
         over = {job.uid: job for job in jobs if job.spec.mounts and job.status.phase in OVER}
         for uid in over.keys() - self._over:
-            self._left.update(volume.uid for volume in mounted(self.world, over[uid]))
+            for volume in mounted(self.world, over[uid]):
+                self._measured.pop(volume.uid, None)
         self._over = set(over)
 
     async def _take(self, model: Model, used: Mapping[Ref, Job]) -> None:

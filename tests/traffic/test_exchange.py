@@ -225,6 +225,7 @@ def test_a_request_over_the_context_is_told_by_the_code_that_programs_look_for(b
     [
         (b'{"error": "too long"}', "too long"),
         (b'{"detail": "too long"}', "too long"),
+        (b'{"error": {"message": "too long", "code": [4], "type": {"a": 1}}}', "too long"),
         (json.dumps({"error": {"message": "x" * 900}}).encode(), "x" * 500),
     ],
 )

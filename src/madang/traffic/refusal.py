@@ -24,7 +24,7 @@ TOO_LONG = "context_length_exceeded"
 """The OpenAI API's code for a request that is longer than the model's context: programs look for
 it, shorten the conversation and ask again."""
 
-_TOO_LONG = {TOO_LONG, "exceed_context_size_error"}
+_TOO_LONG = (TOO_LONG, "exceed_context_size_error")
 """What llama.cpp and others say of it, as a code or a type."""
 _CONTEXT = re.compile(r"(maximum|model's|available) context (length|size)", re.IGNORECASE)
 """What vLLM and SGLang say of it, who have no code for it."""
@@ -138,8 +138,8 @@ def slow_body(body_s: float) -> Refusal:
 
 class _Words(Struct):
     message: str = ""
-    type: str | None = None
-    code: str | int | None = None
+    type: object = None
+    code: object = None
 
 
 class _EngineError(Struct):
@@ -173,6 +173,6 @@ def from_engine(status: int, body: bytes) -> Refusal:
 
 def _is_too_long(error: _Words | str | None, words: str) -> bool:
     """Tell whether a request was longer than the model's context: named so, or said in words."""
-    if isinstance(error, _Words) and {error.code, error.type} & _TOO_LONG:
+    if isinstance(error, _Words) and (error.code in _TOO_LONG or error.type in _TOO_LONG):
         return True
     return _CONTEXT.search(words) is not None

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from madang.cli import COMMANDS, kinds, logs, output
+from madang.client import Client
+from madang.errors import Rejected
 from madang.resources.kinds import KINDS
 
 SERVICE = "{kind: service, name: second, model: m}"
@@ -315,6 +317,16 @@ def test_a_key_for_a_service_that_is_not_there_is_made_and_says_so(run) -> None:
     assert (done.status, done.out.splitlines()[1]) == (0, "mdg_new")
     (said,) = done.err.splitlines()
     assert "is called helo yet" in said
+
+
+@pytest.mark.usefixtures("world")
+def test_a_key_is_shown_to_who_may_see_no_services(run, monkeypatch) -> None:
+    def refused(*_: object) -> None:
+        raise Rejected("auth.no-right", "key/narrow", right="read", role="member", where="here")
+
+    monkeypatch.setattr(Client, "list", refused)
+    done = run("key", "create", "app", "--model", "hello")
+    assert (done.status, done.out.splitlines()[1], done.err) == (0, "mdg_new", "")
 
 
 @pytest.mark.parametrize(

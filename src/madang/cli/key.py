@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -11,7 +13,8 @@ from madang.cli.get import get
 from madang.cli.kinds import naming
 from madang.cli.options import DEFAULTS, Options
 from madang.cli.output import next_step, note, phase, say, show_json, tell
-from madang.errors import Rejected
+from madang.client import Client
+from madang.errors import MadangError, Rejected
 from madang.settings import Home
 
 key = App(name="key", help_format="plaintext")
@@ -72,14 +75,20 @@ def create(name: str, /, *, wanted: Wanted = MEMBER, options: Options = DEFAULTS
             show_json(made)
             return
         project = made["resource"]["project"]
-        plain = [model for model in wanted.model if "/" not in model]
-        there = {each["name"] for each in client.list("service")["items"]} if plain else set()
-        for model in plain:
-            if model not in there:
-                note("key.no-such-model", model=model)
         tell("key.made", name=name, role=phase(wanted.role), project=project)
         say(made["key"])
+        with suppress(MadangError):  # who may make keys need not see services
+            _note_missing(client, wanted.model)
         next_step("next.key", gateway=client.gateway)
+
+
+def _note_missing(client: Client, models: Sequence[str]) -> None:
+    """Say which of these no service of the project is called; those of others go unseen."""
+    own = [model for model in models if "/" not in model]
+    there = {each["name"] for each in client.list("service")["items"]} if own else set()
+    for model in own:
+        if model not in there:
+            note("key.no-such-model", model=model)
 
 
 LIMITS = {

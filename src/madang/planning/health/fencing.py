@@ -46,7 +46,7 @@ _REF = attrgetter("ref")
 def lost_one(held: Holding, snapshot: Snapshot) -> Accelerator | None:
     """Return the first accelerator of what is held that can't be worked on any more."""
     lost = (snapshot.accelerators[Ref("", n)] for n in held.accelerators if n in snapshot.lost)
-    return next(lost, None) if snapshot.lost else None
+    return next(lost, None)
 
 
 def lost_reason(code: str, lost: Accelerator) -> Reason:

@@ -146,7 +146,7 @@ class Roll:
         self._bare: dict[str, Replica] = {}
         """Replicas that have nothing that is known, by uid: some of them wait."""
         self._known: dict[str, Member] = {}
-        """By uid of the job that waits, or of the attempt."""
+        """By uid of the job that waits, of the attempt, or of the replica that has something."""
         self._alike: dict[tuple[str, Want], dict[str, Member]] = {}
         """Those of them that wait, by project and what they ask for."""
         self._rosters: dict[str, Roster] = {}
@@ -178,7 +178,7 @@ class Roll:
     def asks(self, snapshot: Snapshot) -> Iterator[Ask]:
         """Return what is asked for by all that wait, once for each revision and kind of gang."""
         waiting = (
-            r.revision for r in snapshot.replicas.values() if r.status.phase is ReplicaPhase.WAITING
+            r.revision for r in snapshot.unsettled if r.status.phase is ReplicaPhase.WAITING
         )
         yield from filter(None, (ask_of(ref, snapshot) for ref in dict.fromkeys(waiting)))
         loose = (self._wants.of(job) for job in self._loose.values() if not job.spec.sweep)

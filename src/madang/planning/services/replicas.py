@@ -87,13 +87,12 @@ def _is_well(replica: Replica, snapshot: Snapshot) -> bool:
 
 
 def wake_s(replica: Replica, snapshot: Snapshot) -> float | None:
-    """Return the seconds until time alone would change what `step` says."""
+    """Return the seconds until time alone would change what `step` says; none or fewer: it may now."""
     status = replica.status
     if status.phase is P.READY or status.phase is P.WAITING:
         return None
     if status.phase in {P.BACKING_OFF, P.FAILED} and not status.accelerators:
-        retry_s = _retry_s(replica, snapshot)
-        return retry_s if retry_s and retry_s > 0 else None  # once due, it waits for room
+        return _retry_s(replica, snapshot)
     limits = {P.STARTING: START_PATIENCE_S, P.VERIFYING: GATE_S, P.DRAINING: DRAIN_S}
     start = status.started_at if status.phase is P.STARTING else status.since
     limit_s = limits.get(status.phase, START_PATIENCE_S + STOP_GRACE_S)

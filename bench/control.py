@@ -104,10 +104,11 @@ def filling(replicas: int, nodes: Sequence[str]) -> Iterator[AnyResource]:
 
 
 def replica(name: str, serial: int, node: str) -> Replica:
-    """Return a replica that serves."""
+    """Return a replica that serves, since a moment ago."""
+    now = time.time()
     status = ReplicaStatus(
         phase=ReplicaPhase.READY, node=node, accelerators=(f"{node}-cpu0",), memory_bytes=10**6,
-        epoch=1, pid=1, url="http://127.0.0.1:9", started_at=1.0, ready_at=2.0,
+        epoch=1, pid=1, url="http://127.0.0.1:9", started_at=now, ready_at=now,
     )  # fmt: skip
     return Replica(
         project=PROJECT, name=f"{name}-1-{serial}", uid=f"replica-{name}-{serial}",

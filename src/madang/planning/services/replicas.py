@@ -87,7 +87,7 @@ def _is_well(replica: Replica, snapshot: Snapshot) -> bool:
 
 
 def wake_s(replica: Replica, snapshot: Snapshot) -> float | None:
-    """Return the seconds until time alone would change what `step` says; none or fewer: it may now."""
+    """Return the seconds until time alone would change what `step` says; 0 or less: it may now."""
     status = replica.status
     if status.phase is P.READY or status.phase is P.WAITING:
         return None

@@ -177,9 +177,7 @@ class Roll:
 
     def asks(self, snapshot: Snapshot) -> Iterator[Ask]:
         """Return what is asked for by all that wait, once for each revision and kind of gang."""
-        waiting = (
-            r.revision for r in snapshot.unsettled if r.status.phase is ReplicaPhase.WAITING
-        )
+        waiting = (r.revision for r in snapshot.unsettled if r.status.phase is ReplicaPhase.WAITING)
         yield from filter(None, (ask_of(ref, snapshot) for ref in dict.fromkeys(waiting)))
         loose = (self._wants.of(job) for job in self._loose.values() if not job.spec.sweep)
         wants = dict.fromkeys([*(want for _, want in self._alike), *loose])
